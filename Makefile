@@ -1,0 +1,52 @@
+# `make` prints what can be made. `make demo` and `make test` set up everything they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first interpreter on the path that is new enough.
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+  $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+RUN := runs/demo
+
+.PHONY: help setup test lint format demo clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the virtual environment .venv (the others do it when needed)
+
+# Made anew when the list of packages changes; otherwise kept.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "restore needs Python 3.11 or newer on the path (or make PYTHON=...)" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) (torch is large: this takes minutes once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: $(READY) ## train, evaluate and apply on the built-in photos (about five minutes)
+	@rm -rf $(RUN)
+	$(BIN)/restore train experiment=demo folder=$(RUN)
+	$(BIN)/restore evaluate weights=$(RUN) folder=$(RUN)/test save=true
+	$(BIN)/restore apply weights=$(RUN) input=$(RUN)/test/low reference=$(RUN)/test/reference output=$(RUN)/applied
+	@echo
+	@cat $(RUN)/test/table.md
+	@echo
+	@echo "comparison sheets: $(RUN)/test/pictures    restored photos: $(RUN)/applied"
+
+clean: ## remove the virtual environment, caches and runs of the demo
+	rm -rf $(VENV) $(RUN) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

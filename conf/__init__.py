@@ -1,0 +1,1 @@
+"""Every knob: groups of yaml files; a stem is the public name of a part."""

@@ -1,0 +1,104 @@
+"""One's own pictures: targets, and by the same file names references and low pictures."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from restore.errors import UserError
+from restore.images import find, read_rgb
+from restore.types import Sample
+
+
+class FolderSplit:
+    """Pictures of one split."""
+
+    def __init__(
+        self, targets: dict[str, Path], references: dict[str, Path], lows: dict[str, Path]
+    ):
+        self.keys = list(targets)
+        self.targets, self.references, self.lows = targets, references, lows
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Sample:
+        key = self.keys[index]
+        sample = Sample(key=key, target=read_rgb(self.targets[key]))
+        if self.references:
+            sample["reference"] = read_rgb(self.references[key])
+        if self.lows:
+            sample["low"] = read_rgb(self.lows[key])
+        return sample
+
+
+class Folder:
+    """Folders of pictures, read recursively and paired by path and name without the suffix.
+
+    Args:
+        targets: high-resolution pictures.
+        references: their references, or None.
+        lows: their low pictures, made before, or None to have them made.
+        valid: share of the pictures kept for validation.
+        test: share kept for testing. Which ones depends on each one's name alone, so pictures that
+            are added later move no other. With a share of 1 every picture is in every such split.
+    """
+
+    def __init__(
+        self,
+        targets: str,
+        references: str | None = None,
+        lows: str | None = None,
+        valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
+        test: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    ):
+        self.targets = _by_name(Path(targets))
+        self.references = self._partners("references", references)
+        self.lows = self._partners("lows", lows)
+        self.shares = {"valid": valid, "test": test}
+
+    def _partners(self, what: str, folder: str | None) -> dict[str, Path]:
+        if folder is None:
+            return {}
+        found = _by_name(Path(folder))
+        missing = [name for name in self.targets if name not in found]
+        if missing:
+            raise UserError(
+                f"data.{what}={folder} lacks {len(missing)} of {len(self.targets)} pictures, "
+                f"such as {missing[0]}"
+            )
+        return found
+
+    def split(self, name: str) -> FolderSplit:
+        """The split `train`, `valid` or `test`; UserError when no picture falls into it."""
+        chosen = {key: path for key, path in self.targets.items() if self._belongs(key, name)}
+        if not chosen:
+            raise UserError(
+                f"no picture of data.targets falls into the split '{name}': "
+                f"raise data.{name if name in self.shares else 'targets'}"
+                if name in self.shares
+                else "no picture is left to train on: lower data.valid and data.test"
+            )
+        return FolderSplit(chosen, self.references, self.lows)
+
+    def _belongs(self, key: str, name: str) -> bool:
+        if 1 in self.shares.values():
+            return self.shares.get(name, 1) == 1
+        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+        valid, test = self.shares["valid"], self.shares["test"]
+        if name == "valid":
+            return place < valid
+        if name == "test":
+            return valid <= place < valid + test
+        return place >= valid + test
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in find(folder):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in named:
+            raise UserError(f"{named[key]} and {path} have the same name; one must go")
+        named[key] = path
+    return named

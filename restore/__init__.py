@@ -1,0 +1,1 @@
+"""restore: image restoration with and without references."""

@@ -1,0 +1,11 @@
+"""Embeddings: what is compared of the features."""
+
+from torch import Tensor, nn
+
+
+class Pixels(nn.Module):
+    """The features as they are; their 3×3 patches are compared, 9 · C numbers (TTSR section 3.2)."""
+
+    def forward(self, features_NCHW: Tensor) -> Tensor:
+        """The same features."""
+        return features_NCHW

@@ -1,0 +1,45 @@
+"""The learnable texture extractor of TTSR: the first layers of VGG19."""
+
+import torch
+from torch import Tensor, nn
+
+from restore.pretrained import vgg19_features
+
+# Outputs of relu1_1, relu2_1 and relu3_1, by their place in torchvision's `vgg19().features`.
+_TAPS = (1, 6, 11)
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+class TextureExtractor(nn.Module):
+    """VGG19 up to relu3_1, its input normalised by ImageNet's colour mean and deviation.
+
+    TTSR section 3.1 ("LTE"); its weights are trained along with the main network.
+
+    Args:
+        weights: `imagenet`, `random`, or the path of a VGG19 state dict (`restore.pretrained`).
+        trainable: whether training may change it.
+    """
+
+    channels = (64, 128, 256)
+
+    def __init__(self, weights: str, trainable: bool = True):
+        super().__init__()
+        self.layers, self.provenance = vgg19_features(weights, layers=_TAPS[-1] + 1)
+        for layer in self.layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True  # nothing else reads a convolution's raw output
+        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+        self.register_buffer("factor", 1 / std)
+        self.register_buffer("shift", -mean / std)
+        self.requires_grad_(trainable)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Features of a picture N3HW in [0, 1]: N×64×H×W, N×128×H/2×W/2, N×256×H/4×W/4."""
+        x = image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1)
+        outputs = []
+        for place, layer in enumerate(self.layers):
+            x = layer(x)
+            if place in _TAPS:
+                outputs.append(x)
+        return outputs

@@ -1,0 +1,139 @@
+"""The command line: `restore COMMAND [HYDRA OVERRIDES]`."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from restore.errors import RunFailure, UserError
+
+COMMANDS = {
+    "train": "train a model, or go on with a run (resume=FOLDER)",
+    "evaluate": "measure weights on a data set by a named protocol",
+    "apply": "restore pictures",
+    "bench": "measure speed and memory",
+    "list": "show every group and what can be chosen",
+}
+
+USAGE = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+@dataclass
+class Outcome:
+    """The exit code of what ran under `reporting`."""
+
+    code: int = 0
+
+
+@contextmanager
+def reporting(command: str) -> Iterator[Outcome]:
+    """Turns a user's mistake into one sentence and exit code 2, Ctrl-C into 130.
+
+    RESTORE_TRACEBACK=1 shows where a mistake was noticed.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+    except UserError as error:
+        _say(command, str(error))
+        outcome.code = USAGE
+    except RunFailure as error:
+        _say(command, str(error))
+        outcome.code = FAILURE
+    except KeyboardInterrupt:
+        _say(command, "interrupted")
+        outcome.code = INTERRUPTED
+
+
+def _say(command: str, sentence: str) -> None:
+    if os.environ.get("RESTORE_TRACEBACK") == "1":
+        traceback.print_exc()
+    print(f"restore {command}: {sentence}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code (0 done, 1 failed, 2 a mistake in what was asked)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        _say("", f"there is no command '{command}'; choose one of {', '.join(COMMANDS)}")
+        return USAGE
+    if command == "list":
+        from restore.listing import show
+
+        with reporting(command) as outcome:
+            show(rest)
+        return outcome.code
+    with reporting(command) as outcome:
+        outcome.code = _hydra(command, rest)
+    return outcome.code
+
+
+def _help() -> str:
+    lines = [f"  restore {name:<9} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: restore COMMAND [key=value …]",
+            "",
+            *lines,
+            "",
+            "`restore COMMAND --cfg job` prints a command's whole configuration,",
+            "`restore train -m attention=a,b` trains one run for each choice.",
+        ]
+    )
+
+
+def _hydra(command: str, overrides: list[str]) -> int:
+    """Composes the command's configuration, once a job, and runs the job; returns its code."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from restore.config import MODULE, explain, plain
+
+    run: Callable[[dict[str, Any], list[str]], int] = import_module(f"restore.{command}").main
+    codes: list[int] = []
+    failed: list[Exception] = []
+
+    def job(config: DictConfig) -> None:
+        about = HydraConfig.get()
+        if about.mode == RunMode.MULTIRUN:
+            config.folder = about.runtime.output_dir  # one folder a job, inside `folder`
+        try:
+            codes.append(run(plain(config), list(about.overrides.task)))
+        except (UserError, RunFailure) as error:
+            # Kept from Hydra, which would print it in its own way and end a sweep's other jobs.
+            failed.append(error)
+            with suppress(OSError):  # Hydra made the folder; if nothing came into it, it goes
+                os.rmdir(about.runtime.output_dir)
+
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    # Hydra prints errors itself and exits with 1 unless told to let them through.
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"restore {command}", *overrides], "1"
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{MODULE}", config_name=command)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, command, overrides)) from error
+    except SystemExit as error:  # argparse, over an option that Hydra does not know
+        return error.code if isinstance(error.code, int) else USAGE
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    if failed:
+        raise failed[0]
+    return max(codes, default=0)

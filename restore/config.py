@@ -1,0 +1,270 @@
+"""Composition and checking of configurations, and words for what is wrong with them.
+
+Everything a user can mistype is found here, before any work: keys and choices by Hydra, types
+and ranges by the classes in `restore.settings`, the arguments of parts by their own signatures.
+"""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from importlib.resources import files
+from typing import Any, TypeVar, get_type_hints
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import PydanticUserError, TypeAdapter, ValidationError, with_config
+
+from restore import settings
+from restore.errors import UserError
+
+MODULE = "restore.conf"
+Settings = TypeVar("Settings")
+
+
+def compose(command: str, overrides: list[str]) -> DictConfig:
+    """The configuration of a command with Hydra overrides, as a Python caller gets it.
+
+    Raises UserError for an override that does not fit.
+    """
+    try:
+        with hydra.initialize_config_module(MODULE, version_base="1.3"):
+            return hydra.compose(command, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, command, overrides)) from error
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration with every reference resolved, as ordinary dicts and lists."""
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        if "Missing mandatory value" in str(error):
+            raise UserError(f"{key} has no value: give {key}=…") from error
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
+    """The configuration as a typed object, once everything in it has been found to be allowed.
+
+    Args:
+        config: as `plain` returns it.
+        schema: a class of `restore.settings` (or alike).
+
+    Raises:
+        UserError: names the key, what is wrong with it and what is allowed.
+    """
+    for path, node in parts(config):
+        check_part(path, node)
+    try:
+        checked = _adapter(schema).validate_python(dict(config))
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from error
+    if isinstance(checked, settings.Train):
+        _check_stages(checked)
+    return checked
+
+
+def parts(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, with its dotted path, outermost first."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield path, dict(config)
+        for key, value in config.items():
+            yield from parts(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, list):
+        for place, value in enumerate(config):
+            yield from parts(value, f"{path}[{place}]")
+
+
+def check_part(path: str, node: Mapping[str, Any]) -> None:
+    """Holds a node's arguments against the signature of its target.
+
+    Raises UserError for an unknown, missing or ill-typed argument, or a target that is not there.
+    """
+    target = locate(str(node["_target_"]), path)
+    signature = inspect.signature(target)
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):
+        hints = {}  # a class of a C library has none; then only the names are checked
+    arguments = {key: value for key, value in node.items() if not str(key).startswith("_")}
+    known = signature.parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for name, value in arguments.items():
+        if name not in known and not anything:
+            raise UserError(unknown(f"{path}.{name}", list(known)))
+        if name in hints and not _holds_part(value):
+            try:
+                adapter = TypeAdapter(hints[name])
+            except PydanticUserError:
+                continue  # a type of ours or torch's: only code can make one
+            except Exception as error:
+                if "PydanticSchemaGenerationError" in type(error).__name__:
+                    continue
+                raise
+            try:
+                adapter.validate_python(value)
+            except ValidationError as error:
+                raise UserError(_sentence(error, f"{path}.{name}")) from error
+    for name, parameter in known.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if needed and name not in arguments and not node.get("_partial_"):
+            raise UserError(f"{path}.{name} is missing: {node['_target_']} needs it")
+
+
+def locate(target: str, path: str) -> Any:
+    """The class or function that a `_target_` names; UserError when there is none."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_: there is no '{target}' ({error})") from error
+
+
+def unknown(key: str, choices: list[str]) -> str:
+    """The sentence for a key or name that is not there."""
+    name = key.rpartition(".")[2]
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"'{key}' is not a setting{hint} There are: {', '.join(sorted(choices))}"
+
+
+def explain(error: Exception, command: str, overrides: list[str]) -> str:
+    """What Hydra or OmegaConf refused, as one sentence for a user."""
+    text = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if found := re.search(r"Could not find '([^']+)/([^'/]+)'", str(cause)):
+            return f"{found[1]}={found[2]}: no such choice; {_choices(found[1])}"
+        cause = cause.__cause__
+    if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults", text):
+        group = found[1].partition("@")[0]
+        if names(group):
+            return (
+                f"'{group}' cannot be chosen here: nothing in this configuration takes it "
+                f"(a backbone without {group}, or another command)"
+            )
+        return _unknown_key(group, command)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1]
+        if "is not in struct" in text or "not in" in text:
+            return _unknown_key(key, command)
+        return f"{key}: {text.splitlines()[-1].strip()}"
+    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        text = str(error.__cause__) or text
+    first = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
+    return first
+
+
+def _unknown_key(key: str, command: str) -> str:
+    """Finds the deepest part of `key` that exists and lists what stands there."""
+    try:
+        with hydra.initialize_config_module(MODULE, version_base="1.3"):
+            node: Any = hydra.compose(command)
+    except (HydraException, OmegaConfBaseException):
+        return f"'{key}' is not a setting of {command}"
+    *path, name = key.split(".")
+    walked = []
+    for step in path:
+        if not isinstance(node, DictConfig) or step not in node:
+            return unknown(".".join([*walked, step]), _keys(node))
+        node = node._get_node(step)
+        if node is not None and OmegaConf.is_interpolation(node):
+            break
+        walked.append(step)
+    return unknown(".".join([*walked, name]), _keys(node))
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+
+
+def _choices(group: str) -> str:
+    names = names(group)
+    return f"choose one of {', '.join(names)}" if names else f"there is no group '{group}'"
+
+
+def names(group: str) -> list[str]:
+    """The choices of a group: the stems of its yaml files, sorted."""
+    folder = files(MODULE).joinpath(*group.split("/"))
+    if not folder.is_dir():
+        return []
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith("_"):
+            found += [f"{entry.name}/{name}" for name in names(f"{group}/{entry.name}")]
+        elif entry.name.endswith(".yaml"):
+            found.append(entry.name.removesuffix(".yaml"))
+    return sorted(found)
+
+
+def _holds_part(value: Any) -> bool:
+    return next(parts(value), None) is not None
+
+
+def _adapter(schema: type[Settings]) -> TypeAdapter[Settings]:
+    assert is_dataclass(schema)
+    for member in vars(settings).values():
+        if inspect.isclass(member) and is_dataclass(member):
+            with_config(settings.STRICT)(member)
+    with_config(settings.STRICT)(schema)
+    return TypeAdapter(schema)
+
+
+def _sentence(error: ValidationError, prefix: str = "") -> str:
+    """The first complaint of pydantic's, with the key in our spelling."""
+    first = error.errors()[0]
+    key = prefix
+    for step in first["loc"]:
+        if isinstance(step, int):
+            key += f"[{step}]"
+        elif not re.match(r"(function|literal|constrained|nullable|int$|float$|str$)", str(step)):
+            key += f".{step}" if key else str(step)
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"'{key}' is not a setting"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing"
+    message = first["msg"]
+    value = first.get("input")
+    return f"{key}={value}: {message[0].lower()}{message[1:]}"
+
+
+def _check_stages(train: settings.Train) -> None:
+    for name in train.schedule:
+        if name not in train.stages:
+            raise UserError(
+                f"schedule names the stage '{name}', which is not there; "
+                f"choose of {', '.join(train.stages)}"
+            )
+    if len(set(train.schedule)) != len(train.schedule):
+        raise UserError("schedule names a stage twice; give the second a name of its own")
+    for name in train.schedule:
+        stage = train.stages[name]
+        if (stage.steps is None) == (stage.epochs is None):
+            raise UserError(f"stages.{name} needs either steps or epochs, not both or neither")
+        models = {"backbone", *stage.models}
+        for title, objective in stage.objectives.items():
+            place = f"stages.{name}.objectives.{title}"
+            if objective.model not in models:
+                raise UserError(
+                    f"{place}.model={objective.model} is not there; choose of {sorted(models)}"
+                )
+            if odd := set(objective.weights) ^ set(objective.losses):
+                raise UserError(
+                    f"{place}: losses and weights must name the same terms; "
+                    f"only one of them has {', '.join(sorted(odd))}"
+                )
+            if objective.decay.shape == "step" and objective.decay.every is None:
+                raise UserError(f"{place}.decay.every is missing: steps between two decays")

@@ -1,0 +1,102 @@
+"""How a high-resolution picture becomes the low one that a network is given.
+
+A degradation adds `low`, `low_up` and, where there is a reference, `reference_low_up`. Each kind
+works at one of two places, whose other is the identity: in a loader's worker on 8-bit pictures, or
+on the device on batches of float pictures in [0, 1].
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from restore.errors import UserError
+from restore.types import Sample
+
+
+class Degradation(Protocol):
+    """What a task calls."""
+
+    def worker(self, sample: Sample, scale: int) -> Sample:
+        """One sample, in the worker."""
+        ...
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """A batch of float pictures, on the device."""
+        ...
+
+
+class PilBicubic:
+    """8-bit PIL bicubic ÷scale, then ×scale: what TTSR and its followers trained on."""
+
+    def worker(self, sample: Sample, scale: int) -> Sample:
+        """Adds the low pictures; see the module."""
+        return _add(sample, scale, _pil_resize)  # type: ignore[return-value]
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """Nothing is left to do."""
+        return batch
+
+
+class TensorBicubic:
+    """Bicubic on float tensors, antialiased when shrinking; not rounded to 8 bits."""
+
+    def worker(self, sample: Sample, scale: int) -> Sample:
+        """Nothing is done here."""
+        return sample
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """Adds the low pictures; see the module."""
+        return _add(batch, scale, _tensor_resize)
+
+
+def _add(
+    pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
+) -> dict[str, Any]:
+    out = dict(pictures)
+    if "low" not in out:
+        height, width = out["target"].shape[-2:]
+        if height % scale or width % scale:
+            raise UserError(
+                f"{out['key']}: {width}×{height} pixels do not divide by the scale {scale}"
+            )
+        out["low"] = resize(out["target"], height // scale, width // scale)
+    height, width = out["low"].shape[-2:]
+    if "low_up" not in out:
+        out["low_up"] = resize(out["low"], height * scale, width * scale)
+    if "target" in out and out["target"].shape != out["low_up"].shape:
+        raise UserError(
+            f"{out['key']}: the low picture ({width}×{height}) times {scale} is not as large as "
+            f"the target ({out['target'].shape[-1]}×{out['target'].shape[-2]})"
+        )
+    if "reference" in out and "reference_low_up" not in out:
+        height, width = out["reference"].shape[-2:]
+        low = resize(out["reference"], max(1, height // scale), max(1, width // scale))
+        out["reference_low_up"] = resize(low, height, width)
+    return out
+
+
+def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
+    if picture_CHW.dtype != torch.uint8:
+        # 16-bit pictures: PIL's bicubic in float, one channel at a time, without 8-bit rounding.
+        planes = [
+            np.asarray(
+                Image.fromarray(plane.numpy(), mode="F").resize((width, height), Image.BICUBIC)
+            )
+            for plane in picture_CHW.float().contiguous()
+        ]
+        return torch.from_numpy(np.stack(planes)).clamp(0, 1)
+    array = picture_CHW.permute(1, 2, 0).contiguous().numpy()
+    resized = Image.fromarray(array).resize((width, height), Image.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _tensor_resize(picture_NCHW: Tensor, height: int, width: int) -> Tensor:
+    resized = F.interpolate(
+        picture_NCHW, (height, width), mode="bicubic", antialias=height < picture_NCHW.shape[-2]
+    )
+    return resized.clamp(0, 1)

@@ -1,0 +1,152 @@
+"""One job on one or many processes.
+
+A job of several devices is started here as commands of their own (`python -m restore.worker`),
+one a device, by torch's elastic launcher; where a launcher has already made the processes
+(torchrun, Slurm), the job joins them. Nothing else in the project knows the difference.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from restore.errors import UserError
+from restore.settings import Runtime
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes, 1 when alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device(runtime: Runtime) -> torch.device:
+    """The device of this process. Raises UserError when the one asked for is not there."""
+    available = torch.cuda.device_count()
+    name = runtime.device
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not available:
+        raise UserError(
+            "runtime.device=cuda: this machine has no CUDA device that torch can use; "
+            "take runtime.device=cpu"
+        )
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if max(local + 1, runtime.devices if "RANK" not in os.environ else 1) > available:
+        raise UserError(
+            f"runtime.devices={runtime.devices}: this machine has {available} CUDA device(s)"
+        )
+    return torch.device("cuda", local)
+
+
+def joined() -> bool:
+    """Whether a launcher has made this process one of several."""
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        _read_slurm()
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _read_slurm() -> None:
+    """Gives torch's names to what `srun` says about this process."""
+    if "SLURM_PROCID" not in os.environ:
+        return  # inside sbatch or salloc, but not started by srun
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    if "MASTER_ADDR" not in os.environ:
+        listed = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        os.environ["MASTER_ADDR"] = listed.stdout.split()[0]
+    os.environ.setdefault("MASTER_PORT", str(20000 + int(os.environ["SLURM_JOB_ID"]) % 40000))
+
+
+@contextmanager
+def group(runtime: Runtime) -> Iterator[torch.device]:
+    """Joins the process group where there is one, and gives this process's device."""
+    own = device(runtime)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if not joined() or dist.is_initialized():
+        yield own
+        return
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield own
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(command: str, folder: Path, runtime: Runtime) -> int:
+    """Runs `python -m restore.worker COMMAND FOLDER` once a device; returns the exit code."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    device(runtime)  # a sentence now rather than one from each worker
+    if runtime.threads is None and "OMP_NUM_THREADS" not in os.environ:
+        # Without it each process would take every core.
+        share = max(1, (os.cpu_count() or 1) // runtime.devices)
+        os.environ["OMP_NUM_THREADS"] = str(share)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=runtime.devices,
+        run_id=f"restore-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "restore.worker", command, str(folder))
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return next((code for code in codes if code > 0), 1)
+    except SignalException:
+        return 130
+    return 0
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of ranks, on all of them."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, on all of them."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def any_true(flag: bool, on: torch.device) -> bool:
+    """Whether the flag is set in any process."""
+    if world() == 1:
+        return flag
+    box = torch.tensor(float(flag), device=on)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return bool(box.item())

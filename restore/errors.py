@@ -1,0 +1,29 @@
+"""Mistakes that a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake of the user: one sentence that says what is wrong, where, and what to do.
+
+    The command line prints the sentence and exits with code 2; Python callers may catch it.
+    """
+
+
+class UnreadableImage(UserError):
+    """A picture file that cannot be decoded (missing, truncated, no image at all)."""
+
+    def __init__(self, path: object, reason: object):
+        super().__init__(f"cannot read the image {path}: {reason}")
+        self.path = str(path)
+        self.reason = str(reason)
+
+    def __reduce__(self):
+        # Data loader workers send exceptions between processes; the default would lose an argument.
+        return type(self), (self.path, self.reason)
+
+
+class RunFailure(Exception):
+    """Work that could not be finished though nothing was asked wrongly: a sentence, exit code 1."""
+
+
+class NonFinite(RunFailure):
+    """A loss or gradient is no longer a number; raised before the optimizer could use it."""

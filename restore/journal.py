@@ -1,0 +1,250 @@
+"""What a run leaves behind: configuration, environment, log, numbers, pictures, dashboard."""
+
+import csv
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from restore import distributed
+from restore.errors import UserError
+
+log = logging.getLogger("restore")
+
+
+def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Creates a run folder with its configuration (`config.yaml`) and `environment.json`.
+
+    Raises UserError when the folder holds a run already or cannot be made.
+    """
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} holds a run already: go on with it (resume={folder}) or name another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_text(folder / "config.yaml", to_yaml(config))
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder; UserError when there is none."""
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder} is not a run folder: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return config
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """The configuration as the text of `config.yaml`."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def environment() -> dict[str, Any]:
+    """Machine, versions of what matters, and the project's commit where it is a checkout."""
+    packages = ["restore", "torch", "torchvision", "hydra-core", "timm", "lpips", "torchmetrics"]
+    packages += ["scikit-image", "pillow", "numpy", "wandb"]
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    commit = changed = None
+    if (root / ".git").exists():
+        commit = _output([*git, "rev-parse", "HEAD"])
+        changed = bool(_output([*git, "status", "--porcelain"]))
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "commit": commit,
+        "changed": changed,
+    }
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def log_to(folder: Path | None) -> None:
+    """Sends the project's messages to the screen and to `log.txt`; only from the first process."""
+    logger = logging.getLogger("restore")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = False
+    if distributed.rank() != 0:
+        logger.addHandler(logging.NullHandler())
+        return
+    logger.setLevel(logging.INFO)
+    screen = _Screen()
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(screen)
+    if folder is not None:
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
+
+
+class _Screen(logging.Handler):
+    """Prints above a progress bar rather than through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Numbers:
+    """`metrics.csv`: a line `step,name,value` for each number, in the order of steps.
+
+    Args:
+        path: the file; what it holds of steps after `step` is dropped, since a run that goes on
+            from there will write it again.
+    """
+
+    def __init__(self, path: Path, step: int):
+        kept = [["step", "name", "value"]]
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit()]
+            kept += [row for row in rows if int(row[0]) <= step]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(kept)
+        os.replace(temporary, path)
+        self._file = open(path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Adds the values of a step."""
+        csv.writer(self._file).writerows([step, name, repr(v)] for name, v in values.items())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Journal:
+    """Takes the numbers and pictures of a run, on the first process; nothing on the others.
+
+    Args:
+        folder: the run folder.
+        config: what the dashboard shows as the run's configuration.
+        wandb: `mode`, `project`, `entity`, `group`, `tags`.
+        job: `train` or `evaluate`.
+        step: the step that the run goes on from.
+        identity: the dashboard's id of the run, when it goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        wandb: Mapping[str, Any],
+        job: str,
+        step: int = 0,
+        identity: str | None = None,
+    ):
+        self.identity = identity
+        self._numbers: Numbers | None = None
+        self._run: Any = None
+        if distributed.rank() != 0:
+            return
+        self._numbers = Numbers(folder / "metrics.csv", step)
+        if wandb["mode"] != "disabled":
+            self._run = self._start(folder, config, wandb, job)
+
+    def _start(
+        self, folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], job: str
+    ) -> Any:
+        import wandb
+
+        self.identity = self.identity or uuid.uuid4().hex[:8]
+        try:
+            run = wandb.init(
+                mode=settings["mode"],
+                project=settings["project"],
+                entity=settings["entity"],
+                group=settings["group"],
+                tags=settings["tags"],
+                job_type=job,
+                name=folder.name,
+                id=self.identity,
+                resume="allow" if settings["mode"] == "online" else None,
+                dir=str(folder),
+                config=dict(config),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            )
+            run.define_metric("*", step_metric="step")
+            return run
+        except (wandb.errors.Error, OSError, TimeoutError) as error:
+            log.warning("the dashboard is off for this run: %s", error)
+            return None
+
+    def _tell(self, values: Mapping[str, Any]) -> None:
+        """A dashboard that fails must never stop a training run; it is left out, and said."""
+        if self._run is None:
+            return
+        import wandb
+
+        try:
+            self._run.log(dict(values))
+        except (wandb.errors.Error, OSError) as error:
+            log.warning("the dashboard failed and is off from here on: %s", error)
+            self._run = None
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """Logs values by name."""
+        if self._numbers is not None:
+            self._numbers.write(values, step)
+            self._tell({**values, "step": step})
+
+    def pictures(self, files: Mapping[str, Path], step: int) -> None:
+        """Shows picture files by name on the dashboard."""
+        if self._run is not None and files:
+            import wandb
+
+            self._tell({**{k: wandb.Image(str(v)) for k, v in files.items()}, "step": step})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Sets the run's final values."""
+        if self._run is not None:
+            self._run.summary.update(dict(values))
+
+    def close(self, failed: bool = False) -> None:
+        """Ends the run on the dashboard."""
+        if self._numbers is not None:
+            self._numbers.close()
+        if self._run is not None:
+            self._run.finish(exit_code=int(failed))

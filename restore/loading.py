@@ -1,0 +1,175 @@
+"""From a source of samples to batches.
+
+Every training item is a pure function of the seed and its position in the endless stream of
+items. So the stream does not depend on the number of workers or processes, two workers can never
+draw the same crops, and going on after an interruption means starting at a later position.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from restore.errors import UnreadableImage, UserError
+from restore.settings import Loader
+from restore.types import Sample, Source, Task
+
+Batch = dict[str, Any]
+
+
+class TrainItems(Dataset):
+    """The endless stream of training items, by position.
+
+    Each epoch visits every sample once, in an order of its own.
+    """
+
+    def __init__(self, source: Source, task: Task, seed: int, on_error: str):
+        if len(source) == 0:
+            raise UserError("the training split is empty")
+        self.source, self.task, self.seed, self.on_error = source, task, seed, on_error
+
+    def __getitem__(self, position: int) -> Sample:
+        count = len(self.source)
+        epoch, offset = divmod(position, count)
+        order = _order(self.seed, epoch, count)
+        rng = np.random.default_rng([self.seed, position])
+        skipped = []
+        for step in range(count):
+            try:
+                sample = self.source[int(order[(offset + step) % count])]
+            except UnreadableImage as error:
+                if self.on_error == "raise":
+                    raise
+                skipped.append((error.path, error.reason))
+                continue
+            item = dict(self.task.train_item(sample, rng))
+            item["skipped"] = skipped
+            return item  # type: ignore[return-value]
+        raise UserError(f"none of the {count} training images can be read; the first: {skipped[0]}")
+
+
+class EvalItems(Dataset):
+    """The samples of a split, in order, as the evaluation sees them."""
+
+    def __init__(self, source: Source, task: Task, on_error: str):
+        if len(source) == 0:
+            raise UserError("the split to evaluate is empty")
+        self.source, self.task, self.on_error = source, task, on_error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            item = dict(self.task.eval_item(self.source[index]))
+        except UnreadableImage as error:
+            if self.on_error == "raise":
+                raise
+            return {"skipped": [(error.path, error.reason)], "place": index}
+        return {**item, "skipped": [], "place": index}
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+
+
+class Positions(Sampler[list[int]]):
+    """Positions of the items of each micro-batch, from step `first` up to step `last`.
+
+    Args:
+        first: the first step to serve, `last`: the step to stop before.
+        batch_size: items a step over all processes and micro-batches.
+        accumulate: micro-batches a step.
+        rank, world: this process and their number.
+    """
+
+    def __init__(
+        self, first: int, last: int, batch_size: int, accumulate: int, rank: int, world: int
+    ):
+        if batch_size % (accumulate * world):
+            raise UserError(
+                f"trainer.batch_size={batch_size} does not divide by trainer.accumulate="
+                f"{accumulate} × runtime.devices={world}"
+            )
+        self.first, self.last = first, last
+        self.batch_size, self.accumulate, self.rank, self.world = batch_size, accumulate, rank, world
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            mine = range(step * self.batch_size, (step + 1) * self.batch_size)[
+                self.rank :: self.world
+            ]
+            for part in range(self.accumulate):
+                yield list(mine[part :: self.accumulate])
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Stacks the pictures of items by name; everything else becomes a list.
+
+    Raises UserError when pictures of one name differ in size.
+    """
+    batch: Batch = {"skipped": [entry for item in items for entry in item["skipped"]]}
+    items = [item for item in items if "key" in item]
+    for name in items[0] if items else ():
+        if name == "skipped":
+            continue
+        values = [item[name] for item in items if name in item]
+        if not isinstance(values[0], torch.Tensor):
+            batch[name] = values
+            continue
+        if len({v.shape for v in values}) > 1 or len(values) < len(items):
+            sizes = ", ".join(f"{i['key']} {tuple(i[name].shape[1:]) if name in i else 'none'}" for i in items)
+            raise UserError(
+                f"the '{name}' pictures of a batch differ in size ({sizes}): "
+                "set task.crop and task.reference_crop, or a batch of 1"
+            )
+        batch[name] = torch.stack(values)
+    return batch
+
+
+def train_batches(items: TrainItems, positions: Positions, loader: Loader, pin: bool) -> DataLoader:
+    """Loader of micro-batches of training items."""
+    return DataLoader(
+        items,
+        batch_sampler=positions,
+        num_workers=loader.workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_quiet,
+    )
+
+
+def eval_batches(
+    items: EvalItems, loader: Loader, rank: int, world: int, limit: int | None
+) -> DataLoader:
+    """Loader of single samples; process `rank` of `world` sees every `world`-th, none twice."""
+    places = range(min(len(items), limit or len(items)))[rank::world]
+    return DataLoader(
+        items,
+        sampler=places,
+        batch_size=1,
+        num_workers=min(loader.workers, len(places)),
+        collate_fn=collate,
+        worker_init_fn=_quiet,
+    )
+
+
+def _quiet(worker: int) -> None:
+    # Ctrl-C goes to the whole group of processes; only the main one shall act on it.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    move: Callable[[Any], Any] = lambda v: v.to(device, non_blocking=True)  # noqa: E731
+    return {k: move(v) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

@@ -1,0 +1,40 @@
+"""Named protocols: what a paper's PSNR and SSIM were computed on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from restore.metrics.functional import Channel, planes, psnr, rounded, shaved, ssim
+
+
+class Protocol:
+    """PSNR and SSIM of one channel, inside one border, after rounding to 8 bits.
+
+    Values are per image; a data set's value is their mean. The names of the values carry channel
+    and border: `psnr_y_s4` is luma with 4 pixels shaved, `psnr_rgb` all channels of whole pictures.
+
+    Args:
+        name: printed with every number.
+        channel: see `functional.planes`.
+        shave: pixels left out at each side; `scale` for as many as the enlargement.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        shave: Annotated[int, Field(ge=0)] | Literal["scale"] = 0,
+    ):
+        self.name, self.channel, self.shave = name, channel, shave
+
+    def measure(self, restored: Tensor, target: Tensor, scale: int) -> list[dict[str, float]]:
+        """The values of each picture of a batch, N3HW in [0, 1].
+
+        PSNR of equal pictures is infinite. Raises UserError for pictures too small to measure.
+        """
+        border = scale if self.shave == "scale" else self.shave
+        x, y = (shaved(planes(rounded(z), self.channel), border) for z in (restored, target))
+        name = f"{self.channel}_s{border}" if border else self.channel
+        pairs = zip(psnr(x, y).tolist(), ssim(x, y).tolist())
+        return [{f"psnr_{name}": p, f"ssim_{name}": s} for p, s in pairs]

@@ -1,0 +1,52 @@
+"""The Python door to the parts: the groups of `conf/` are the registry.
+
+>>> from restore import registry
+>>> registry.names("attention")          # doctest: +SKIP
+['hard']
+>>> model = registry.build("backbone", "ttsr", "pretrained.vgg19=random")   # doctest: +SKIP
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import hydra
+
+from restore.config import MODULE, check_part, compose, parts, plain
+from restore.config import names
+from restore.errors import UserError
+
+__all__ = ["build", "describe", "groups", "instantiate", "names"]
+
+
+def groups() -> list[str]:
+    """The names of all groups."""
+    return sorted(
+        entry.name
+        for entry in files(MODULE).iterdir()
+        if entry.is_dir() and not entry.name.startswith(("_", "."))
+    )
+
+
+def describe(group: str, name: str) -> str:
+    """The line that says what a part is: the first comment of its yaml."""
+    text = files(MODULE).joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
+    first = text.splitlines()[0] if text else ""
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def build(group: str, name: str, *overrides: str, command: str = "train") -> Any:
+    """The part `name` of `group` as an object, with Hydra overrides of the command's tree.
+
+    Raises UserError for an unknown name or an override that does not fit.
+    """
+    if name not in names(group):
+        raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
+    config = plain(compose(command, [f"{group}={name}", *overrides]))
+    return instantiate(config[group], group)
+
+
+def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:
+    """The object that a node with a `_target_` describes, its arguments checked first."""
+    for inner_path, inner in parts(node, path):
+        check_part(inner_path, {**inner, **more} if inner_path == path else inner)
+    return hydra.utils.instantiate(node, _convert_="all", **more)

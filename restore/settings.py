@@ -1,0 +1,153 @@
+"""What the framework itself reads from the configuration, with types and ranges.
+
+The defaults stand in `conf/`, once; these classes say what is allowed. Parts (nodes with a
+`_target_`) stay plain dictionaries here: their own signatures say what they take.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+Node = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+# Any class below refuses keys that it does not know.
+STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass
+class Runtime:
+    """Where and how a model runs."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Positive
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    threads: Positive | None
+
+
+@dataclass
+class Loader:
+    """How samples are read."""
+
+    workers: Count
+    on_error: Literal["raise", "skip"]
+
+
+@dataclass
+class Decay:
+    """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear."""
+
+    warmup: Count
+    shape: Literal["constant", "step", "cosine", "linear"]
+    every: Positive | None
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass
+class Objective:
+    """One model's losses and its optimizer."""
+
+    model: str
+    losses: Annotated[dict[str, Node], Field(min_length=1)]
+    weights: dict[str, Weight]
+    optimizer: Node
+    groups: dict[str, dict[str, Any]]
+    decay: Decay
+    clip: Rate | None
+    repeat: Positive
+
+
+@dataclass
+class Stage:
+    """A part of training: how long, with which models besides the backbone, which objectives."""
+
+    steps: Positive | None
+    epochs: Rate | None
+    models: dict[str, Node]
+    objectives: Annotated[dict[str, Objective], Field(min_length=1)]
+
+
+@dataclass
+class Trainer:
+    """The loop's clock."""
+
+    batch_size: Positive
+    accumulate: Positive
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    valid_every: Positive
+    save_every: Positive
+    pictures: Count
+    log_every: Positive
+
+
+@dataclass
+class Wandb:
+    """The dashboard."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+
+@dataclass
+class Train:
+    """`restore train`."""
+
+    task: Node
+    data: Node
+    backbone: Node
+    protocol: Node
+    pretrained: Node
+    runtime: Runtime
+    loader: Loader
+    stages: dict[str, Stage]
+    schedule: Annotated[list[str], Field(min_length=1)]
+    trainer: Trainer
+    wandb: Wandb
+    seed: Count
+    init: str | None
+    resume: str | None
+    folder: str
+    # Groups that parts above refer to.
+    attention: Node | None = None
+    degradation: Node | None = None
+
+
+@dataclass
+class Evaluate:
+    """`restore evaluate`."""
+
+    weights: str
+    data: Node
+    split: Literal["train", "valid", "test"]
+    protocol: Node
+    pretrained: Node
+    perceptual: dict[str, Node]
+    runtime: Runtime
+    loader: Loader
+    wandb: Wandb
+    pictures: Count
+    save: bool
+    limit: Positive | None
+    seed: Count
+    folder: str
+    overwrite: bool
+
+
+@dataclass
+class Bench:
+    """`restore bench`."""
+
+    what: Node
+    runtime: Runtime
+    folder: str

@@ -1,0 +1,546 @@
+"""The training loop: stages of objectives, with validation, checkpoints and going on again."""
+
+import csv
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from restore import checkpoint, distributed, registry, settings
+from restore.errors import NonFinite, UserError
+from restore.evaluation import Runner, evaluate
+from restore.journal import Journal, log_to, write_text
+from restore.loading import (
+    Batch,
+    EvalItems,
+    Positions,
+    TrainItems,
+    to_device,
+    train_batches,
+)
+from restore.losses import Loss
+from restore.types import Problem, Restoration
+
+log = logging.getLogger("restore")
+
+INTERRUPTED = 130
+
+
+def rate(decay: settings.Decay, step: int, steps: int) -> float:
+    """Factor on the learning rate at a step of a stage.
+
+    Args:
+        decay: linear warm-up over `warmup` steps, then `constant`; `step` (times `factor` every
+            `every` steps); `linear` or `cosine` (down to `factor` at the stage's last step).
+        step: from 0.
+        steps: the stage's length.
+    """
+    warm = min(1.0, (step + 1) / decay.warmup) if decay.warmup else 1.0
+    if decay.shape == "step":
+        assert decay.every is not None
+        return warm * decay.factor ** (step // decay.every)
+    share = step / max(1, steps - 1)
+    if decay.shape == "linear":
+        return warm * (1 + (decay.factor - 1) * share)
+    if decay.shape == "cosine":
+        return warm * (decay.factor + (1 - decay.factor) * (1 + math.cos(math.pi * share)) / 2)
+    return warm
+
+
+class Objective:
+    """One model, the terms that it is trained on, and its optimizer.
+
+    Args:
+        path: where it stands in the configuration, for messages.
+        setting: its losses, optimizer, parameter groups, schedule.
+        model: the bare model that it changes.
+        steps: the stage's length.
+    """
+
+    def __init__(self, path: str, setting: settings.Objective, model: nn.Module, steps: int):
+        self.setting, self.steps = setting, steps
+        self.losses: dict[str, Loss] = {
+            name: registry.instantiate(node, f"{path}.losses.{name}")
+            for name, node in setting.losses.items()
+        }
+        groups = _parameter_groups(path, model, setting.groups)
+        self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    def set_rate(self, step: int) -> float:
+        """Sets the learning rates for a step of the stage; returns the first group's."""
+        factor = rate(self.setting.decay, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return self.optimizer.param_groups[0]["lr"]
+
+    def terms(
+        self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
+    ) -> dict[str, Tensor]:
+        """Every term, unweighted."""
+        return {name: loss(restored, problem, models) for name, loss in self.losses.items()}
+
+
+def _parameter_groups(
+    path: str, model: nn.Module, groups: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Trainable parameters by the prefix of their names; all others come first, as they are."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    taken: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
+    rest = []
+    for name, parameter in named.items():
+        owner = next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
+        (rest if owner is None else taken[owner]).append(parameter)
+    for prefix in groups:
+        if not taken[prefix] and not any(n.startswith(prefix) for n, _ in model.named_parameters()):
+            parts = sorted({name.partition(".")[0] for name in named})
+            raise UserError(
+                f"{path}.groups.{prefix}: the model has no such part; there are {', '.join(parts)}"
+            )
+    made = [{"params": rest}] if rest else []
+    made += [{"params": taken[prefix], **options} for prefix, options in groups.items() if taken[prefix]]
+    if not made:
+        raise UserError(f"{path}: the model has nothing to train")
+    return made
+
+
+@dataclass
+class Leg:
+    """A stage placed in the run: its name, first step, length and objectives."""
+
+    name: str
+    first: int
+    steps: int
+    objectives: dict[str, Objective]
+
+
+class Training:
+    """A run from its first step, or from its last checkpoint, to its end.
+
+    Args:
+        config: the resolved configuration; `folder/config.yaml` holds the same.
+        setting: the same, checked and typed.
+        folder: the run folder.
+        device: this process's device.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        setting: settings.Train,
+        folder: Path,
+        device: torch.device,
+    ):
+        self.config, self.setting, self.folder, self.device = config, setting, folder, device
+        self.first_process = distributed.rank() == 0
+        torch.manual_seed(setting.seed)
+        self.task = registry.instantiate(setting.task, "task")
+        dataset = registry.instantiate(setting.data, "data")
+        self.items = TrainItems(
+            dataset.split("train"), self.task, setting.seed, setting.loader.on_error
+        )
+        self.valid_items = EvalItems(dataset.split("valid"), self.task, setting.loader.on_error)
+        self.protocol = registry.instantiate(setting.protocol, "protocol")
+
+        self.bare: dict[str, nn.Module] = {
+            "backbone": registry.instantiate(setting.backbone, "backbone")
+        }
+        for name in setting.schedule:
+            for title, node in setting.stages[name].models.items():
+                if title not in self.bare:
+                    self.bare[title] = registry.instantiate(node, f"stages.{name}.models.{title}")
+        layout = torch.channels_last if setting.runtime.channels_last else torch.contiguous_format
+        for model in self.bare.values():
+            model.to(device=device, memory_format=layout)
+        if setting.init is not None:
+            self._start_from(setting.init)
+        self.ema = None
+        if setting.trainer.ema is not None:
+            self.ema = AveragedModel(
+                self.bare["backbone"],
+                multi_avg_fn=get_ema_multi_avg_fn(setting.trainer.ema),
+                use_buffers=True,
+            )
+        self.models = {name: self._wrap(model) for name, model in self.bare.items()}
+        self.runner = Runner(self.models["backbone"], setting.runtime, device)
+        self.scaler = torch.amp.GradScaler(
+            device.type, enabled=setting.runtime.precision == "fp16"
+        )
+        self.legs = list(self._legs())
+        self.total = self.legs[-1].first + self.legs[-1].steps
+        self.step = 0
+        self.best: float | None = None
+        self.skipped: set[tuple[str, str]] = set()
+        self.stop = False
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        if self.setting.runtime.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        if distributed.world() > 1 and any(p.requires_grad for p in model.parameters()):
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return model
+
+    def _start_from(self, path: str) -> None:
+        from restore import weights
+
+        loaded = weights.load(path)
+        checkpoint.load_into(self.bare["backbone"], loaded.state, path)
+        log.info("begun from %s", loaded.sentence())
+
+    def _legs(self) -> Iterator[Leg]:
+        first = 0
+        for name in self.setting.schedule:
+            stage = self.setting.stages[name]
+            batch = self.setting.trainer.batch_size
+            steps = stage.steps or max(
+                1, math.ceil((stage.epochs or 0) * len(self.items.source) / batch)
+            )
+            objectives = {
+                title: Objective(
+                    f"stages.{name}.objectives.{title}", setting, self.bare[setting.model], steps
+                )
+                for title, setting in stage.objectives.items()
+            }
+            yield Leg(name, first, steps, objectives)
+            first += steps
+
+    # Checkpoints ----------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run needs to go on from here as if it had never stopped.
+
+        There is no generator state in it: chance is drawn afresh for each step from the seed,
+        the step and the process.
+        """
+        return {
+            "config": self.config,
+            "models": {name: model.state_dict() for name, model in self.bare.items()},
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "averaged": int(self.ema.n_averaged) if self.ema is not None else 0,
+            "optimizers": {
+                f"{leg.name}/{title}": objective.optimizer.state_dict()
+                for leg in self.legs
+                for title, objective in leg.objectives.items()
+            },
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "identity": self.journal.identity,
+        }
+
+    def save(self, name: str) -> None:
+        """Writes `checkpoints/NAME.pt`, from the first process."""
+        if self.first_process:
+            path = self.folder / "checkpoints" / f"{name}.pt"
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.write(path, self.state())
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        origin = str(self.folder / "checkpoints" / "last.pt")
+        for name, model in self.bare.items():
+            checkpoint.load_into(model, state["models"][name], origin)
+        if self.ema is not None:
+            checkpoint.load_into(self.ema.module, state["ema"], origin)
+            self.ema.n_averaged.fill_(state["averaged"])
+        for leg in self.legs:
+            for title, objective in leg.objectives.items():
+                objective.optimizer.load_state_dict(state["optimizers"][f"{leg.name}/{title}"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+
+    # The loop -------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Trains to the end; returns the exit code (130 when interrupted and saved)."""
+        last = self.folder / "checkpoints" / "last.pt"
+        state = checkpoint.read(last) if last.exists() else None
+        if state is not None:
+            self._restore(state)
+        self.journal = Journal(
+            self.folder,
+            self.config,
+            self.config["wandb"],
+            "train",
+            self.step,
+            state["identity"] if state else None,
+        )
+        self._introduce()
+        finished = False
+        try:
+            with self._listening(), self._bar() as bar:
+                for leg in self.legs:
+                    if self.step < leg.first + leg.steps:
+                        self._train(leg, bar)
+                    if self.stop:
+                        break
+            finished = not self.stop
+            self._conclude(finished)
+        finally:
+            self.journal.close(failed=not finished)
+        return 0 if finished else INTERRUPTED
+
+    def _introduce(self) -> None:
+        provenance = getattr(getattr(self.bare["backbone"], "extractor", None), "provenance", None)
+        if provenance is not None:
+            log.info(provenance.sentence())
+        for name, model in self.bare.items():
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            every = sum(p.numel() for p in model.parameters())
+            log.info("%s: %s parameters, %s trained", name, f"{every:,}", f"{trained:,}")
+        stages = ", ".join(f"{leg.name} ({leg.steps} steps)" for leg in self.legs)
+        start = f"going on at step {self.step}" if self.step else "beginning"
+        log.info("%s: %s; run folder %s", start, stages, self.folder)
+
+    def _bar(self) -> tqdm:
+        batch = self.setting.trainer.batch_size
+        return tqdm(
+            total=self.total * batch,
+            initial=self.step * batch,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self.first_process,
+            # On a terminal the bar moves; in a log file a line every ten seconds is enough.
+            mininterval=0.5 if _terminal() else 10,
+        )
+
+    def _listening(self) -> "_Signals":
+        return _Signals(self._ask_to_stop)
+
+    def _ask_to_stop(self) -> None:
+        self.stop = True
+
+    def _train(self, leg: Leg, bar: tqdm) -> None:
+        trainer = self.setting.trainer
+        positions = Positions(
+            self.step,
+            leg.first + leg.steps,
+            trainer.batch_size,
+            trainer.accumulate,
+            distributed.rank(),
+            distributed.world(),
+        )
+        pin = self.device.type == "cuda"
+        batches = iter(train_batches(self.items, positions, self.setting.loader, pin))
+        self.models["backbone"].train()
+        seen: dict[str, float] = {}
+        since, began = 0, time.perf_counter()
+        while self.step < leg.first + leg.steps:
+            micros = [next(batches) for _ in range(trainer.accumulate)]
+            for micro in micros:
+                self._note_skipped(micro)
+            values = self._step(leg, [to_device(micro, self.device) for micro in micros])
+            self.step += 1
+            since += 1
+            for name, value in values.items():
+                seen[name] = seen.get(name, 0.0) + value
+            bar.update(trainer.batch_size)
+            if self.step % trainer.log_every == 0 or self.step == self.total:
+                parts = distributed.gather({k: v / since for k, v in seen.items()})
+                mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in seen}
+                mean["train/rate"] = next(iter(leg.objectives.values())).optimizer.param_groups[0]["lr"]
+                speed = since * trainer.batch_size / (time.perf_counter() - began)
+                mean["train/images_per_s"] = speed
+                self.journal.numbers(mean, self.step)
+                bar.set_postfix_str(f"{leg.name} loss {mean['train/loss']:.4f}")
+                seen, since, began = {}, 0, time.perf_counter()
+            ended = self.step == self.total
+            if self.step % trainer.valid_every == 0 or ended:
+                self.validate()
+                began = time.perf_counter()
+            stop = distributed.any_true(self.stop, self.device)
+            if self.step % trainer.save_every == 0 or ended or stop:
+                self.save("last")
+            if stop:
+                self.stop = True
+                return
+
+    def _step(self, leg: Leg, micros: list[Batch]) -> dict[str, float]:
+        """One optimizer step of each objective; returns the terms' values."""
+        # Chance in networks and degradations depends on the step alone, not on what ran before.
+        mixed = np.random.SeedSequence([self.setting.seed, self.step, distributed.rank()])
+        seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
+        torch.manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        problems = [self.task.prepare(micro, generator) for micro in micros]
+        kept = self._restore_batch(problems[0]) if len(problems) == 1 else None
+        values: dict[str, float] = {}
+        for title, objective in leg.objectives.items():
+            objective.set_rate(self.step - leg.first)
+            for _ in range(objective.setting.repeat):
+                objective.optimizer.zero_grad(set_to_none=True)
+                for place, problem in enumerate(problems):
+                    own = objective.setting.model == "backbone"
+                    restored = kept or self._restore_batch(problem, gradients=own)
+                    last = place == len(problems) - 1
+                    terms = self._backward(title, objective, restored, problem, len(problems), last)
+                    for name, value in terms.items():
+                        name = name if len(leg.objectives) == 1 else f"{title}/{name}"
+                        values[name] = values.get(name, 0.0) + value / (
+                            len(problems) * objective.setting.repeat
+                        )
+                self._update(title, objective, problems)
+        if "loss" not in values:
+            values["loss"] = sum(v for k, v in values.items() if k.endswith("/loss"))
+        if self.ema is not None:
+            self.ema.update_parameters(self.bare["backbone"])
+        return values
+
+    def _restore_batch(self, problem: Problem, gradients: bool = True) -> Restoration:
+        with nullcontext() if gradients else torch.no_grad():
+            return self.task.finish(self.runner(problem), problem)
+
+    def _backward(
+        self,
+        title: str,
+        objective: Objective,
+        restored: Restoration,
+        problem: Problem,
+        parts: int,
+        last: bool,
+    ) -> dict[str, float]:
+        if objective.setting.model != "backbone":
+            restored = Restoration(restored.image.detach(), {})
+        terms = objective.terms(restored, problem, self.models)
+        weights = objective.setting.weights
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        if not torch.isfinite(loss):
+            odd = [name for name, term in terms.items() if not torch.isfinite(term)]
+            raise NonFinite(
+                f"step {self.step}: {title} has become {loss.item()} "
+                f"(term {', '.join(odd) or 'sum'}) on {', '.join(problem.keys)}; "
+                "nothing was changed by it, the last checkpoint is good"
+            )
+        model = self.models[objective.setting.model]
+        wait = not last and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if wait else nullcontext():
+            self.scaler.scale(loss / parts).backward()
+        return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
+
+    def _update(self, title: str, objective: Objective, problems: list[Problem]) -> None:
+        self.scaler.unscale_(objective.optimizer)
+        gradients = [p.grad for p in objective.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            keys = [key for problem in problems for key in problem.keys]
+            raise NonFinite(
+                f"step {self.step}: the gradient of {title} has become {norm.item()} on "
+                f"{', '.join(keys)}; nothing was changed by it, the last checkpoint is good"
+            )
+        if objective.setting.clip is not None:
+            clip_grads_with_norm_(objective.parameters, objective.setting.clip, norm)
+        self.scaler.step(objective.optimizer)
+        self.scaler.update()
+
+    def _note_skipped(self, batch: Batch) -> None:
+        for path, reason in batch["skipped"]:
+            if (path, reason) not in self.skipped:
+                self.skipped.add((path, reason))
+                log.warning("skipped: cannot read the image %s: %s", path, reason)
+
+    # Validation -----------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        """Measures the validation split, logs it and keeps the best checkpoint."""
+        model = self.ema.module if self.ema is not None else self.bare["backbone"]
+        folder = self.folder / "pictures" / f"step_{self.step:07d}"
+        report = evaluate(
+            Runner(model, self.setting.runtime, self.device),
+            self.task,
+            self.valid_items,
+            self.protocol,
+            self.setting.loader,
+            pictures=folder,
+            count=self.setting.trainer.pictures,
+            title="validate",
+        )
+        if not report.rows:
+            raise UserError("no validation image could be read")
+        values = {f"valid/{k}": v for k, v in report.mean("restored").items()}
+        base = {f"valid/{report.baseline}/{k}": v for k, v in report.mean("baseline").items()}
+        self.journal.numbers({**values, **base}, self.step)
+        self.journal.pictures({f"valid/{k}": v for k, v in report.sheets.items()}, self.step)
+        name, value = next(iter(values.items()))
+        against = base[f"valid/{report.baseline}/{name.partition('/')[2]}"]
+        log.info(
+            "step %d: %s %.4f (%s %.4f, %+.4f) over %d images",
+            *(self.step, name, value, report.baseline, against, value - against),
+            len(report.rows),
+        )
+        if self.best is None or value > self.best:
+            self.best = value
+            self.save("best")
+        self.last_values = values | base
+        return values
+
+    def _conclude(self, finished: bool) -> None:
+        if self.skipped:
+            log.warning("%d image(s) could not be read and were skipped", len(self.skipped))
+        if not finished:
+            log.info(
+                "stopped at step %d of %d and saved; to go on: restore train resume=%s",
+                *(self.step, self.total, self.folder),
+            )
+            return
+        if not self.first_process:
+            return
+        values = _last_values(self.folder / "metrics.csv")
+        best = {"step": self.step, "best": self.best, **values}
+        write_text(self.folder / "summary.json", _json(best))
+        self.journal.summary(best)
+        log.info("done: %d steps; weights and pictures in %s", self.step, self.folder)
+
+
+def _last_values(path: Path) -> dict[str, float]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _terminal() -> bool:
+    import sys
+
+    return sys.stderr.isatty()
+
+
+class _Signals:
+    """While it lasts, Ctrl-C and SIGTERM ask to stop; a second Ctrl-C stops at once."""
+
+    def __init__(self, ask: Callable[[], None]):
+        self.ask = ask
+
+    def __enter__(self) -> "_Signals":
+        def handle(number: int, frame: Any) -> None:
+            self.ask()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            log.info("stopping after this step; once more to stop at once, without saving")
+
+        self._before = {
+            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""What is handed from dataset to task to backbone to losses."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Required, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Sample(TypedDict, total=False):
+    """One item of a dataset.
+
+    Pictures are CHW, RGB, uint8 or float in [0, 1]; masks are 1HW with 1 = hole. `target` is the
+    ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
+    target's size, `reference` another high-resolution picture of any size, `reference_low_up` the
+    reference after the same down- and upsampling.
+    """
+
+    key: Required[str]
+    target: Tensor
+    low: Tensor
+    low_up: Tensor
+    reference: Tensor
+    reference_low_up: Tensor
+    mask: Tensor
+
+
+class Source(Protocol):
+    """One split of a dataset: a picklable sequence of samples with a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Dataset(Protocol):
+    """A source of pictures with the splits `train`, `valid` and `test`."""
+
+    def split(self, name: str) -> Source: ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch ready for a backbone: float pictures NCHW in [0, 1] on the device.
+
+    `weight` (N1HW, ≥ 0) says how much each pixel counts in losses and metrics; None means equally.
+    `target` is None when there is no ground truth (a user's photo).
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor | None
+    keys: list[str]
+    weight: Tensor | None = None
+
+
+@dataclass
+class Restoration:
+    """A backbone's answer: `image` NCHW in [0, 1], `aux` what losses and pictures need.
+
+    `aux` holds by name, where the backbone makes them: `score` (N1hw), `textures` (list, coarse to
+    fine), `index` (Nhw, flat position in the reference's coarsest grid).
+    """
+
+    image: Tensor
+    aux: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """How pictures become a problem, and an answer a result."""
+
+    scale: int
+
+    def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Crop, augment and (where the protocol demands it) degrade; runs in a loader worker."""
+        ...
+
+    def eval_item(self, sample: Sample) -> Sample:
+        """The same without chance, for whole pictures."""
+        ...
+
+    def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
+        """Batch of `train_item`s or `eval_item`s, on the device, to a problem."""
+        ...
+
+    def finish(self, restored: Restoration, problem: Problem) -> Restoration:
+        """What is done to a backbone's answer before losses and metrics."""
+        ...
+
+    def baseline(self, problem: Problem) -> tuple[str, Tensor]:
+        """Name and result of the method without learning that every table shows (bicubic)."""
+        ...

@@ -1,0 +1,103 @@
+"""Weights from wherever they come: a run folder, one of our checkpoints, a published file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from restore import checkpoint, registry
+from restore.config import compose, locate, plain
+from restore.errors import UserError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Weights, and the configuration that they were trained with or imply."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    path: Path
+    fingerprint: str
+    origin: str
+
+    def backbone(self) -> nn.Module:
+        """The network, in evaluation mode on the CPU."""
+        node = self.config["backbone"]
+        model = registry.instantiate(_without_downloads(node), "backbone")
+        checkpoint.load_into(model, self.state, str(self.path))
+        return model.eval()
+
+    def task(self) -> Any:
+        """The task that the weights were trained for."""
+        return registry.instantiate(self.config["task"], "task")
+
+    def sentence(self) -> str:
+        """Where the weights come from, for the output."""
+        return f"weights: {self.path} ({self.origin}, sha256 {self.fingerprint}…)"
+
+
+def load(path: str | Path) -> Loaded:
+    """Reads weights.
+
+    Args:
+        path: a run folder (its best checkpoint, else its last), a checkpoint of ours, or a
+            published file: a plain state dict, or one under `state_dict` (Lightning, whose
+            `model.` prefix is taken off).
+
+    Raises:
+        UserError: missing, damaged, or of no model that is known here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
+        path = next((file for file in found if file.is_file()), found[-1])
+    held = checkpoint.read(path)
+    mark = checkpoint.fingerprint(path)
+    if held.get("format") == checkpoint.FORMAT:
+        state = held["ema"] or held["models"]["backbone"]
+        extractor = held["config"]["pretrained"].get("vgg19")
+        origin = f"trained here, step {held['step']}"
+        if extractor == "random":
+            origin += ", extractor begun with RANDOM weights"
+        return Loaded(held["config"], state, path, mark, origin)
+    overrides, state, name = recognise(held, path)
+    config = plain(compose("train", [*overrides, "pretrained.vgg19=random"]))
+    return Loaded(config, state, path, mark, f"published {name} layout")
+
+
+def recognise(held: dict[str, Any], path: Path) -> tuple[list[str], dict[str, Tensor], str]:
+    """Asks every backbone whether a published state dict is one of its own.
+
+    Returns configuration overrides, the weights under our names, and the class's name.
+    """
+    state = held.get("state_dict", held)
+    for prefix in ("module.", "model."):
+        if state and all(str(key).startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state dict: its entries are {_some(held)}")
+    for name in registry.names("backbone"):
+        node = plain(compose("train", [f"backbone={name}"]))["backbone"]
+        kind = locate(node["_target_"], "backbone")
+        if hasattr(kind, "recognise") and (found := kind.recognise(state)):
+            return *found, kind.__name__
+    raise UserError(
+        f"{path} holds the weights of no model known here (its entries are {_some(state)}); "
+        f"known are {', '.join(registry.names('backbone'))}"
+    )
+
+
+def _some(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:3]) + (f", … ({len(listed)})" if len(listed) > 3 else "")
+
+
+def _without_downloads(node: Any) -> Any:
+    """The node with every part's own weights left random: the file brings them all."""
+    if isinstance(node, dict):
+        return {
+            key: "random" if key == "weights" else _without_downloads(value)
+            for key, value in node.items()
+        }
+    return node

@@ -1,0 +1,1 @@
+"""Tasks: how pictures become a problem, one file each."""

@@ -1,0 +1,115 @@
+"""What is wrong in a configuration is said in one sentence, before any work, with exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from restore import registry, settings
+from restore.cli import main
+from restore.config import check, compose, plain
+from restore.errors import UserError
+
+BAD = [
+    # (command and overrides, what the sentence must contain)
+    ("train stpes=5", ["'stpes' is not a setting", "schedule", "seed"]),
+    ("train trainer.batchsize=5", ["'trainer.batchsize' is not a setting", "batch_size"]),
+    ("train trainer.batch_size=abc", ["trainer.batch_size=abc", "integer"]),
+    ("train trainer.batch_size=0", ["trainer.batch_size=0", "greater than or equal to 1"]),
+    ("train trainer.ema=1.5", ["trainer.ema=1.5", "less than 1"]),
+    ("train trainer.save_every=2.5", ["trainer.save_every=2.5", "integer"]),
+    ("train trainer=fast", ["trainer=fast", "choose one of default"]),
+    ("train backbone=unet", ["backbone=unet", "ttsr"]),
+    ("train attention=softest", ["attention=softest", "hard"]),
+    ("train task=paint", ["task=paint", "reference_sr"]),
+    ("train data=imagenet", ["data=imagenet", "sample", "folder", "cufed"]),
+    ("train protocol=psnr", ["protocol=psnr", "ttsr"]),
+    ("train experiment=none", ["experiment=none", "demo"]),
+    ("train schedule=[]", ["schedule", "at least 1"]),
+    ("train schedule=[warm]", ["'warm'", "reconstruction"]),
+    ("train schedule=[reconstruction,reconstruction]", ["twice"]),
+    ("train task.scale=0", ["task.scale=0", "greater than or equal to 1"]),
+    ("train task.scales=4", ["'task.scales' is not a setting", "scale"]),
+    ("train backbone.blocks=[1,2]", ["backbone.blocks", "at least 4"]),
+    ("train backbone.blocks=[1,2,3,x]", ["backbone.blocks[3]=x", "integer"]),
+    ("train backbone.features=-1", ["backbone.features=-1"]),
+    ("train runtime.precision=fp8", ["runtime.precision=fp8", "bf16"]),
+    ("train runtime.device=tpu", ["runtime.device=tpu", "cuda"]),
+    ("train loader.on_error=ignore", ["loader.on_error=ignore", "skip"]),
+    ("train seed=-1", ["seed=-1"]),
+    ("train wandb.mode=maybe", ["wandb.mode=maybe", "offline"]),
+    (
+        "train stages.reconstruction.objectives.restoration.weights.reconstruction=-1",
+        ["weights.reconstruction=-1", "greater than or equal to 0"],
+    ),
+    ("train stages.reconstruction.steps=5", ["steps or epochs"]),
+    (
+        "train stages.reconstruction.objectives.restoration.optimizer.lr=fast",
+        ["optimizer.lr=fast"],
+    ),
+    (
+        "train stages.reconstruction.objectives.restoration.optimizer.learning_rate=1",
+        ["'stages.reconstruction.objectives.restoration.optimizer.learning_rate'", "lr"],
+    ),
+    ("train init=missing.pt pretrained.vgg19=random", ["there is no weights file missing.pt"]),
+    ("train resume=nowhere", ["nowhere is not a run folder"]),
+    ("train pretrained.vgg19=missing.pth", ["missing.pth"]),
+    ("train data=folder", ["data."]),
+    ("evaluate", ["weights has no value"]),
+    ("evaluate weights=missing.pt", ["there is no weights file missing.pt"]),
+    ("evaluate attention=hard weights=x", ["'attention' cannot be chosen here"]),
+    ("evaluate split=tset weights=x", ["split=tset", "test"]),
+    ("bench what=nothing", ["what=nothing", "matching"]),
+    ("list attentions", ["attention"]),
+    ("paint", ["no command 'paint'", "train"]),
+]
+
+
+@pytest.mark.parametrize(("line", "parts"), BAD, ids=[line for line, _ in BAD])
+def test_one_sentence_and_exit_code_2(line, parts, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    said = capfd.readouterr().err.strip()
+    assert len(said.splitlines()) == 1, said
+    for part in parts:
+        assert part in said
+    assert "Traceback" not in said
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [], "something was written although nothing was done"
+
+
+def test_cuda_on_a_machine_without_it(tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "runtime.device=cuda", "pretrained.vgg19=random"]) == 2
+    assert "no CUDA device" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "bench"])
+def test_the_yaml_and_the_types_name_the_same_keys(command):
+    overrides = ["weights=x"] if command == "evaluate" else []
+    config = plain(compose(command, overrides))
+    check(config, getattr(settings, command.capitalize()))
+
+
+@pytest.mark.parametrize("name", registry.names("experiment"))
+def test_every_experiment_composes(name):
+    check(plain(compose("train", [f"experiment={name}"])), settings.Train)
+
+
+@pytest.mark.parametrize("group", registry.groups())
+def test_every_choice_says_what_it_is(group):
+    for name in registry.names(group):
+        assert len(registry.describe(group, name)) > 10, f"conf/{group}/{name}.yaml"
+
+
+def test_a_backbone_without_attention_refuses_it(tmp_path: Path, monkeypatch):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "plain.yaml").write_text("# none\n_target_: torch.nn.Identity\n")
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "--config-dir", str(tmp_path), "backbone=plain", "attention=hard"]
+    assert main(line) == 2
+
+
+def test_registry_names_its_choices():
+    with pytest.raises(UserError, match="choose one of"):
+        registry.build("attention", "nothing")
