@@ -14,6 +14,7 @@ from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
 from restore.images import save_png
 from restore.loading import EvalItems
+from restore.types import Problem
 
 log = logging.getLogger("restore")
 
@@ -52,15 +53,20 @@ def work(folder: Path, config: dict[str, Any] | None = None) -> int:
         dataset = registry.instantiate(setting.data, "data")
         items = EvalItems(dataset.split(setting.split), task, setting.loader.on_error)
         protocol = registry.instantiate(setting.protocol, "protocol")
-        perceptual = _Perceptual(setting)
-        output = folder / "restored"
-        if setting.save:
-            output.mkdir(exist_ok=True)
+        measures = {
+            name: registry.instantiate(node, f"perceptual.{name}")
+            for name, node in setting.perceptual.items()
+        }
+        skipped = {name: m.missing for name, m in measures.items() if m.missing is not None}
+        active = {name: m.to(device) for name, m in measures.items() if name not in skipped}
 
-        def each(key: str, restored: Tensor, target: Tensor | None) -> None:
-            perceptual.update(key, restored, target)
+        def each(problem: Problem, restored: Tensor, baseline: Tensor) -> dict[str, float]:
             if setting.save:
-                save_png(output / f"{Path(key).with_suffix('')}.png".replace("/", "_"), restored)
+                _save(folder, problem, restored)
+            values = {}
+            for name, measure in active.items():
+                values |= measure.update(name, restored, baseline, problem.target)
+            return values
 
         report = evaluate(
             Runner(model, setting.runtime, device),
@@ -73,4 +79,94 @@ def work(folder: Path, config: dict[str, Any] | None = None) -> int:
             count=setting.pictures,
             each=each,
         )
+        pooled: dict[str, float] = {}
+        for name, measure in active.items():
+            pooled |= measure.pooled(name, distributed.gather)
+        if distributed.rank() == 0:
+            facts = {
+                "weights": str(loaded.path),
+                "sha256": loaded.fingerprint,
+                "origin": loaded.origin,
+                "data": {k: v for k, v in setting.data.items()},
+                "split": setting.split,
+                "protocol": protocol.name,
+                "images": len(report.rows),
+                "skipped": [list(entry) for entry in report.skipped],
+                "not measured": skipped,
+                "measured by": {name: m.sentence() for name, m in active.items()},
+            }
+            _write(folder, config, facts, report, pooled)
         return 0
+
+
+def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
+    """Keeps what went in and what came out, ready for `restore apply` and `compare`."""
+    name = problem.keys[0].replace("/", "_") + ".png"
+    pictures = {"restored": restored, "target": problem.target}
+    pictures |= {k: problem.inputs[k] for k in ("low", "reference") if k in problem.inputs}
+    for kind, picture in pictures.items():
+        if picture is not None:
+            (folder / kind).mkdir(exist_ok=True)
+            save_png(folder / kind / name, picture[0])
+
+
+def _write(
+    folder: Path,
+    config: dict[str, Any],
+    facts: dict[str, Any],
+    report: Report,
+    pooled: dict[str, float],
+) -> None:
+    """`images.csv`, `summary.json`, `table.md`, and the dashboard."""
+    if not report.rows:
+        raise UserError("no image of the split could be read")
+    values, base = report.mean("restored"), report.mean("baseline")
+    names = list(report.rows[0]["restored"])
+    with open(folder / "images.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", *names, *(f"{report.baseline}/{name}" for name in base)])
+        for row in report.rows:
+            writer.writerow(
+                [row["key"], *row["restored"].values(), *(row["baseline"][name] for name in base)]
+            )
+    summary = {**facts, "restored": {**values, **pooled}, report.baseline: base}
+    journal.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    text = table(facts, report, pooled)
+    journal.write_text(folder / "table.md", text)
+    log.info("\n%s", text)
+    log.info("images.csv, summary.json and pictures in %s", folder)
+    dashboard = journal.Journal(folder, config, config["wandb"], "evaluate")
+    split = facts["split"]
+    dashboard.numbers({f"{split}/{k}": v for k, v in {**values, **pooled}.items()}, 0)
+    dashboard.numbers({f"{split}/{report.baseline}/{k}": v for k, v in base.items()}, 0)
+    dashboard.pictures({f"{split}/{k}": v for k, v in report.sheets.items()}, 0)
+    dashboard.summary(summary)
+    dashboard.close()
+
+
+def table(facts: dict[str, Any], report: Report, pooled: dict[str, float]) -> str:
+    """The result as a Markdown table, with everything that says what its numbers mean."""
+    values, base = {**report.mean("restored"), **pooled}, report.mean("baseline")
+    data = facts["data"]
+    source = str(data["_target_"]).rpartition(".")[2]
+    told = f"{source} {facts['split']}, N = {facts['images']}, protocol {facts['protocol']}"
+    if "references" in data:
+        told += f", references {data['references']}"
+    lines = [
+        told,
+        f"weights {facts['weights']} (sha256 {facts['sha256']}…; {facts['origin']})",
+        "",
+        "| | " + " | ".join(values) + " |",
+        "|---" * (len(values) + 1) + "|",
+    ]
+    for name, row in ((report.baseline, base), ("restored", values)):
+        cells = [f"{row[key]:.4f}" if key in row else "–" for key in values]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for name, reason in facts["not measured"].items():
+        lines.append(f"{name}: not measured: {reason}")
+    lines += facts["measured by"].values()
+    if facts["skipped"]:
+        lines.append(f"{len(facts['skipped'])} image(s) could not be read and were skipped:")
+        lines += [f"  {path}: {reason}" for path, reason in facts["skipped"]]
+    return "\n".join(lines) + "\n"

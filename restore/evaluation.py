@@ -88,7 +88,7 @@ def evaluate(
     limit: int | None = None,
     pictures: Path | None = None,
     count: int = 0,
-    each: Callable[[str, Tensor, Tensor | None], None] | None = None,
+    each: Callable[[Problem, Tensor, Tensor], dict[str, float]] | None = None,
     title: str = "evaluate",
 ) -> Report:
     """Restores every sample of a split and measures it, shared out among the processes.
@@ -101,8 +101,8 @@ def evaluate(
         loader: workers.
         limit: only the first so many samples.
         pictures: folder for comparison sheets of the first `count` samples.
-        each: called with key, restored picture and target (3HW in [0, 1]) of each of this
-            process's samples.
+        each: called with problem, restored picture and baseline (13HW in [0, 1]) of each of this
+            process's samples; what it returns joins the restored picture's metrics.
         title: what the progress bar says.
 
     Returns:
@@ -131,7 +131,7 @@ def evaluate(
                 }
             )
             if each is not None:
-                each(key, restored.image[0], problem.target[0])
+                rows[-1]["restored"] |= each(problem, restored.image, baseline)
             if pictures is not None and place < count:
                 name = f"{place:03d}_{_safe(key)}"
                 drawn[name] = pictures / f"{name}.png"

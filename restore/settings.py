@@ -141,7 +141,6 @@ class Evaluate:
     limit: Positive | None
     seed: Count
     folder: str
-    overwrite: bool
 
 
 @dataclass

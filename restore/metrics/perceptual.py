@@ -1,0 +1,149 @@
+"""LPIPS and FID, by the libraries that papers use, where their networks' weights are at hand.
+
+Never on random weights in silence: `missing` says why a measure cannot be taken here, and how it
+could.
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lpips
+import numpy as np
+import torch
+from scipy import linalg
+from torch import Tensor, nn
+from torchvision import models
+
+from restore import checkpoint
+from restore.errors import UserError
+from restore.images import to_uint8
+
+
+class Lpips(nn.Module):
+    """Learned perceptual distance (Zhang et al., CVPR 2018), AlexNet, version 0.1; smaller is nearer.
+
+    The linear heads ship with the package `lpips`; the trunk is torchvision's AlexNet.
+
+    Args:
+        weights: `imagenet` (only if torchvision's cache holds the file) or the file's path.
+    """
+
+    def __init__(self, weights: str | None):
+        super().__init__()
+        published = models.AlexNet_Weights.IMAGENET1K_V1
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+        path = cached if weights in (None, "imagenet") else Path(str(weights))
+        self.missing: str | None = None
+        if not path.is_file():
+            if path != cached:
+                raise UserError(f"pretrained.alexnet={weights}: there is no such file")
+            self.missing = (
+                f"AlexNet's weights are not on this machine; put {cached.name} at {cached} "
+                "or give pretrained.alexnet=FILE"
+            )
+            return
+        self.path, self.fingerprint = path, checkpoint.fingerprint(path)
+        trunk = models.alexnet()
+        checkpoint.load_into(trunk, checkpoint.read(path), str(path))
+        self.net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+        slices = [self.net.net.slice1, self.net.net.slice2, self.net.net.slice3]
+        slices += [self.net.net.slice4, self.net.net.slice5]
+        for part in slices:
+            for place, layer in part.named_children():
+                layer.load_state_dict(trunk.features[int(place)].state_dict())
+        self.requires_grad_(False)
+
+    def update(
+        self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
+    ) -> dict[str, float]:
+        """The distance of one restored picture from its target, 13HW in [0, 1]."""
+        assert target is not None
+        with torch.autocast(restored.device.type, enabled=False):
+            return {name: self.net(restored * 2 - 1, target * 2 - 1).item()}
+
+    def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """Nothing beyond the images' own values."""
+        return {}
+
+    def sentence(self) -> str:
+        """What measured it."""
+        version = importlib.metadata.version("lpips")
+        return f"lpips: package lpips {version}, AlexNet of {self.path} (sha256 {self.fingerprint}…)"
+
+
+class Fid(nn.Module):
+    """Fréchet inception distance (Heusel et al., NeurIPS 2017) between restored and target pictures.
+
+    Inception, its resizing (TensorFlow 1 bilinear, 299×299) and features as torch-fidelity has
+    them. Statistics in float64 are summed over processes.
+
+    Args:
+        weights: torch-fidelity's Inception file, or None for its place in torch's cache.
+    """
+
+    def __init__(self, weights: str | None):
+        super().__init__()
+        self.missing: str | None = None
+        name = "weights-inception-2015-12-05-6726825d.pth"
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+        path = cached if weights is None else Path(weights)
+        if not path.is_file():
+            if weights is not None:
+                raise UserError(f"pretrained.inception={weights}: there is no such file")
+            self.missing = (
+                f"Inception's weights are not on this machine; put {name} at {cached} "
+                "or give pretrained.inception=FILE"
+            )
+            return
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self.path, self.fingerprint = path, checkpoint.fingerprint(path)
+        checkpoint.read(path)  # refuses anything but plain weights before the library opens it
+        try:
+            self.net = FeatureExtractorInceptionV3(
+                "inception", ["2048"], feature_extractor_weights_path=str(path)
+            ).eval()
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not hold torch-fidelity's Inception: {reason}") from error
+        self.requires_grad_(False)
+        self.features: dict[str, list[Tensor]] = {"restored": [], "target": []}
+
+    def update(
+        self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
+    ) -> dict[str, float]:
+        """Notes the features of one restored picture and its target, 13HW in [0, 1]."""
+        assert target is not None
+        with torch.autocast(restored.device.type, enabled=False):
+            for kind, picture in (("restored", restored), ("target", target)):
+                self.features[kind].append(self.net(to_uint8(picture))[0].double().cpu())
+        return {}
+
+    def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
+        """The distance over all processes' pictures."""
+        own = {kind: torch.cat([*found, torch.empty(0, 2048, dtype=torch.float64)]).numpy() for kind, found in self.features.items()}
+        parts = gather(own)
+        both = [np.concatenate([part[kind] for part in parts]) for kind in ("restored", "target")]
+        self.count = len(both[0])
+        if self.count < 2:
+            return {}
+        return {name: frechet(*both)}
+
+    def sentence(self) -> str:
+        """What measured it."""
+        version = importlib.metadata.version("torch-fidelity")
+        return (
+            f"fid: torch-fidelity {version}, N = {getattr(self, 'count', 0)} (not comparable with "
+            f"other N), Inception of {self.path} (sha256 {self.fingerprint}…)"
+        )
+
+
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    """Fréchet distance of the normal distributions fitted to two sets of rows, in float64."""
+    mean = np.square(x.mean(0) - y.mean(0)).sum()
+    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    # tr √(AB) from the eigenvalues of AB, which are real and not negative but for rounding.
+    roots = np.sqrt(np.clip(linalg.eigvals(cov_x @ cov_y).real, 0, None))
+    return float(mean + np.trace(cov_x) + np.trace(cov_y) - 2 * roots.sum())
