@@ -26,7 +26,9 @@ class CufedTrain:
         references = {path.name: path for path in find(root / "train" / "ref")}
         missing = [path.name for path in self.targets if path.name not in references]
         if missing:
-            raise UserError(f"{root / 'train' / 'ref'} lacks {len(missing)} reference(s), such as {missing[0]}")
+            raise UserError(
+                f"{root / 'train' / 'ref'} lacks {len(missing)} reference(s), such as {missing[0]}"
+            )
         self.references = [references[path.name] for path in self.targets]
 
     def __len__(self) -> int:
@@ -74,7 +76,9 @@ def stitched(pictures: list[Tensor], key: str) -> Tensor:
     for picture in pictures:
         height, width = picture.shape[-2:]
         if max(height, width) > _CANVAS:
-            raise UserError(f"{key}: a reference of {width}×{height} pixels does not fit into {_CANVAS}×{_CANVAS}")
+            raise UserError(
+                f"{key}: a reference of {width}×{height} pixels is larger than the canvas of {_CANVAS}"
+            )
         canvases.append(F.pad(picture, (0, _CANVAS - width, 0, _CANVAS - height)))
     return torch.cat(canvases, dim=-2)
 

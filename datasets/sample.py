@@ -100,5 +100,7 @@ class SamplePhotos:
     def split(self, name: str) -> SampleSplit:
         """The split `train`, `valid` or `test`."""
         if name not in _SPLITS:
-            raise UserError(f"the sample photos have no split '{name}'; choose of {', '.join(_SPLITS)}")
+            raise UserError(
+                f"the sample photos have no split '{name}'; choose of {', '.join(_SPLITS)}"
+            )
         return SampleSplit(_SPLITS[name])

@@ -62,7 +62,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     failed = run(todo, restorer, setting)
     for error in failed:
         log.error("not restored: %s", error)
-    log.info("%d of %d picture(s) restored to %s", len(todo) - len(failed), len(todo), setting.output)
+    log.info(
+        "%d of %d picture(s) restored to %s", len(todo) - len(failed), len(todo), setting.output
+    )
     return 1 if failed else 0
 
 

@@ -54,9 +54,7 @@ class TensorBicubic:
         return _add(batch, scale, _tensor_resize)
 
 
-def _add(
-    pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
-) -> dict[str, Any]:
+def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]) -> dict[str, Any]:
     out = dict(pictures)
     if "low" not in out:
         height, width = out["target"].shape[-2:]

@@ -87,7 +87,7 @@ def work(folder: Path, config: dict[str, Any] | None = None) -> int:
                 "weights": str(loaded.path),
                 "sha256": loaded.fingerprint,
                 "origin": loaded.origin,
-                "data": {k: v for k, v in setting.data.items()},
+                "data": dict(setting.data),
                 "split": setting.split,
                 "protocol": protocol.name,
                 "images": len(report.rows),

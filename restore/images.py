@@ -17,7 +17,14 @@ from torch import Tensor
 from restore.errors import UnreadableImage, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
-_WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_WRITABLE = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
 
 
 @dataclass(frozen=True)
@@ -73,12 +80,21 @@ def load(path: Path) -> Picture:
                 return replace(_from_array(deep, 16), icc=icc)
             opened.load()
             image = ImageOps.exif_transpose(opened)
-        transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+        transparent = (
+            image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+        )
         grey = image.mode in ("1", "L", "LA", "La", "I", "F")
         if image.mode == "CMYK":
             icc = None  # a CMYK profile says nothing about the RGB that is made of it
         array = np.array(image.convert("RGBA" if transparent else "RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        UnidentifiedImageError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UnreadableImage(path, str(error) or type(error).__name__) from error
     return replace(_from_array(array, 8), grey=grey, icc=icc)
 
@@ -116,7 +132,9 @@ _TURNS = {
 
 
 def _from_array(array_HWC: np.ndarray, bits: int) -> Picture:
-    picture = torch.from_numpy(np.ascontiguousarray(array_HWC.transpose(2, 0, 1)).astype(np.float32))
+    picture = torch.from_numpy(
+        np.ascontiguousarray(array_HWC.transpose(2, 0, 1)).astype(np.float32)
+    )
     picture = picture / (2**bits - 1)
     channels = picture.shape[0]
     alpha = picture[-1:] if channels in (2, 4) else None
@@ -140,9 +158,7 @@ def to_uint8(image: Tensor) -> Tensor:
 def writable(path: Path) -> None:
     """Raises UserError when pictures of this suffix cannot be written."""
     if path.suffix.lower() not in _WRITABLE:
-        raise UserError(
-            f"cannot write {path}: the suffix must be one of {', '.join(_WRITABLE)}"
-        )
+        raise UserError(f"cannot write {path}: the suffix must be one of {', '.join(_WRITABLE)}")
 
 
 def save(path: Path, picture: Picture, quality: int = 95) -> None:

@@ -96,7 +96,12 @@ class Positions(Sampler[list[int]]):
                 f"{accumulate} × runtime.devices={world}"
             )
         self.first, self.last = first, last
-        self.batch_size, self.accumulate, self.rank, self.world = batch_size, accumulate, rank, world
+        self.batch_size, self.accumulate, self.rank, self.world = (
+            batch_size,
+            accumulate,
+            rank,
+            world,
+        )
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.accumulate
@@ -125,7 +130,9 @@ def collate(items: Sequence[Batch]) -> Batch:
             batch[name] = values
             continue
         if len({v.shape for v in values}) > 1 or len(values) < len(items):
-            sizes = ", ".join(f"{i['key']} {tuple(i[name].shape[1:]) if name in i else 'none'}" for i in items)
+            sizes = ", ".join(
+                f"{i['key']} {tuple(i[name].shape[1:]) if name in i else 'none'}" for i in items
+            )
             raise UserError(
                 f"the '{name}' pictures of a batch differ in size ({sizes}): "
                 "set task.crop and task.reference_crop, or a batch of 1"

@@ -71,7 +71,29 @@ def _empty_features(layers: int) -> nn.Sequential:
     """VGG19's first layers, without making the large ones behind them."""
     made: list[nn.Module] = []
     channels = 3
-    plan = [64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512, 0]
+    plan = [
+        64,
+        64,
+        0,
+        128,
+        128,
+        0,
+        256,
+        256,
+        256,
+        256,
+        0,
+        512,
+        512,
+        512,
+        512,
+        0,
+        512,
+        512,
+        512,
+        512,
+        0,
+    ]
     for width in plan:
         if len(made) >= layers:
             break
@@ -91,7 +113,7 @@ def _state(
         path = Path(weights)
         if not path.is_file():
             raise UserError(
-                f"pretrained.{key}={weights}: there is no such file; give a file, imagenet or random"
+                f"pretrained.{key}={weights}: no such file; give a file, imagenet or random"
             )
         state = checkpoint.read(path)
         return state, _from_file(key, name, path, "file")

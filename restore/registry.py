@@ -11,8 +11,7 @@ from typing import Any
 
 import hydra
 
-from restore.config import MODULE, check_part, compose, parts, plain
-from restore.config import names
+from restore.config import MODULE, check_part, compose, names, parts, plain
 from restore.errors import UserError
 
 __all__ = ["build", "describe", "groups", "instantiate", "names"]
@@ -30,8 +29,8 @@ def groups() -> list[str]:
 def describe(group: str, name: str) -> str:
     """The line that says what a part is: the first comment of its yaml."""
     text = files(MODULE).joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
-    first = text.splitlines()[0] if text else ""
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("@package")), "")
 
 
 def build(group: str, name: str, *overrides: str, command: str = "train") -> Any:

@@ -59,9 +59,9 @@ class Restorer:
                 return self.model(**cut, **more).image.float()
 
         with evaluating(self.model):
-            return tiled(
-                part, height, width, tile=tile, overlap=self.model.reach, scale=scale
-            )[0].cpu()
+            return tiled(part, height, width, tile=tile, overlap=self.model.reach, scale=scale)[
+                0
+            ].cpu()
 
     def _problem(self, low: Tensor, reference: Tensor | None) -> Problem:
         """The task's own preparation, so that a picture meets what training met."""

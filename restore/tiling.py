@@ -78,5 +78,3 @@ def tiled(
 def estimate(height: int, width: int, limit: int = 512) -> int | None:
     """A tile side for pictures that are large, None for those that are not."""
     return None if height * width <= limit * limit else limit
-
-

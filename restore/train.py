@@ -56,9 +56,7 @@ def work(folder: Path, config: dict[str, Any] | None = None) -> int:
         return Training(config, setting, folder, device).run()
 
 
-def _renewed(
-    saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]
-) -> dict[str, Any]:
+def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The run's configuration with the renewable keys that were typed."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -75,5 +73,3 @@ def _renewed(
             target, source = target[step], source[step]
         target[last] = source[last]
     return saved
-
-

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from restore import checkpoint, distributed, registry, settings
 from restore.errors import NonFinite, UserError
 from restore.evaluation import Runner, evaluate
-from restore.journal import Journal, log_to, write_text
+from restore.journal import Journal, write_text
 from restore.loading import (
     Batch,
     EvalItems,
@@ -113,7 +113,9 @@ def _parameter_groups(
                 f"{path}.groups.{prefix}: the model has no such part; there are {', '.join(parts)}"
             )
     made = [{"params": rest}] if rest else []
-    made += [{"params": taken[prefix], **options} for prefix, options in groups.items() if taken[prefix]]
+    made += [
+        {"params": taken[prefix], **options} for prefix, options in groups.items() if taken[prefix]
+    ]
     if not made:
         raise UserError(f"{path}: the model has nothing to train")
     return made
@@ -178,9 +180,7 @@ class Training:
             )
         self.models = {name: self._wrap(model) for name, model in self.bare.items()}
         self.runner = Runner(self.models["backbone"], setting.runtime, device)
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=setting.runtime.precision == "fp16"
-        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=setting.runtime.precision == "fp16")
         self.legs = list(self._legs())
         self.total = self.legs[-1].first + self.legs[-1].steps
         self.step = 0
@@ -354,7 +354,9 @@ class Training:
             if self.step % trainer.log_every == 0 or self.step == self.total:
                 parts = distributed.gather({k: v / since for k, v in seen.items()})
                 mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in seen}
-                mean["train/rate"] = next(iter(leg.objectives.values())).optimizer.param_groups[0]["lr"]
+                mean["train/rate"] = next(iter(leg.objectives.values())).optimizer.param_groups[0][
+                    "lr"
+                ]
                 speed = since * trainer.batch_size / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.step)

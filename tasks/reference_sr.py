@@ -52,7 +52,9 @@ class ReferenceSR:
         The low pictures are made of the crops before they are padded, as published.
         """
         target, reference = self._pair(sample)
-        height, width = (min(self.crop, side // self.scale * self.scale) for side in target.shape[-2:])
+        height, width = (
+            min(self.crop, side // self.scale * self.scale) for side in target.shape[-2:]
+        )
         top = corner(target.shape[-2], height, self.scale, rng)
         left = corner(target.shape[-1], width, self.scale, rng)
         out = Sample(key=sample["key"], target=cropped(target, top, left, height, width))

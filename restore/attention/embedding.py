@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Pixels(nn.Module):
-    """The features as they are; their 3×3 patches are compared, 9 · C numbers (TTSR section 3.2)."""
+    """The features as they are; compared are their 3×3 patches, 9 · C numbers (TTSR 3.2)."""
 
     def forward(self, features_NCHW: Tensor) -> Tensor:
         """The same features."""

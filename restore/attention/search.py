@@ -67,9 +67,7 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
             torch.bmm(lines, columns, out=part)
             _sum_diagonally(part.view(N, -1), summed[:, kept * wide_q * length :], length + 1)
             first = False
-            torch.add(
-                by_row[:, :-2, :, : -2 * wide_k], by_row[:, 2:, :, 2 * wide_k :], out=total
-            )
+            torch.add(by_row[:, :-2, :, : -2 * wide_k], by_row[:, 2:, :, 2 * wide_k :], out=total)
             total += by_row[:, 1:-1, :, wide_k:-wide_k]
             total *= scale
             table = total.view(N, rows_q, wide_q, high, wide_k)[:, :, 1:-1, :, 1:-1]

@@ -41,7 +41,9 @@ def shaved(x: Tensor, border: int) -> Tensor:
     """Without `border` pixels at each side. Raises UserError when nothing would be left."""
     height, width = x.shape[-2:]
     if min(height, width) <= 2 * border:
-        raise UserError(f"a picture of {width}×{height} pixels has nothing left to measure inside a border of {border}")
+        raise UserError(
+            f"a picture of {width}×{height} pixels has nothing left inside a border of {border}"
+        )
     return x[..., border : height - border, border : width - border]
 
 
@@ -68,7 +70,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     height, width = x.shape[-2:]
     if min(height, width) < _WINDOW:
-        raise UserError(f"SSIM needs pictures of at least {_WINDOW} pixels a side, not {width}×{height}")
+        raise UserError(
+            f"SSIM needs pictures of at least {_WINDOW} pixels a side, not {width}×{height}"
+        )
     count, channels = x.shape[:2]
     x, y = (z.double().reshape(count * channels, 1, height, width) for z in (x, y))
     at = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2

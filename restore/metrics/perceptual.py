@@ -22,7 +22,7 @@ from restore.images import to_uint8
 
 
 class Lpips(nn.Module):
-    """Learned perceptual distance (Zhang et al., CVPR 2018), AlexNet, version 0.1; smaller is nearer.
+    """LPIPS (Zhang et al., CVPR 2018) with AlexNet, version 0.1; smaller is nearer.
 
     The linear heads ship with the package `lpips`; the trunk is torchvision's AlexNet.
 
@@ -70,11 +70,13 @@ class Lpips(nn.Module):
     def sentence(self) -> str:
         """What measured it."""
         version = importlib.metadata.version("lpips")
-        return f"lpips: package lpips {version}, AlexNet of {self.path} (sha256 {self.fingerprint}…)"
+        return (
+            f"lpips: package lpips {version}, AlexNet of {self.path} (sha256 {self.fingerprint}…)"
+        )
 
 
 class Fid(nn.Module):
-    """Fréchet inception distance (Heusel et al., NeurIPS 2017) between restored and target pictures.
+    """Fréchet inception distance (Heusel et al., NeurIPS 2017) of restored and target pictures.
 
     Inception, its resizing (TensorFlow 1 bilinear, 299×299) and features as torch-fidelity has
     them. Statistics in float64 are summed over processes.
@@ -123,7 +125,10 @@ class Fid(nn.Module):
 
     def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """The distance over all processes' pictures."""
-        own = {kind: torch.cat([*found, torch.empty(0, 2048, dtype=torch.float64)]).numpy() for kind, found in self.features.items()}
+        own = {
+            kind: torch.cat([*found, torch.empty(0, 2048, dtype=torch.float64)]).numpy()
+            for kind, found in self.features.items()
+        }
         parts = gather(own)
         both = [np.concatenate([part[kind] for part in parts]) for kind in ("restored", "target")]
         self.count = len(both[0])
