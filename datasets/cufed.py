@@ -77,7 +77,7 @@ def stitched(pictures: list[Tensor], key: str) -> Tensor:
         height, width = picture.shape[-2:]
         if max(height, width) > _CANVAS:
             raise UserError(
-                f"{key}: a reference of {width}×{height} pixels is larger than the canvas of {_CANVAS}"
+                f"{key}: a reference of {width}×{height} pixels is larger than its {_CANVAS} canvas"
             )
         canvases.append(F.pad(picture, (0, _CANVAS - width, 0, _CANVAS - height)))
     return torch.cat(canvases, dim=-2)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
@@ -155,12 +155,14 @@ def unknown(key: str, choices: list[str]) -> str:
 
 def explain(error: Exception, command: str, overrides: list[str]) -> str:
     """What Hydra or OmegaConf refused, as one sentence for a user."""
-    text = str(error)
+    told: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        if found := re.search(r"Could not find '([^']+)/([^'/]+)'", str(cause)):
-            return f"{found[1]}={found[2]}: no such choice; {_choices(found[1])}"
+        told.append(str(cause))
         cause = cause.__cause__
+    text = "\n".join(told)
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        return f"{found[1]}={found[2]}: no such choice; {_choices(found[1])}"
     if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults", text):
         group = found[1].partition("@")[0]
         if names(group):
@@ -174,8 +176,6 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
         if "is not in struct" in text or "not in" in text:
             return _unknown_key(key, command)
         return f"{key}: {text.splitlines()[-1].strip()}"
-    if isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
-        text = str(error.__cause__) or text
     first = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
     return first
 

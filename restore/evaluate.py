@@ -25,29 +25,31 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns the exit code 0.
     """
     setting = check(config, settings.Evaluate)
-    if distributed.joined():
-        with distributed.group(setting.runtime):
-            folder = Path(distributed.from_first(setting.folder))
-            if distributed.rank() == 0:
-                journal.make_folder(folder, config)
-            return work(folder, config)
-    distributed.device(setting.runtime)
-    weights.load(setting.weights)
     folder = Path(setting.folder)
+    if distributed.joined() or setting.runtime.devices == 1:
+        return work(folder, config, new=True)
+    journal.refuse_taken(folder)
+    weights.load(setting.weights).backbone()
     journal.make_folder(folder, config)
-    if setting.runtime.devices > 1:
-        return distributed.launch("evaluate", folder, setting.runtime)
-    return work(folder, config)
+    return distributed.launch("evaluate", folder, setting.runtime)
 
 
-def work(folder: Path, config: dict[str, Any] | None = None) -> int:
-    """Evaluates this process's share; the first process writes the results."""
+def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:
+    """Evaluates this process's share; the first process writes the results.
+
+    Args:
+        folder: for the results.
+        config: None: the folder's.
+        new: whether the folder is still to be made; it is once everything is found to be there.
+    """
     config = config or journal.read_config(folder)
     setting = check(config, settings.Evaluate)
     with distributed.group(setting.runtime) as device:
-        journal.log_to(folder)
+        folder = Path(distributed.from_first(str(folder)))
+        if new:
+            journal.refuse_taken(folder)
+        journal.log_to(None)
         loaded = weights.load(setting.weights)
-        log.info(loaded.sentence())
         model = loaded.backbone().to(device)
         task = loaded.task()
         dataset = registry.instantiate(setting.data, "data")
@@ -57,6 +59,11 @@ def work(folder: Path, config: dict[str, Any] | None = None) -> int:
             name: registry.instantiate(node, f"perceptual.{name}")
             for name, node in setting.perceptual.items()
         }
+        if new and distributed.rank() == 0:
+            journal.make_folder(folder, config)
+        distributed.gather(None)  # nobody goes on before the folder is there
+        journal.log_to(folder)
+        log.info(loaded.sentence())
         skipped = {name: m.missing for name, m in measures.items() if m.missing is not None}
         active = {name: m.to(device) for name, m in measures.items() if name not in skipped}
 

@@ -27,16 +27,21 @@ def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
     Raises UserError when the folder holds a run already or cannot be made.
     """
-    if (folder / "config.yaml").exists():
-        raise UserError(
-            f"{folder} holds a run already: go on with it (resume={folder}) or name another folder"
-        )
+    refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
         write_text(folder / "config.yaml", to_yaml(config))
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error}") from error
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises UserError when the folder holds a run already."""
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} holds a run already: go on with it (resume={folder}) or name another folder"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import hydra
+from hydra.errors import InstantiationException
 
 from restore.config import MODULE, check_part, compose, names, parts, plain
 from restore.errors import UserError
@@ -48,4 +49,9 @@ def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:
     """The object that a node with a `_target_` describes, its arguments checked first."""
     for inner_path, inner in parts(node, path):
         check_part(inner_path, {**inner, **more} if inner_path == path else inner)
-    return hydra.utils.instantiate(node, _convert_="all", **more)
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise

@@ -1,15 +1,14 @@
 """`restore train`: a new run, or one that goes on."""
 
-import logging
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from restore import distributed, journal, settings
 from restore.config import check
 from restore.errors import UserError
 from restore.training import Training
-
-log = logging.getLogger("restore")
 
 # What a run may be given anew when it goes on; anything else would make it another run.
 _RENEWABLE = ("runtime.", "loader.", "wandb.", "trainer.log_every", "trainer.pictures")
@@ -27,33 +26,49 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         Exit code: 0, or 130 when interrupted (and saved).
     """
     setting = check(config, settings.Train)
+    folder = Path(setting.folder)
+    alone = distributed.joined() or setting.runtime.devices == 1
     if setting.resume is not None:
         folder = Path(setting.resume)
         config = _renewed(journal.read_config(folder), config, overrides)
         setting = check(config, settings.Train)
-    elif distributed.joined():
-        with distributed.group(setting.runtime):
-            folder = Path(distributed.from_first(setting.folder))
-            if distributed.rank() == 0:
-                journal.make_folder(folder, config)
+        if alone:
             return work(folder, config)
-    else:
-        distributed.device(setting.runtime)
-        folder = Path(setting.folder)
-        journal.make_folder(folder, config)
-    if setting.runtime.devices > 1 and not distributed.joined():
         journal.write_text(folder / "config.yaml", journal.to_yaml(config))
-        return distributed.launch("train", folder, setting.runtime)
-    return work(folder, config)
+    elif alone:
+        return work(folder, config, new=True)
+    else:
+        journal.refuse_taken(folder)
+        # Whatever cannot be built is said here, once, rather than by every process.
+        Training(config, setting, folder, torch.device("cpu"))
+        journal.make_folder(folder, config)
+    return distributed.launch("train", folder, setting.runtime)
 
 
-def work(folder: Path, config: dict[str, Any] | None = None) -> int:
-    """Trains in this process, one of however many; what `restore.worker` calls."""
+def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:
+    """Trains in this process, one of however many.
+
+    Args:
+        folder: the run folder.
+        config: None: the folder's.
+        new: whether the folder is still to be made; it is once everything is found to be there.
+
+    Returns:
+        Exit code, as `main`.
+    """
     config = config or journal.read_config(folder)
     setting = check(config, settings.Train)
     with distributed.group(setting.runtime) as device:
+        folder = Path(distributed.from_first(str(folder)))
+        if new:
+            journal.refuse_taken(folder)
+        journal.log_to(None)
+        training = Training(config, setting, folder, device)
+        if new and distributed.rank() == 0:
+            journal.make_folder(folder, config)
+        distributed.gather(None)  # nobody goes on before the folder is there
         journal.log_to(folder)
-        return Training(config, setting, folder, device).run()
+        return training.run()
 
 
 def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
