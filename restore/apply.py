@@ -80,7 +80,8 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
         raise UserError(f"input={source}: there is no such file or folder")
     sources = find(source) if many else [source]
     reference = _references(setting, sources, takes_reference)
-    planned, taken = [], {}
+    planned: list[Job] = []
+    taken: dict[Path, Path] = {}
     for path in sources:
         if many or goal.is_dir() or not goal.suffix:
             inside = path.relative_to(source) if many else Path(path.name)

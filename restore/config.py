@@ -188,7 +188,7 @@ def _unknown_key(key: str, command: str) -> str:
     except (HydraException, OmegaConfBaseException):
         return f"'{key}' is not a setting of {command}"
     *path, name = key.split(".")
-    walked = []
+    walked: list[str] = []
     for step in path:
         if not isinstance(node, DictConfig) or step not in node:
             return unknown(".".join([*walked, step]), _keys(node))

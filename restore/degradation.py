@@ -83,13 +83,15 @@ def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
         # 16-bit pictures: PIL's bicubic in float, one channel at a time, without 8-bit rounding.
         planes = [
             np.asarray(
-                Image.fromarray(plane.numpy(), mode="F").resize((width, height), Image.BICUBIC)
+                Image.fromarray(plane.numpy(), mode="F").resize(
+                    (width, height), Image.Resampling.BICUBIC
+                )
             )
             for plane in picture_CHW.float().contiguous()
         ]
         return torch.from_numpy(np.stack(planes)).clamp(0, 1)
     array = picture_CHW.permute(1, 2, 0).contiguous().numpy()
-    resized = Image.fromarray(array).resize((width, height), Image.BICUBIC)
+    resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 

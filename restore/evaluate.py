@@ -70,7 +70,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         def each(problem: Problem, restored: Tensor, baseline: Tensor) -> dict[str, float]:
             if setting.save:
                 _save(folder, problem, restored)
-            values = {}
+            values: dict[str, float] = {}
             for name, measure in active.items():
                 values |= measure.update(name, restored, baseline, problem.target)
             return values

@@ -6,6 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -188,9 +189,9 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
         else:
             eight = np.round(array * 255).astype(np.uint8)
             image = Image.fromarray(eight[..., 0] if eight.shape[2] == 1 else eight)
-            more = {"icc_profile": picture.icc} if picture.icc else {}
+            more: dict[str, Any] = {"icc_profile": picture.icc} if picture.icc else {}
             if kind in ("JPEG", "WEBP"):
-                more["quality"] = quality
+                more |= {"quality": quality}
             image.save(temporary, kind, **more)
         os.replace(temporary, path)
     except OSError as error:

@@ -24,7 +24,7 @@ class Restorer:
 
     def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device):
         self.task = loaded.task()
-        self.model = loaded.backbone().to(device)
+        self.model: Any = loaded.backbone().to(device)
         self.runner = Runner(self.model, runtime, device)
         self.device = device
         self.scale: int = self.task.scale

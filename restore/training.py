@@ -102,7 +102,7 @@ def _parameter_groups(
     """Trainable parameters by the prefix of their names; all others come first, as they are."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     taken: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
-    rest = []
+    rest: list[Tensor] = []
     for name, parameter in named.items():
         owner = next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
         (rest if owner is None else taken[owner]).append(parameter)
@@ -168,7 +168,8 @@ class Training:
                     self.bare[title] = registry.instantiate(node, f"stages.{name}.models.{title}")
         layout = torch.channels_last if setting.runtime.channels_last else torch.contiguous_format
         for model in self.bare.values():
-            model.to(device=device, memory_format=layout)
+            model.to(device)
+            model.to(memory_format=layout)  # type: ignore[call-overload]
         if setting.init is not None:
             self._start_from(setting.init)
         self.ema = None
@@ -430,8 +431,8 @@ class Training:
                 "nothing was changed by it, the last checkpoint is good"
             )
         model = self.models[objective.setting.model]
-        wait = not last and isinstance(model, DistributedDataParallel)
-        with model.no_sync() if wait else nullcontext():
+        shared = isinstance(model, DistributedDataParallel)
+        with model.no_sync() if shared and not last else nullcontext():  # type: ignore[operator]
             self.scaler.scale(loss / parts).backward()
         return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
 

@@ -65,14 +65,15 @@ class ReferenceSR:
         if self.augment:
             turns = turn(rng), turn(rng)
             for name in ("target", "low", "reference"):
+                how = turns[name == "reference"]
                 if name in out:
-                    out[name] = turned(out[name], turns[name == "reference"])
+                    out[name] = turned(out[name], how)  # type: ignore[literal-required]
         out = self.degradation.worker(out, self.scale)
         for name in ("target", "low", "low_up", "reference", "reference_low_up"):
             if name in out:
                 size = self.reference_crop if "reference" in name else self.crop
                 size = size // self.scale if name == "low" else size
-                out[name] = padded(out[name], size, size)
+                out[name] = padded(out[name], size, size)  # type: ignore[literal-required]
         return out
 
     def _reference_crop(

@@ -24,7 +24,8 @@ class Hard(nn.Module):
             score, index = nearest_patch(query_NCHW.detach(), key_NCHW.detach())
         if torch.is_grad_enabled() and (query_NCHW.requires_grad or key_NCHW.requires_grad):
             score = _Cosine.apply(query_NCHW, key_NCHW, score, index)
-        textures = gather(rows, neighbours(index, key_NCHW.shape[-2:])) / 9
+        height, width = key_NCHW.shape[-2:]
+        textures = gather(rows, neighbours(index, (height, width))) / 9
         return score[:, None], textures, index
 
 

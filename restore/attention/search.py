@@ -38,8 +38,8 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
         maxima the first.
     """
     N, C, H, W = query_NCHW.shape
-    rows_q, rows_k = _blocks(N, H, W, *key_NCHW.shape[-2:], query_NCHW.device.type)
     Hk, Wk = key_NCHW.shape[-2:]
+    rows_q, rows_k = _blocks(N, H, W, Hk, Wk, query_NCHW.device.type)
     wide_q, wide_k = W + 2, Wk + 2
     # Zeros all round: shifts along the flattened rows then run into zeros, never into neighbours.
     query = F.pad(query_NCHW, (1, 1, 1, 1 + rows_q)).permute(0, 2, 3, 1).contiguous()

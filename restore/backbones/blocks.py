@@ -30,3 +30,19 @@ class ResidualBlock(nn.Module):
         if self.residual_scale != 1:
             y = y * self.residual_scale
         return x + y
+
+
+def keep_variance(module: nn.Module) -> None:
+    """Draws the weights of all convolutions anew, so that ReLU networks keep their scale.
+
+    He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 10; branches of residual blocks
+    start at a tenth, so that their sum keeps it too.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    for part in module.modules():
+        if isinstance(part, ResidualBlock):
+            part.conv2.weight.data.mul_(0.1)

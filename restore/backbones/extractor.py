@@ -22,6 +22,8 @@ class TextureExtractor(nn.Module):
     """
 
     channels = (64, 128, 256)
+    factor: Tensor
+    shift: Tensor
 
     def __init__(self, weights: str, trainable: bool = True):
         super().__init__()

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.attention import Memory
-from restore.backbones.blocks import ResidualBlock, conv, repeat
+from restore.attention import Memory, TextureAttention
+from restore.backbones.blocks import ResidualBlock, conv, keep_variance, repeat
+from restore.backbones.extractor import TextureExtractor
 from restore.errors import UserError
 from restore.types import Restoration
 
@@ -153,21 +154,27 @@ class TTSR(nn.Module):
         blocks: residual blocks of the shallow features, then of the stages at ×1, ×2, ×4.
         features: channels of the main network.
         residual_scale: factor on each residual block's branch.
+        variance_init: start from weights that keep the variance of what passes through (He et al.,
+            ICCV 2015), residual branches at a tenth, rather than torch's smaller ones, with which
+            hardly anything reaches the last layers at first. Not in the paper.
         global_skip: add the network's output to the bicubically upsampled input, with the last
             layer starting at zero, so that an untrained network is bicubic. Not in the paper.
     """
 
     scale = 4
     takes_reference = True
+    attention: TextureAttention
+    extractor: TextureExtractor
 
     def __init__(
         self,
-        attention: nn.Module,
-        extractor: nn.Module,
+        attention: TextureAttention,
+        extractor: TextureExtractor,
         blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)],
         features: Annotated[int, Field(ge=2)] = 64,
         residual_scale: float = 1.0,
         global_skip: bool = False,
+        variance_init: bool = False,
     ):
         super().__init__()
         scales = [1, 2, 4]
@@ -180,10 +187,13 @@ class TTSR(nn.Module):
             for i, (texture, count) in enumerate(zip(textures, blocks[1:]))
         )
         self.merge = Merge(features, scales)
+        if variance_init:
+            for part in (self.shallow, self.stages, self.merge):
+                keep_variance(part)
         self.global_skip = global_skip
         if global_skip:
             nn.init.zeros_(self.merge.tail2.weight)
-            nn.init.zeros_(self.merge.tail2.bias)
+            nn.init.zeros_(self.merge.tail2.bias)  # type: ignore[arg-type]
         # How far, in low pixels, an input pixel reaches into the output through the convolutions
         # and the interpolation; an upper bound, so tiles that overlap by it show no seam.
         stage_reach = sum(6 + 2 * count for count in blocks[2:])
@@ -274,6 +284,7 @@ class TTSR(nn.Module):
             f"backbone.blocks={counts}".replace(" ", ""),
             f"backbone.features={features}",
             "backbone.global_skip=false",
+            "backbone.variance_init=false",
             "attention=hard",
         ]
         return overrides, renamed

@@ -137,5 +137,5 @@ def _memory(device: str) -> int:
 
 
 if __name__ == "__main__":
-    name, *numbers, kind = sys.argv[1:]
-    print(json.dumps(_case(name, *(int(n) for n in numbers), kind)))
+    name, high, wide, often, kind = sys.argv[1:]
+    print(json.dumps(_case(name, int(high), int(wide), int(often), kind)))
