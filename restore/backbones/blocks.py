@@ -1,6 +1,6 @@
 """Layers that several networks are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -36,13 +36,17 @@ def keep_variance(module: nn.Module) -> None:
     """Draws the weights of all convolutions anew, so that ReLU networks keep their scale.
 
     He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 10; branches of residual blocks
-    start at a tenth, so that their sum keeps it too.
+    begin small (`shrink`).
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-    for part in module.modules():
-        if isinstance(part, ResidualBlock):
-            part.conv2.weight.data.mul_(0.1)
+    shrink(part.conv2 for part in module.modules() if isinstance(part, ResidualBlock))
+
+
+def shrink(ends: Iterable[nn.Module], factor: float = 0.1) -> None:
+    """Makes branches begin small: their sum with what they are added to keeps its scale."""
+    for end in ends:
+        end.weight.data.mul_(factor)  # type: ignore[operator, union-attr]

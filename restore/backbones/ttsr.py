@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.attention import Memory, TextureAttention
-from restore.backbones.blocks import ResidualBlock, conv, keep_variance, repeat
+from restore.backbones.blocks import ResidualBlock, conv, keep_variance, repeat, shrink
 from restore.backbones.extractor import TextureExtractor
 from restore.errors import UserError
 from restore.types import Restoration
@@ -188,8 +188,12 @@ class TTSR(nn.Module):
         )
         self.merge = Merge(features, scales)
         if variance_init:
+            ends = [self.shallow.tail]
+            for stage in self.stages:
+                ends += [stage.fuse, *stage.tails]
             for part in (self.shallow, self.stages, self.merge):
                 keep_variance(part)
+            shrink(ends)
         self.global_skip = global_skip
         if global_skip:
             nn.init.zeros_(self.merge.tail2.weight)
