@@ -16,13 +16,13 @@ from restore.attention.transfer import pack, unpack
 class Memory:
     """The reference side, made once and used for any number of inputs.
 
-    `key` N, C, H, W embedded features; `rows` the values as `transfer.pack` has them; `shapes`
-    channels and scale of each value.
+    `key` N, C, H, W embedded features; `rows` each value as `transfer.pack` has it; `channels` of
+    each value.
     """
 
     key: Tensor
-    rows: Tensor
-    shapes: list[tuple[int, int]]
+    rows: list[Tensor]
+    channels: list[int]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class TextureAttention(nn.Module):
         H, W = key_NCHW.shape[-2:]
         with torch.autocast(key_NCHW.device.type, enabled=False):
             key = _exact(self.embedding(key_NCHW))
-            rows = pack([_exact(value) for value in values], (H, W))
-        return Memory(key, rows, [(v.shape[1], v.shape[2] // H) for v in values])
+            rows = [pack(_exact(value), (H, W)) for value in values]
+        return Memory(key, rows, [value.shape[1] for value in values])
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """The transfer to each position of the query's features."""
@@ -65,7 +65,8 @@ class TextureAttention(nn.Module):
         with torch.autocast(query_NCHW.device.type, enabled=False):
             query = _exact(self.embedding(query_NCHW))
             score, rows, index = self.matching(query, memory.key, memory.rows)
-        return Transfer(score, unpack(rows, memory.shapes, (N, H, W)), index)
+        textures = [unpack(part, C, (N, H, W)) for part, C in zip(rows, memory.channels)]
+        return Transfer(score, textures, index)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -17,16 +17,16 @@ class Hard(nn.Module):
     """
 
     def forward(
-        self, query_NCHW: Tensor, key_NCHW: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, query_NCHW: Tensor, key_NCHW: Tensor, values: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Score N1HW, textures as rows (`transfer.unpack`), index NHW."""
         with torch.no_grad():
             score, index = nearest_patch(query_NCHW.detach(), key_NCHW.detach())
         if torch.is_grad_enabled() and (query_NCHW.requires_grad or key_NCHW.requires_grad):
             score = _Cosine.apply(query_NCHW, key_NCHW, score, index)
         height, width = key_NCHW.shape[-2:]
-        textures = gather(rows, neighbours(index, (height, width))) / 9
-        return score[:, None], textures, index
+        places = neighbours(index, (height, width))
+        return score[:, None], [gather(rows, places) / 9 for rows in values], index
 
 
 class _Cosine(torch.autograd.Function):
@@ -60,7 +60,7 @@ class _Cosine(torch.autograd.Function):
 
         places = neighbours(index, (Hk, Wk))
         weights = _from_neighbours(both)
-        crossed = gather(pack([key], (Hk, Wk)), places, weights)
+        crossed = gather(pack(key, (Hk, Wk)), places, weights)
         grad_query = crossed.view(N, H, W, C).permute(0, 3, 1, 2) - query * box_sum(own_q[:, None])
 
         flat = query.permute(0, 2, 3, 1).reshape(-1, C)

@@ -6,13 +6,15 @@ diagonals: over x, then over y. Blocks of query rows meet blocks of key rows, wi
 maximum over the blocks; memory grows with the number of positions, not with its square.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Products that are held at a time. On a CPU the block should stay in the cores' caches; on a GPU
-# larger blocks mean fewer launches.
-_BLOCK = {"cpu": 1 << 20, "cuda": 1 << 26}
+# Products that are held at a time. On a CPU the block should stay in the caches (measured: from
+# half of this to twice as much is equally fast); on a GPU larger blocks mean fewer launches.
+_BLOCK = {"cpu": 5 << 18, "cuda": 1 << 26}
 
 
 def box_sum(x_N1HW: Tensor) -> Tensor:
@@ -37,6 +39,17 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
         score NHW in [-1, 1], and index NHW (int64), the key's row-major position; of equal
         maxima the first.
     """
+    table = (query_NCHW.shape[-2] + 2) * (query_NCHW.shape[-1] + 2) * (key_NCHW[0, 0].numel() + 2)
+    together = max(1, _block(query_NCHW.device.type) // table)
+    found = [
+        _nearest(query, key)
+        for query, key in zip(query_NCHW.split(together), key_NCHW.split(together))
+    ]
+    score, index = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found))
+    return score, index
+
+
+def _nearest(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     N, C, H, W = query_NCHW.shape
     Hk, Wk = key_NCHW.shape[-2:]
     rows_q, rows_k = _blocks(N, H, W, Hk, Wk, query_NCHW.device.type)
@@ -47,38 +60,45 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     inverse = F.pad(1 / patch_norm(key_NCHW), (1, 1))[:, 0]  # N, Hk, Wk + 2
     best = query.new_full((N, H + rows_q, W), -torch.inf)
     index = torch.zeros(N, H + rows_q, W, dtype=torch.int64, device=query.device)
+    # What the sums never reach, at the buffers' ends, stands for the zeros around, and is not used.
+    size = N * (rows_q + 2) * wide_q * (rows_k + 2) * wide_k
+    products, sums = query.new_empty(size), query.new_empty(size)
     for v in range(0, Hk, rows_k):
         high = min(rows_k, Hk - v)
         columns = key[:, :, v : v + high + 2].reshape(N, C, -1)
         length = columns.shape[-1]
         scale = inverse[:, v : v + high].reshape(N, 1, 1, high * wide_k)
-        product = query.new_zeros(N, (rows_q + 2) * wide_q, length)
-        summed = query.new_zeros(N, (rows_q + 2) * wide_q * length)
+        product = _view(products, N, (rows_q + 2) * wide_q, length)
+        summed = _view(sums, N, (rows_q + 2) * wide_q * length)
         by_row = summed.view(N, rows_q + 2, wide_q, length)
-        total = query.new_empty(N, rows_q, wide_q, high * wide_k)
-        first = True
+        total = _view(products, N, rows_q, wide_q, high * wide_k)
         for y in range(0, H, rows_q):
             # Rows y-1 … y+rows_q are needed; all but the first time, two of them are there.
-            kept = 0 if first else 2
+            kept = 2 if y else 0
             if kept:
                 by_row[:, :2] = by_row[:, rows_q:].clone()
             lines = query[:, y + kept : y + rows_q + 2].reshape(N, -1, C)
             part = product[:, : lines.shape[1]]
             torch.bmm(lines, columns, out=part)
             _sum_diagonally(part.view(N, -1), summed[:, kept * wide_q * length :], length + 1)
-            first = False
             torch.add(by_row[:, :-2, :, : -2 * wide_k], by_row[:, 2:, :, 2 * wide_k :], out=total)
             total += by_row[:, 1:-1, :, wide_k:-wide_k]
             total *= scale
             table = total.view(N, rows_q, wide_q, high, wide_k)[:, :, 1:-1, :, 1:-1]
             value, row = table.amax(-1).max(-1)
-            better = value > best[:, y : y + rows_q]
-            column = table.take_along_dim(row[..., None, None], -2).squeeze(-2).argmax(-1)
-            best[:, y : y + rows_q] = torch.where(better, value, best[:, y : y + rows_q])
-            place = (v + row) * Wk + column
-            index[:, y : y + rows_q] = torch.where(better, place, index[:, y : y + rows_q])
+            line = table.gather(-2, row[..., None, None].expand(*row.shape, 1, Wk))
+            place = (v + row) * Wk + line.argmax(-1)[..., 0]
+            known = best[:, y : y + rows_q]
+            better = value > known
+            known.copy_(torch.where(better, value, known))
+            where = index[:, y : y + rows_q]
+            where.copy_(torch.where(better, place, where))
     score = best[:, :H] / patch_norm(query_NCHW)[:, 0]
     return score, index[:, :H].contiguous()
+
+
+def _view(buffer: Tensor, *shape: int) -> Tensor:
+    return buffer[: math.prod(shape)].view(shape)
 
 
 def _sum_diagonally(product: Tensor, out: Tensor, step: int) -> None:
@@ -96,9 +116,21 @@ def _(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(N: int, H: int, W: int, Hk: int, Wk: int, device: str) -> tuple[int, int]:
-    """Query rows and key rows of a block."""
-    budget = _BLOCK.get(device, _BLOCK["cpu"])
+    """Query rows and key rows of a block: as many of one as of the other where they fit.
+
+    Each block of key rows needs two more at its edges, so it has eight at least.
+    """
+    budget = _block(device)
     line = N * (W + 2) * (Wk + 2)
-    rows_k = max(1, min(Hk, budget // (3 * line) - 2))
-    rows_q = max(1, min(H, budget // (line * (rows_k + 2)) - 2))
+    rows_k = _even(Hk, max(8, math.isqrt(budget // line)))
+    rows_q = _even(H, max(1, budget // (line * (rows_k + 2))))
     return rows_q, rows_k
+
+
+def _even(whole: int, most: int) -> int:
+    """The size of equal parts of `whole`, none larger than `most`."""
+    return math.ceil(whole / math.ceil(whole / most))
+
+
+def _block(device: str) -> int:
+    return _BLOCK.get(device, _BLOCK["cpu"])

@@ -1,39 +1,39 @@
 """Taking textures from where the search found them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pack(values: list[Tensor], grid: tuple[int, int]) -> Tensor:
-    """Pictures of features as rows, one for each position of the coarsest grid, all side by side.
+def pack(value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A picture of features as rows, one for each position of the coarsest grid.
 
     Args:
-        values: N, C, s·H, s·W each, with s a whole number for each.
+        value: N, C, s·H, s·W, with s a whole number.
         grid: H, W.
 
     Returns:
-        (N·H·W + 1) × Σ C·s², the last row zero: it stands for whatever lies outside.
+        (N·H·W + 1) × C·s², the last row zero: it stands for whatever lies outside.
     """
+    N, C, height, width = value.shape
     H, W = grid
-    rows = []
-    for value in values:
-        N, C, height, width = value.shape
-        s = height // H
-        assert (height, width) == (s * H, s * W), "a value must be a whole multiple of the grid"
-        cells = value.permute(0, 2, 3, 1).reshape(N, H, s, W, s, C).permute(0, 1, 3, 2, 4, 5)
-        rows.append(cells.reshape(N * H * W, s * s * C))
-    return F.pad(torch.cat(rows, 1), (0, 0, 0, 1))
+    s = height // H
+    assert (height, width) == (s * H, s * W), "a value must be a whole multiple of the grid"
+    rows = value.new_empty(N * H * W + 1, s * s * C)
+    cells = value.reshape(N, C, H, s, W, s).permute(0, 2, 4, 3, 5, 1)
+    rows[:-1].view(N, H, W, s, s, C).copy_(cells)
+    rows[-1].zero_()
+    return rows
 
 
-def unpack(rows: Tensor, shapes: list[tuple[int, int]], size: tuple[int, int, int]) -> list[Tensor]:
-    """The reverse: rows of N·H·W positions to features N, C, s·H, s·W for each (C, s)."""
+def unpack(rows: Tensor, channels: int, size: tuple[int, int, int]) -> Tensor:
+    """The reverse: N·H·W rows to features N, C, s·H, s·W."""
     N, H, W = size
-    values = []
-    for part, (C, s) in zip(rows.split([C * s * s for C, s in shapes], 1), shapes):
-        cells = part.reshape(N, H, W, s, s, C).permute(0, 1, 3, 2, 4, 5)
-        values.append(cells.reshape(N, H * s, W * s, C).permute(0, 3, 1, 2))
-    return values
+    s = math.isqrt(rows.shape[1] // channels)
+    cells = rows.reshape(N, H, W, s, s, channels).permute(0, 1, 3, 2, 4, 5)
+    return cells.reshape(N, H * s, W * s, channels).permute(0, 3, 1, 2)
 
 
 def neighbours(index_NHW: Tensor, grid: tuple[int, int]) -> Tensor:
