@@ -57,6 +57,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         torch.set_num_threads(setting.runtime.threads)
     loaded = weights.load(setting.weights)
     restorer = Restorer(loaded, setting.runtime, device)
+    if isinstance(setting.tile, int) and restorer.reach is None:
+        raise UserError(
+            f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
+            "would change; leave tile out"
+        )
     todo = jobs(setting, restorer.takes_reference)
     log.info(loaded.sentence())
     failed = run(todo, restorer, setting)
@@ -163,7 +168,7 @@ def restored(
     """
 
     def one(low: Tensor) -> Tensor:
-        side = _automatic(low) if tile == "auto" else tile
+        side = _automatic(low, restorer) if tile == "auto" else tile
         return restorer.restore(low, memory, side)
 
     def whole(low: Tensor) -> Tensor:
@@ -184,9 +189,10 @@ def _pixels(picture: Picture) -> Tensor:
     return to_uint8(picture.colour) if picture.bits == 8 else picture.colour
 
 
-def _automatic(low: Tensor) -> int | None:
-    """Tiles for pictures whose features would fill a laptop's memory."""
-    return None if low.shape[-1] * low.shape[-2] <= 400 * 400 else 256
+def _automatic(low: Tensor, restorer: Restorer) -> int | None:
+    """Tiles, where the network allows them, for pictures that would fill a laptop's memory."""
+    small = low.shape[-1] * low.shape[-2] <= 400 * 400
+    return None if small or restorer.reach is None else 256
 
 
 def _ensemble(function: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:

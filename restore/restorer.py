@@ -29,6 +29,8 @@ class Restorer:
         self.device = device
         self.scale: int = self.task.scale
         self.takes_reference: bool = getattr(self.model, "takes_reference", False)
+        # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
+        self.reach: int | None = self.model.reach  # type: ignore[assignment]
 
     def remember(self, reference: Tensor) -> Any:
         """What the network makes of a reference, 3HW in [0, 1]; good for many pictures."""
@@ -43,11 +45,12 @@ class Restorer:
         Args:
             low: 3HW in [0, 1].
             memory: from `remember`, or None for networks without a reference.
-            tile: side of tiles in low pixels, None for the whole at once.
+            tile: side of tiles in low pixels, None for the whole at once (and where `reach` is).
 
         Returns:
             3, scale·H, scale·W in [0, 1].
         """
+        assert tile is None or self.reach is not None, "tiles would differ from the whole"
         inputs = self._problem(low, None).inputs
         scale = self.scale
         height, width = low.shape[-2:]
@@ -59,9 +62,8 @@ class Restorer:
                 return self.model(**cut, **more).image.float()
 
         with evaluating(self.model):
-            return tiled(part, height, width, tile=tile, overlap=self.model.reach, scale=scale)[
-                0
-            ].cpu()
+            whole = tiled(part, height, width, tile=tile, overlap=self.reach or 0, scale=scale)
+            return whole[0].cpu()
 
     def _problem(self, low: Tensor, reference: Tensor | None) -> Problem:
         """The task's own preparation, so that a picture meets what training met."""

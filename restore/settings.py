@@ -120,6 +120,8 @@ class Train:
     folder: str
     # Groups that parts above refer to.
     attention: Node | None = None
+    trunk: Node | None = None
+    fusion: Node | None = None
     degradation: Node | None = None
 
 

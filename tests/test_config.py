@@ -29,7 +29,7 @@ BAD = [
     ("train schedule=[reconstruction,reconstruction]", ["twice"]),
     ("train task.scale=0", ["task.scale=0", "greater than or equal to 1"]),
     ("train task.scales=4", ["'task.scales' is not a setting", "scale"]),
-    ("train backbone.blocks=[1,2]", ["backbone.blocks", "at least 4"]),
+    ("train backbone.blocks=[1,2] pretrained.vgg19=random", ["backbone.blocks", "4 numbers"]),
     ("train backbone.blocks=[1,2,3,x]", ["backbone.blocks[3]=x", "integer"]),
     ("train backbone.features=-1", ["backbone.features=-1"]),
     ("train runtime.precision=fp8", ["runtime.precision=fp8", "bf16"]),

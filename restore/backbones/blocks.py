@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    """Convolution with a bias that keeps the size (stride 1) or divides it (rounding up)."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> nn.Conv2d:
+    """Convolution that keeps the size (stride 1) or divides it (rounding up)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
 
 def repeat(count: int, make: Callable[[], nn.Module]) -> nn.Sequential:
@@ -18,18 +20,41 @@ def repeat(count: int, make: Callable[[], nn.Module]) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     """x + scale · conv(ReLU(conv(x))), without normalisation (EDSR, figure 2c)."""
 
-    def __init__(self, features: int, residual_scale: float = 1.0):
+    def __init__(self, features: int, residual_scale: float = 1.0, bias: bool = True):
         super().__init__()
-        self.conv1 = conv(features, features)
+        self.conv1 = conv(features, features, bias=bias)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = conv(features, features)
+        self.conv2 = conv(features, features, bias=bias)
         self.residual_scale = residual_scale
 
-    def forward(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> Tensor:
+        """What the block adds to x."""
         y = self.conv2(self.relu(self.conv1(x)))
-        if self.residual_scale != 1:
-            y = y * self.residual_scale
-        return x + y
+        return y if self.residual_scale == 1 else y * self.residual_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class ResidualTrunk(nn.ModuleList):
+    """Residual blocks one after another.
+
+    Like every trunk, it is called with features NCHW and returns features of the same shape and
+    the masks (N1HW, one a block) of where its blocks were executed: none, as these skip nothing.
+
+    Args:
+        features: channels.
+        count: blocks.
+        residual_scale: factor on each block's branch.
+    """
+
+    def __init__(self, features: int, count: int, residual_scale: float = 1.0):
+        super().__init__(ResidualBlock(features, residual_scale) for _ in range(count))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        for block in self:
+            x = block(x)
+        return x, []
 
 
 def keep_variance(module: nn.Module) -> None:

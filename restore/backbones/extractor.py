@@ -1,5 +1,7 @@
 """The learnable texture extractor of TTSR: the first layers of VGG19."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +20,15 @@ class TextureExtractor(nn.Module):
 
     Args:
         weights: `imagenet`, `random`, or the path of a VGG19 state dict (`restore.pretrained`).
-        trainable: whether training may change it.
+        trainable: whether training may change it; a list of scales (1, 2, 4: coarse to fine): only
+            the layers between the next finer output and theirs.
     """
 
     channels = (64, 128, 256)
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, weights: str, trainable: bool = True):
+    def __init__(self, weights: str, trainable: bool | list[Literal[1, 2, 4]] = True):
         super().__init__()
         self.layers, self.provenance = vgg19_features(weights, layers=_TAPS[-1] + 1)
         for layer in self.layers:
@@ -34,7 +37,10 @@ class TextureExtractor(nn.Module):
         mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
         self.register_buffer("factor", 1 / std)
         self.register_buffer("shift", -mean / std)
-        self.requires_grad_(trainable)
+        trained = trainable if isinstance(trainable, list) else [1, 2, 4] if trainable else []
+        for place, layer in enumerate(self.layers):
+            scale = next(s for s, tap in zip((4, 2, 1), _TAPS) if place <= tap)
+            layer.requires_grad_(scale in trained)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Features of a picture N3HW in [0, 1]: N×64×H×W, N×128×H/2×W/2, N×256×H/4×W/4."""

@@ -4,9 +4,9 @@ Yang, Yang, Fu, Lu, Guo: "Learning Texture Transformer Network for Image Super-R
 CVPR 2020 (below: TTSR), figures 2-4.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,37 +14,45 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.attention import Memory, TextureAttention
-from restore.backbones.blocks import ResidualBlock, conv, keep_variance, repeat, shrink
+from restore.backbones import ttsr_layouts
+from restore.backbones.blocks import conv, keep_variance, shrink
 from restore.backbones.extractor import TextureExtractor
+from restore.backbones.fusion import PlainFusion, upsample
 from restore.errors import UserError
 from restore.types import Restoration
+
+Scale = Literal[1, 2, 4]
+# What a part makes for a number of channels and whatever else it is made for.
+Make = Callable[..., nn.Module]
 
 
 class ShallowFeatures(nn.Module):
     """Features of the low picture before any texture arrives (TTSR: "SFE")."""
 
-    def __init__(self, features: int, blocks: int, residual_scale: float):
+    def __init__(self, features: int, blocks: int, trunk: Make):
         super().__init__()
         self.head = conv(3, features)
-        self.blocks = repeat(blocks, lambda: ResidualBlock(features, residual_scale))
+        self.trunk = trunk(features, blocks)
         self.tail = conv(features, features)
 
-    def forward(self, low_N3HW: Tensor) -> Tensor:
+    def forward(self, low_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features, and the masks of the trunk's blocks."""
         x = F.relu(self.head(low_N3HW))
-        return x + self.tail(self.blocks(x))
+        y, masks = self.trunk(x)
+        return x + self.tail(y), masks
 
 
 class Resampler(nn.Module):
-    """Brings the features of one scale to another, `ratio` = target scale / source scale."""
+    """Brings features from one scale to another of `scales`, places `source` and `target`."""
 
-    def __init__(self, features: int, source: int, target: int):
+    def __init__(self, features: int, scales: list[int], source: int, target: int):
         super().__init__()
-        self.ratio = target / source
+        self.ratio = scales[target] / scales[source]
         if target > source:
             self.convs = nn.ModuleList([conv(features, features, kernel=1)])
-        else:  # halve as often as needed
-            steps = (source // target).bit_length() - 1
-            self.convs = nn.ModuleList(conv(features, features, stride=2) for _ in range(steps))
+        else:  # by way of the scales in between
+            steps = [fine // coarse for coarse, fine in pairwise(scales[target : source + 1])]
+            self.convs = nn.ModuleList(conv(features, features, stride=step) for step in steps)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.ratio > 1:
@@ -56,11 +64,6 @@ class Resampler(nn.Module):
         return x
 
 
-def upsample(x: Tensor, ratio: int) -> Tensor:
-    """Bicubic (a = −0.75, as torch has it) upsampling by a whole ratio."""
-    return F.interpolate(x, scale_factor=ratio, mode="bicubic", align_corners=False)
-
-
 class Exchange(nn.Module):
     """Cross-scale feature integration (TTSR section 3.3): every scale hears all others."""
 
@@ -68,9 +71,9 @@ class Exchange(nn.Module):
         super().__init__()
         self.paths = nn.ModuleDict(
             {
-                f"{i}to{j}": Resampler(features, source, target)
-                for j, target in enumerate(scales)
-                for i, source in enumerate(scales)
+                f"{i}to{j}": Resampler(features, scales, i, j)
+                for j in range(len(scales))
+                for i in range(len(scales))
                 if i != j
             }
         )
@@ -99,32 +102,51 @@ class Enlargement(nn.Module):
 class Stage(nn.Module):
     """One scale joins: its features are made, take in their texture, and all scales talk.
 
-    TTSR equation 7, `F + conv(cat(F, T)) · S`, then the exchange and residual blocks of a scale.
+    Args:
+        features: channels.
+        scales: the scales so far, the one that joins last.
+        blocks: of each scale's trunk.
+        trunk: makes a trunk of (features, blocks), see `blocks.ResidualTrunk`.
+        fusion: takes in the texture (`restore.backbones.fusion`); None: this scale has none.
+        exchange: makes the exchange of (features, scales); None: coarser scales end here.
     """
 
     def __init__(
-        self, features: int, scales: list[int], texture: int, blocks: int, residual_scale: float
+        self,
+        features: int,
+        scales: list[int],
+        blocks: int,
+        trunk: Make,
+        fusion: nn.Module | None,
+        exchange: Make | None,
     ):
         super().__init__()
         first = len(scales) == 1
         self.scale = scales[-1]
         self.enlarge = None if first else Enlargement(features, scales[-1] // scales[-2])
-        self.fuse = conv(features + texture, features)
-        self.exchange = None if first else Exchange(features, scales)
-        self.trunks = nn.ModuleList(
-            repeat(blocks, lambda: ResidualBlock(features, residual_scale)) for _ in scales
-        )
-        self.tails = nn.ModuleList(conv(features, features) for _ in scales)
+        self.fusion = fusion
+        self.exchange = None if first or exchange is None else exchange(features, scales)
+        going_on = scales if exchange is not None else scales[-1:]
+        self.trunks = nn.ModuleList(trunk(features, blocks) for _ in going_on)
+        self.tails = nn.ModuleList(conv(features, features) for _ in going_on)
 
-    def forward(self, xs: list[Tensor], texture: Tensor, score: Tensor) -> list[Tensor]:
-        if self.enlarge is not None:
-            xs = [*xs, self.enlarge(xs[-1])]
-        if self.scale > 1:
-            score = upsample(score, self.scale)
-        fused = self.fuse(torch.cat([xs[-1], texture.to(xs[-1].dtype)], dim=1))
-        xs = [*xs[:-1], xs[-1] + fused * score.to(fused.dtype)]
+    def forward(
+        self, xs: list[Tensor], textures: Mapping[int, Tensor], score: Tensor
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Features of the scales that go on, and masks by the names of their blocks."""
+        x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
+        if self.fusion is not None:
+            x = self.fusion(x, textures[self.scale], score)
+        coarser = xs[: len(self.trunks) - 1]
+        xs = [*coarser, x]
         ys = xs if self.exchange is None else self.exchange(xs)
-        return [x + tail(trunk(y)) for x, y, trunk, tail in zip(xs, ys, self.trunks, self.tails)]
+        results: list[Tensor] = []
+        masks: dict[str, Tensor] = {}
+        for place, (x, y, trunk, tail) in enumerate(zip(xs, ys, self.trunks, self.tails)):
+            y, made = trunk(y)
+            results.append(x + tail(y))
+            masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(made)}
+        return results, masks
 
 
 class Merge(nn.Module):
@@ -132,14 +154,17 @@ class Merge(nn.Module):
 
     def __init__(self, features: int, scales: list[int]):
         super().__init__()
-        self.paths = nn.ModuleList(Resampler(features, s, scales[-1]) for s in scales[:-1])
-        self.merge = conv(features * len(scales), features)
+        last = len(scales) - 1
+        self.paths = nn.ModuleList(Resampler(features, scales, i, last) for i in range(last))
+        self.merge = conv(features * len(scales), features) if last else None
         self.tail1 = conv(features, features // 2)
         self.tail2 = conv(features // 2, 3, kernel=1)
 
     def forward(self, xs: list[Tensor]) -> Tensor:
-        others = [path(x) for path, x in zip(self.paths, xs)]
-        x = F.relu(self.merge(torch.cat([xs[-1], *others], dim=1)))
+        x = xs[-1]
+        if self.merge is not None:
+            others = [path(x) for path, x in zip(self.paths, xs)]
+            x = F.relu(self.merge(torch.cat([x, *others], dim=1)))
         return self.tail2(self.tail1(x))
 
 
@@ -151,9 +176,15 @@ class TTSR(nn.Module):
         extractor: makes the features that are compared and transferred
             (`restore.backbones.extractor.TextureExtractor`); its three outputs, fine to coarse,
             have the sizes of scales 4, 2 and 1 of the low picture.
-        blocks: residual blocks of the shallow features, then of the stages at ×1, ×2, ×4.
+        blocks: residual blocks of the shallow features, then of the stage of each scale.
+        trunk: makes residual blocks of (features, count), see `blocks.ResidualTrunk`.
+        fusion: makes what takes in a texture, of (features, the texture's channels), see
+            `restore.backbones.fusion`.
+        exchange: makes what lets the scales hear each other, of (features, scales), see
+            `Exchange`; None: each scale ends where the next begins.
+        scales: sizes of the features relative to the low picture, from 1, rising, to 4.
+        textures: scales at which textures are transferred; a stage at another scale has none.
         features: channels of the main network.
-        residual_scale: factor on each residual block's branch.
         variance_init: start from weights that keep the variance of what passes through (He et al.,
             ICCV 2015), residual branches at a tenth, rather than torch's smaller ones, with which
             hardly anything reaches the last layers at first. Not in the paper.
@@ -170,27 +201,42 @@ class TTSR(nn.Module):
         self,
         attention: TextureAttention,
         extractor: TextureExtractor,
-        blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=4, max_length=4)],
+        blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)],
+        trunk: Make,
+        fusion: Make,
+        exchange: Make | None,
+        scales: Annotated[list[Scale], Field(min_length=1)],
+        textures: Annotated[list[Scale], Field(min_length=1)],
         features: Annotated[int, Field(ge=2)] = 64,
-        residual_scale: float = 1.0,
         global_skip: bool = False,
         variance_init: bool = False,
     ):
         super().__init__()
-        scales = [1, 2, 4]
+        _check(blocks, scales, textures)
         self.extractor = extractor
         self.attention = attention
-        self.shallow = ShallowFeatures(features, blocks[0], residual_scale)
-        textures = reversed(extractor.channels)
+        self.textures = sorted(textures)
+        self.shallow = ShallowFeatures(features, blocks[0], trunk)
+        channels = dict(zip((4, 2, 1), extractor.channels))
         self.stages = nn.ModuleList(
-            Stage(features, scales[: i + 1], texture, count, residual_scale)
-            for i, (texture, count) in enumerate(zip(textures, blocks[1:]))
+            Stage(
+                features,
+                [*scales[: i + 1]],
+                blocks[i + 1],
+                trunk,
+                fusion(features, channels[scale]) if scale in textures else None,
+                exchange,
+            )
+            for i, scale in enumerate(scales)
         )
-        self.merge = Merge(features, scales)
+        self.merge = Merge(features, [*scales] if exchange is not None else [scales[-1]])
         if variance_init:
-            ends = [self.shallow.tail]
-            for stage in self.stages:
-                ends += [stage.fuse, *stage.tails]
+            ends: list[nn.Module] = [self.shallow.tail]
+            for part in self.stages.modules():
+                if isinstance(part, PlainFusion):
+                    ends.append(part.conv)
+                elif isinstance(part, Stage):
+                    ends += part.tails
             for part in (self.shallow, self.stages, self.merge):
                 keep_variance(part)
             shrink(ends)
@@ -198,10 +244,18 @@ class TTSR(nn.Module):
         if global_skip:
             nn.init.zeros_(self.merge.tail2.weight)
             nn.init.zeros_(self.merge.tail2.bias)  # type: ignore[arg-type]
-        # How far, in low pixels, an input pixel reaches into the output through the convolutions
-        # and the interpolation; an upper bound, so tiles that overlap by it show no seam.
-        stage_reach = sum(6 + 2 * count for count in blocks[2:])
-        self.reach = max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + stage_reach + 5
+        self.reach = self._reach(blocks)
+
+    def _reach(self, blocks: list[int]) -> int | None:
+        """How far, in low pixels, an input pixel reaches into the output.
+
+        That is through the convolutions and the interpolation; an upper bound, so tiles that
+        overlap by it show no seam. None: everywhere, as a part takes means over the whole picture.
+        """
+        if any(getattr(part, "whole_picture", False) for part in self.modules()):
+            return None
+        later = sum(6 + 2 * count for count in blocks[2:])
+        return max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5
 
     def remember(self, reference: Tensor, reference_low_up: Tensor) -> Memory:
         """The reference side of the attention, reusable for any number of inputs.
@@ -216,8 +270,8 @@ class TTSR(nn.Module):
                 f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
             )
         keys = self.extractor(reference_low_up)[-1]
-        values = self.extractor(reference)
-        return self.attention.remember(keys, list(reversed(values)))
+        values = dict(zip((4, 2, 1), self.extractor(reference)))
+        return self.attention.remember(keys, [values[scale] for scale in self.textures])
 
     def forward(
         self,
@@ -237,7 +291,8 @@ class TTSR(nn.Module):
             memory: what `remember` returned, instead of the two.
 
         Returns:
-            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` at ×1, ×2, ×4 and `index`.
+            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index`, and
+            `masks` by the names of the blocks that were not executed everywhere.
         """
         if memory is None:
             if reference is None or reference_low_up is None:
@@ -245,9 +300,12 @@ class TTSR(nn.Module):
             memory = self.remember(reference, reference_low_up)
         query = self.extractor(low_up)[-1]
         transfer = self.attention(query, memory)
-        xs = [self.shallow(low * 2 - 1)]
-        for stage, texture in zip(self.stages, transfer.textures):
-            xs = stage(xs, texture, transfer.score)
+        textures = dict(zip(self.textures, transfer.textures))
+        x, made = self.shallow(low * 2 - 1)
+        xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
+        for place, stage in enumerate(self.stages):
+            xs, more = stage(xs, textures, transfer.score)
+            masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
         if self.global_skip:
             image = image + (low_up * 2 - 1)
@@ -256,6 +314,7 @@ class TTSR(nn.Module):
             "score": transfer.score,
             "textures": transfer.textures,
             "index": transfer.index,
+            "masks": masks,
         }
         return Restoration(image, aux)
 
@@ -263,90 +322,17 @@ class TTSR(nn.Module):
     def recognise(
         cls, published: Mapping[str, Tensor]
     ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights for a published TTSR state dict.
-
-        Returns None for a state dict of anything else. Raises UserError for one that is a TTSR
-        but holds what this class has no place for.
-        """
-        if "MainNet.SFE.conv_head.weight" not in published:
-            return None
-        renamed = {}
-        counts = [0, 0, 0, 0]
-        for name, value in published.items():
-            own = _own_name(name)
-            if own is None:
-                raise UserError(
-                    f"the file holds a TTSR variant that is not supported: no place for '{name}'"
-                )
-            for place, prefix in enumerate(["shallow.blocks", *_TRUNKS]):
-                if found := re.match(re.escape(prefix) + r"\.(\d+)\.", own):
-                    counts[place] = max(counts[place], int(found[1]) + 1)
-            renamed.update(_convert(own, value))
-        features = published["MainNet.SFE.conv_head.weight"].shape[0]
-        overrides = [
-            "backbone=ttsr",
-            f"backbone.blocks={counts}".replace(" ", ""),
-            f"backbone.features={features}",
-            "backbone.global_skip=false",
-            "backbone.variance_init=false",
-            "attention=hard",
-        ]
-        return overrides, renamed
+        """Configuration overrides and renamed weights, see `ttsr_layouts.recognise`."""
+        return ttsr_layouts.recognise(published)
 
 
-_TRUNKS = ["stages.0.trunks.0", "stages.1.trunks.0", "stages.2.trunks.0"]
-
-# The published names, which count scales from 1, by pattern; {0}, {1}, … are the groups found,
-# and a name with a trailing minus sign stands for the group less one.
-_NAMES: list[tuple[str, Any]] = [
-    (r"MainNet\.SFE\.conv_(head|tail)\.(.*)", lambda g: f"shallow.{g[0]}.{g[1]}"),
-    (r"MainNet\.SFE\.RBs\.(.*)", lambda g: f"shallow.blocks.{g[0]}"),
-    (r"MainNet\.conv(\d)\1_head\.(.*)", lambda g: f"stages.{int(g[0]) - 1}.fuse.{g[1]}"),
-    (
-        r"MainNet\.RB(\d)(\d)\.(.*)",
-        lambda g: f"stages.{int(g[0]) - 1}.trunks.{int(g[1]) - 1}.{g[2]}",
-    ),
-    (
-        r"MainNet\.conv(\d)(\d)_tail\.(.*)",
-        lambda g: f"stages.{int(g[0]) - 1}.tails.{int(g[1]) - 1}.{g[2]}",
-    ),
-    (r"MainNet\.conv(12|23)\.(.*)", lambda g: f"stages.{g[0][0]}.enlarge.conv.{g[1]}"),
-    (
-        r"MainNet\.ex(12|123)\.conv_merge(\d)\.(.*)",
-        lambda g: f"stages.{len(g[0]) - 1}.exchange.merges.{int(g[1]) - 1}.{g[2]}",
-    ),
-    (
-        r"MainNet\.ex(12|123)\.conv(\d)(\d)(?:_(\d))?\.(.*)",
-        lambda g: (
-            f"stages.{len(g[0]) - 1}.exchange.paths.{int(g[1]) - 1}to{int(g[2]) - 1}"
-            f".convs.{int(g[3] or 1) - 1}.{g[4]}"
-        ),
-    ),
-    (
-        r"MainNet\.merge_tail\.conv(\d)3\.(.*)",
-        lambda g: f"merge.paths.{int(g[0]) - 1}.convs.0.{g[1]}",
-    ),
-    (r"MainNet\.merge_tail\.conv_merge\.(.*)", lambda g: f"merge.merge.{g[0]}"),
-    (r"MainNet\.merge_tail\.conv_tail(\d)\.(.*)", lambda g: f"merge.tail{g[0]}.{g[1]}"),
-    (r"LTE\.slice\d\.(\d+)\.(.*)", lambda g: f"extractor.layers.{g[0]}.{g[1]}"),
-    (r"LTE\.sub_mean\.(.*)", lambda g: f"extractor.normalisation.{g[0]}"),
-]
-
-
-def _own_name(published: str) -> str | None:
-    for pattern, build in _NAMES:
-        if found := re.fullmatch(pattern, published):
-            return build(found.groups())
-    return None
-
-
-def _convert(name: str, value: Tensor) -> dict[str, Tensor]:
-    """The published 1×1 convolution that normalises colours, as one factor and shift a channel."""
-    if name == "extractor.normalisation.weight":
-        matrix = value.flatten(1)
-        if not torch.equal(matrix, torch.diag(matrix.diagonal())):
-            raise UserError("the file's LTE.sub_mean mixes colour channels; TTSR's never does")
-        return {"extractor.factor": matrix.diagonal().clone()}
-    if name == "extractor.normalisation.bias":
-        return {"extractor.shift": value}
-    return {name: value}
+def _check(blocks: list[int], scales: list[Scale], textures: list[Scale]) -> None:
+    if [*scales] != sorted(set(scales)) or (scales[0], scales[-1]) != (1, TTSR.scale):
+        raise UserError(f"backbone.scales={scales} must rise from 1 to {TTSR.scale}")
+    if len(blocks) != len(scales) + 1:
+        raise UserError(
+            f"backbone.blocks={blocks} must hold {len(scales) + 1} numbers: of the shallow "
+            f"features, then of each scale of {scales}"
+        )
+    if len(set(textures)) != len(textures):
+        raise UserError(f"backbone.textures={textures} names a scale twice")

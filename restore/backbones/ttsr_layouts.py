@@ -1,0 +1,158 @@
+"""Published TTSR state dicts: which network they belong to, and their names here.
+
+Known are the layouts of the paper's implementation and of a course project's ablations of it:
+without ×2, without textures at ×4, with channel attention, with dynamic convolutions. They name
+scales by level (1: ×1, 2: ×2, 3: ×4).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from restore.errors import UserError
+
+
+def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]] | None:
+    """Configuration overrides and renamed weights for a published TTSR state dict.
+
+    Returns None for a state dict of anything else. Raises UserError for one that is a TTSR but
+    holds what `TTSR` has no place for.
+    """
+    head = published.get("MainNet.SFE.conv_head.weight")
+    if head is None:
+        return None
+    layout = _Layout(published)
+    levels = layout.levels
+    renamed: dict[str, Tensor] = {}
+    counts = [0] * (len(levels) + 1)
+    for name, value in published.items():
+        own = _own_name(name, layout)
+        if own is None:
+            raise UserError(
+                f"the file holds a TTSR variant that is not supported: no place for '{name}'"
+            )
+        if found := re.match(r"(?:shallow\.trunk|stages\.(\d)\.trunks\.\d)\.(\d+)\.", own):
+            place = 0 if found[1] is None else int(found[1]) + 1
+            counts[place] = max(counts[place], int(found[2]) + 1)
+        renamed.update(_convert(own, value))
+    textures = [level for level in levels if f"MainNet.conv{level}{level}_head.weight" in published]
+    alone = "MainNet.tail.conv_tail1.weight" in published
+    gated = any(".masker." in name for name in published)
+    by_channel = any(".squeeze." in name for name in renamed)
+    overrides = [
+        "backbone=ttsr",
+        f"backbone.blocks={_listed(counts)}",
+        f"backbone.scales={_listed([2 ** (level - 1) for level in levels])}",
+        f"backbone.textures={_listed([2 ** (level - 1) for level in textures])}",
+        f"backbone.features={head.shape[0]}",
+        "backbone.global_skip=false",
+        "backbone.variance_init=false",
+        f"trunk={'dynamic' if gated else 'residual'}",
+        f"fusion={'channel' if by_channel else 'score'}",
+        "attention=hard",
+    ]
+    if alone:
+        overrides.append("backbone.exchange=null")
+    return overrides, renamed
+
+
+def _listed(numbers: list[int]) -> str:
+    return "[" + ",".join(map(str, numbers)) + "]"
+
+
+class _Layout:
+    """Where in our network a published level, a digit of a name, stands."""
+
+    def __init__(self, published: Mapping[str, Tensor]):
+        tails = [f"{stage}{level}" for stage in "123" for level in "123"]
+        self.tails = [both for both in tails if f"MainNet.conv{both}_tail.weight" in published]
+        self.levels = [int(both[0]) for both in self.tails if both[0] == both[1]]
+
+    def stage(self, level: str) -> int:
+        """The place of a level's own stage; ValueError when it has none."""
+        return self.levels.index(int(level))
+
+    def member(self, stage: str, level: str) -> str:
+        """`stages.I.PARTS.J` for the J-th of the levels that stage I works on, PARTS open."""
+        members = [both for both in self.tails if both[0] == stage]
+        return f"stages.{self.stage(stage)}.{{}}.{members.index(stage + level)}"
+
+
+Groups = tuple[str, ...]
+
+
+def _exchange(groups: Groups, layout: _Layout) -> str:
+    # Within an exchange the published names count places, from 1, not levels.
+    levels, source, target, step, rest = groups
+    path = f"{int(source) - 1}to{int(target) - 1}.convs.{int(step or 1) - 1}.{rest}"
+    return f"stages.{layout.stage(levels[-1])}.exchange.paths.{path}"
+
+
+_BLOCK = r"(\d+\.(?:conv[12]|masker\.maskconv\.(?:fc|conv))\.(?:weight|bias))"
+
+_NAMES: list[tuple[str, Callable[[Groups, _Layout], str]]] = [
+    (r"MainNet\.SFE\.conv_(head|tail)\.(.*)", lambda g, at: f"shallow.{g[0]}.{g[1]}"),
+    (rf"MainNet\.SFE\.RBs\.{_BLOCK}", lambda g, at: f"shallow.trunk.{g[0]}"),
+    (
+        r"MainNet\.conv(\d)\1_head\.(.*)",
+        lambda g, at: f"stages.{at.stage(g[0])}.fusion.conv.{g[1]}",
+    ),
+    (
+        r"MainNet\.cca(\d)\1_head\.conv_du\.0\.(.*)",
+        lambda g, at: f"stages.{at.stage(g[0])}.fusion.squeeze.{g[1]}",
+    ),
+    (
+        r"MainNet\.cca(\d)\1_head\.conv_du\.2\.(.*)",
+        lambda g, at: f"stages.{at.stage(g[0])}.fusion.excite.{g[1]}",
+    ),
+    (
+        rf"MainNet\.RB(\d)(\d)\.{_BLOCK}",
+        lambda g, at: f"{at.member(g[0], g[1]).format('trunks')}.{g[2]}",
+    ),
+    (
+        r"MainNet\.conv(\d)(\d)_tail\.(.*)",
+        lambda g, at: f"{at.member(g[0], g[1]).format('tails')}.{g[2]}",
+    ),
+    (
+        r"MainNet\.conv\d(\d)\.(.*)",
+        lambda g, at: f"stages.{at.stage(g[0])}.enlarge.conv.{g[1]}",
+    ),
+    (
+        r"MainNet\.ex(\d+)\.conv_merge(\d)\.(.*)",
+        lambda g, at: f"stages.{at.stage(g[0][-1])}.exchange.merges.{int(g[1]) - 1}.{g[2]}",
+    ),
+    (r"MainNet\.ex(\d+)\.conv(\d)(\d)(?:_(\d))?\.(.*)", _exchange),
+    (
+        r"MainNet\.merge_tail\.conv(\d)3\.(.*)",
+        lambda g, at: f"merge.paths.{at.stage(g[0])}.convs.0.{g[1]}",
+    ),
+    (r"MainNet\.merge_tail\.conv_merge\.(.*)", lambda g, at: f"merge.merge.{g[0]}"),
+    (r"MainNet\.(?:merge_)?tail\.conv_tail(\d)\.(.*)", lambda g, at: f"merge.tail{g[0]}.{g[1]}"),
+    (r"LTE\.slice\d\.(\d+)\.(.*)", lambda g, at: f"extractor.layers.{g[0]}.{g[1]}"),
+    (r"LTE\.sub_mean\.(.*)", lambda g, at: f"extractor.normalisation.{g[0]}"),
+]
+
+
+def _own_name(published: str, layout: _Layout) -> str | None:
+    for pattern, build in _NAMES:
+        if found := re.fullmatch(pattern, published):
+            try:
+                own = build(found.groups(), layout)
+            except ValueError:  # of a level that has no stage
+                return None
+            return own.replace(".masker.maskconv.", ".masker.")
+    return None
+
+
+def _convert(name: str, value: Tensor) -> dict[str, Tensor]:
+    """The published 1×1 convolution that normalises colours, as one factor and shift a channel."""
+    if name == "extractor.normalisation.weight":
+        matrix = value.flatten(1)
+        if not torch.equal(matrix, torch.diag(matrix.diagonal())):
+            raise UserError("the file's LTE.sub_mean mixes colour channels; TTSR's never does")
+        return {"extractor.factor": matrix.diagonal().clone()}
+    if name == "extractor.normalisation.bias":
+        return {"extractor.shift": value}
+    return {name: value}
