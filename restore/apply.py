@@ -25,6 +25,7 @@ class Apply:
     """`restore apply`."""
 
     weights: str
+    model: list[str]
     input: str
     reference: str | None
     output: str
@@ -55,7 +56,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     device = distributed.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    loaded = weights.load(setting.weights)
+    loaded = weights.load(setting.weights, setting.model)
     restorer = Restorer(loaded, setting.runtime, device)
     if isinstance(setting.tile, int) and restorer.reach is None:
         raise UserError(

@@ -29,7 +29,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if distributed.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)
     journal.refuse_taken(folder)
-    weights.load(setting.weights).backbone()
+    weights.load(setting.weights, setting.model).backbone()
     journal.make_folder(folder, config)
     return distributed.launch("evaluate", folder, setting.runtime)
 
@@ -49,7 +49,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         if new:
             journal.refuse_taken(folder)
         journal.log_to(None)
-        loaded = weights.load(setting.weights)
+        loaded = weights.load(setting.weights, setting.model)
         model = loaded.backbone().to(device)
         task = loaded.task()
         dataset = registry.instantiate(setting.data, "data")

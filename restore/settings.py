@@ -130,6 +130,7 @@ class Evaluate:
     """`restore evaluate`."""
 
     weights: str
+    model: list[str]
     data: Node
     split: Literal["train", "valid", "test"]
     protocol: Node

@@ -1,5 +1,6 @@
 """Weights from wherever they come: a run folder, one of our checkpoints, a published file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,14 @@ class Loaded:
         return f"weights: {self.path} ({self.origin}, sha256 {self.fingerprint}…)"
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     """Reads weights.
 
     Args:
         path: a run folder (its best checkpoint, else its last), a checkpoint of ours, or a
             published file: a plain state dict, or one under `state_dict` (Lightning, whose
             `model.` prefix is taken off).
+        model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
         UserError: missing, damaged, or of no model that is known here.
@@ -55,6 +57,10 @@ def load(path: str | Path) -> Loaded:
     held = checkpoint.read(path)
     mark = checkpoint.fingerprint(path)
     if held.get("format") == checkpoint.FORMAT:
+        if model:
+            raise UserError(
+                f"model={[*model]} is for published files; {path} brings its configuration along"
+            )
         state = held["ema"] or held["models"]["backbone"]
         extractor = held["config"]["pretrained"].get("vgg19")
         origin = f"trained here, step {held['step']}"
@@ -62,8 +68,11 @@ def load(path: str | Path) -> Loaded:
             origin += ", extractor begun with RANDOM weights"
         return Loaded(held["config"], state, path, mark, origin)
     overrides, state, name = recognise(held, path)
-    config = plain(compose("train", [*overrides, "pretrained.vgg19=random"]))
-    return Loaded(config, state, path, mark, f"published {name} layout")
+    config = plain(compose("train", [*overrides, "pretrained.vgg19=random", *model]))
+    origin = f"published {name} layout"
+    if chosen := [text for text in overrides if text.startswith("attention=")]:
+        origin += f", {', '.join([*chosen, *model])}"
+    return Loaded(config, state, path, mark, origin)
 
 
 def recognise(held: dict[str, Any], path: Path) -> tuple[list[str], dict[str, Tensor], str]:

@@ -9,20 +9,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from restore.attention.transfer import pack, unpack
+from restore.attention.embedding import Pixels
+from restore.attention.transfer import joined, pack, unpack
 
 
 @dataclass(frozen=True)
 class Memory:
     """The reference side, made once and used for any number of inputs.
 
-    `key` N, C, H, W embedded features; `rows` each value as `transfer.pack` has it; `channels` of
-    each value.
+    `keys` N, C, H, W embedded features of each reference; `rows` each value of all references as
+    `transfer.pack` has it; `channels` of each value.
     """
 
-    key: Tensor
+    keys: list[Tensor]
     rows: list[Tensor]
     channels: list[int]
+
+    def __add__(self, other: "Memory") -> "Memory":
+        """The union of references, of any sizes; of equal matches the first memory's wins."""
+        rows = [joined(one, two) for one, two in zip(self.rows, other.rows)]
+        return Memory([*self.keys, *other.keys], rows, self.channels)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Transfer:
     """What an input takes from the reference.
 
     `score` N1HW; `textures` N, C, s·H, s·W for each value; `index` NHW row-major positions in the
-    key's grid, or None where a rule makes no choice.
+    key's grid, counted on through several references, or None where a rule makes no one choice.
     """
 
     score: Tensor
@@ -42,31 +48,55 @@ class TextureAttention(nn.Module):
     """Finds for each place of the input what the reference offers, and transfers it.
 
     Args:
-        embedding: features N, C, H, W to what is compared, same H and W.
-        matching: (query, key, rows) to (score, textures as rows, index); see `matching.Hard`.
+        embedding: what is compared and transferred; see `embedding.Pixels`.
+        matching: queries, keys and values to score, textures, index; see `matching.Hard`.
     """
 
-    def __init__(self, embedding: nn.Module, matching: nn.Module):
+    embedding: Pixels
+
+    def __init__(self, embedding: Pixels, matching: nn.Module):
         super().__init__()
         self.embedding, self.matching = embedding, matching
 
+    def channels(self, channels: list[int]) -> list[int]:
+        """Channels of the textures, coarse to fine, from those of the extractor's features."""
+        return self.embedding.channels(channels)
+
     def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
         """The reference's features: the key, and values whose sides are multiples of the key's."""
+        embedding, heads = self.embedding, self.embedding.heads
         H, W = key_NCHW.shape[-2:]
         with torch.autocast(key_NCHW.device.type, enabled=False):
-            key = _exact(self.embedding(key_NCHW))
-            rows = [pack(_exact(value), (H, W)) for value in values]
-        return Memory(key, rows, [value.shape[1] for value in values])
+            key = _split(embedding.key(_exact(key_NCHW)), heads)
+            values = [_exact(value) for value in values]
+            values = embedding.values(values)
+            rows = [pack(_split(value, heads), (H, W)) for value in values]
+        return Memory([key], rows, [value.shape[1] for value in values])
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """The transfer to each position of the query's features."""
+        embedding, heads = self.embedding, self.embedding.heads
         N, _, H, W = query_NCHW.shape
         # Half precision would choose among near-equals by its rounding; matching stays exact.
         with torch.autocast(query_NCHW.device.type, enabled=False):
-            query = _exact(self.embedding(query_NCHW))
-            score, rows, index = self.matching(query, memory.key, memory.rows)
-        textures = [unpack(part, C, (N, H, W)) for part, C in zip(rows, memory.channels)]
+            query = _split(embedding.query(_exact(query_NCHW)), heads)
+            score, rows, index = self.matching(query, memory.keys, memory.rows, embedding.patch)
+        textures = [
+            _merge(unpack(part, C // heads, (N * heads, H, W)), heads)
+            for part, C in zip(rows, memory.channels)
+        ]
+        if heads > 1:  # the heads' scores are averaged, and no one index tells their choices
+            score, index = score.view(N, heads, H, W).mean(1, keepdim=True), None
         return Transfer(score, textures, index)
+
+
+def _split(x_NCHW: Tensor, heads: int) -> Tensor:
+    """Heads, which are equal parts of the channels, as images of their own."""
+    return x_NCHW.unflatten(1, (heads, -1)).flatten(0, 1) if heads > 1 else x_NCHW
+
+
+def _merge(x_NCHW: Tensor, heads: int) -> Tensor:
+    return x_NCHW.unflatten(0, (-1, heads)).flatten(1, 2) if heads > 1 else x_NCHW
 
 
 def _exact(x: Tensor) -> Tensor:

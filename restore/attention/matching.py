@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from restore.attention.search import box_sum, nearest_patch, patch_norm
-from restore.attention.transfer import gather, neighbours, pack
+from restore.attention.search import box_sum, nearest_patch, nearest_pixel, patch_norm
+from restore.attention.transfer import from_neighbours, gather, neighbours, pack
 
 
 class Hard(nn.Module):
@@ -17,19 +17,60 @@ class Hard(nn.Module):
     """
 
     def forward(
-        self, query_NCHW: Tensor, key_NCHW: Tensor, values: list[Tensor]
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Tensor], patch: int
     ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Score N1HW, textures as rows (`transfer.unpack`), index NHW."""
-        with torch.no_grad():
-            score, index = nearest_patch(query_NCHW.detach(), key_NCHW.detach())
-        if torch.is_grad_enabled() and (query_NCHW.requires_grad or key_NCHW.requires_grad):
-            score = _Cosine.apply(query_NCHW, key_NCHW, score, index)
-        height, width = key_NCHW.shape[-2:]
-        places = neighbours(index, (height, width))
+        """Compares patches of side `patch` (1 or 3) with those of all keys.
+
+        Returns:
+            Score N1HW, textures as rows (`transfer.unpack`), index NHW.
+        """
+        score, index = self._choose(query_NCHW, keys, patch)
+        places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys])
         return score[:, None], [gather(rows, places) / 9 for rows in values], index
 
+    def _choose(self, query: Tensor, keys: list[Tensor], patch: int) -> tuple[Tensor, Tensor]:
+        known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
+        chosen = torch.zeros_like(known, dtype=torch.int64)
+        first = 0
+        search, cosine = _KINDS[patch]
+        for key in keys:
+            with torch.no_grad():
+                score, index = search(query.detach(), key.detach())
+            if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+                score = cosine(query, key, score, index)
+            better = score > known
+            chosen = torch.where(better, first + index, chosen)
+            known = torch.where(better, score, known)
+            first += key.shape[-2] * key.shape[-1]
+        return known, chosen
 
-class _Cosine(torch.autograd.Function):
+
+class StraightThrough(nn.Module):
+    """One rule's result with another's gradient (Bengio et al. 2013, arXiv:1308.3432).
+
+    With `Hard` and `Soft`, the texture loss reaches the embedding although the choice is hard.
+
+    Args:
+        forward_rule: makes the result.
+        backward_rule: has the gradient.
+    """
+
+    def __init__(self, forward_rule: nn.Module, backward_rule: nn.Module):
+        super().__init__()
+        self.forward_rule, self.backward_rule = forward_rule, backward_rule
+
+    def forward(
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Tensor], patch: int
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """As `Hard`."""
+        score, textures, index = self.forward_rule(query_NCHW, keys, values, patch)
+        if torch.is_grad_enabled():
+            _, soft, _ = self.backward_rule(query_NCHW, keys, values, patch)
+            textures = [two + (one - two).detach() for one, two in zip(textures, soft)]
+        return score, textures, index
+
+
+class _PatchCosine(torch.autograd.Function):
     """The known cosines of chosen patch pairs, with their gradients recomputed when needed.
 
     With q, k the patches and s their cosine, ds/dq = (k/|k| − s·q/|q|)/|q|, and the same for k.
@@ -58,8 +99,8 @@ class _Cosine(torch.autograd.Function):
         own_k.scatter_add_(1, at, (gradient * score / chosen.square()).flatten(1))
         own_k = own_k.view_as(norm_k)
 
-        places = neighbours(index, (Hk, Wk))
-        weights = _from_neighbours(both)
+        places = neighbours(index, [(Hk, Wk)])
+        weights = from_neighbours(both)
         crossed = gather(pack(key, (Hk, Wk)), places, weights)
         grad_query = crossed.view(N, H, W, C).permute(0, 3, 1, 2) - query * box_sum(own_q[:, None])
 
@@ -71,13 +112,10 @@ class _Cosine(torch.autograd.Function):
         return grad_query, grad_key, None, None
 
 
-def _from_neighbours(x_NHW: Tensor) -> Tensor:
-    """For each position and offset d, as `neighbours` orders them: x at position − d, else 0."""
-    _, H, W = x_NHW.shape
-    padded = torch.nn.functional.pad(x_NHW, (1, 1, 1, 1))
-    shifted = [
-        padded[:, 1 - dy : 1 - dy + H, 1 - dx : 1 - dx + W]
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-    ]
-    return torch.stack(shifted, -1).reshape(-1, 9)
+def _pixel_cosine(query: Tensor, key: Tensor, score: Tensor, index: Tensor) -> Tensor:
+    """The same for single positions, where plain operations are as light."""
+    chosen = key.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, key.shape[1], -1))
+    return torch.cosine_similarity(query.flatten(2), chosen, dim=1, eps=1e-12).view_as(score)
+
+
+_KINDS = {3: (nearest_patch, _PatchCosine.apply), 1: (nearest_pixel, _pixel_cosine)}

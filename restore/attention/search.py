@@ -49,6 +49,18 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     return score, index
 
 
+@torch.library.custom_op("restore::nearest_pixel", mutates_args=())
+def nearest_pixel(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as `nearest_patch` for single positions instead of patches."""
+    N, _, H, W = query_NCHW.shape
+    query = F.normalize(query_NCHW, dim=1).flatten(2).transpose(1, 2)
+    key = F.normalize(key_NCHW, dim=1).flatten(2)
+    step = max(1, _block(query.device.type) // (N * key.shape[-1]))
+    found = [(lines @ key).max(-1) for lines in query.split(step, 1)]
+    score, index = (torch.cat(parts, 1).view(N, H, W) for parts in zip(*found))
+    return score, index
+
+
 def _nearest(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     N, C, H, W = query_NCHW.shape
     Hk, Wk = key_NCHW.shape[-2:]
@@ -110,6 +122,7 @@ def _sum_diagonally(product: Tensor, out: Tensor, step: int) -> None:
 
 
 @nearest_patch.register_fake
+@nearest_pixel.register_fake
 def _(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     N, _, H, W = query_NCHW.shape
     return query_NCHW.new_empty(N, H, W), query_NCHW.new_empty(N, H, W, dtype=torch.int64)

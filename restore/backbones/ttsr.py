@@ -217,7 +217,9 @@ class TTSR(nn.Module):
         self.attention = attention
         self.textures = sorted(textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk)
-        channels = dict(zip((4, 2, 1), extractor.channels))
+        made = dict(zip((4, 2, 1), extractor.channels))
+        transferred = attention.channels([made[scale] for scale in self.textures])
+        channels = dict(zip(self.textures, transferred))
         self.stages = nn.ModuleList(
             Stage(
                 features,

@@ -1,8 +1,9 @@
 """Published TTSR state dicts: which network they belong to, and their names here.
 
 Known are the layouts of the paper's implementation and of a course project's ablations of it:
-without ×2, without textures at ×4, with channel attention, with dynamic convolutions. They name
-scales by level (1: ×1, 2: ×2, 3: ×4).
+without ×2, without textures at ×4, with channel attention, with dynamic convolutions; and of a
+thesis's variants: reduced features, projections, soft attention. They name scales by level (1: ×1,
+2: ×2, 3: ×4).
 """
 
 import re
@@ -51,11 +52,21 @@ def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Ten
         "backbone.variance_init=false",
         f"trunk={'dynamic' if gated else 'residual'}",
         f"fusion={'channel' if by_channel else 'score'}",
-        "attention=hard",
+        *_attention(published),
     ]
     if alone:
         overrides.append("backbone.exchange=null")
     return overrides, renamed
+
+
+def _attention(published: Mapping[str, Tensor]) -> list[str]:
+    reduction = published.get("reduce_dimensionality.weight")
+    if reduction is None:
+        return ["attention=hard"]
+    # Files of the thesis's soft attention and of its reduced features hold the same entries.
+    name = "projection" if "SearchTransfer.w_qs.weight" in published else "soft"
+    width = reduction.shape[0]
+    return [f"attention={name}_published", f"attention.embedding.channels={width}"]
 
 
 def _listed(numbers: list[int]) -> str:
@@ -130,6 +141,11 @@ _NAMES: list[tuple[str, Callable[[Groups, _Layout], str]]] = [
     ),
     (r"MainNet\.merge_tail\.conv_merge\.(.*)", lambda g, at: f"merge.merge.{g[0]}"),
     (r"MainNet\.(?:merge_)?tail\.conv_tail(\d)\.(.*)", lambda g, at: f"merge.tail{g[0]}.{g[1]}"),
+    (r"reduce_dimensionality\.(.*)", lambda g, at: f"attention.embedding.reduce.{g[0]}"),
+    (
+        r"SearchTransfer\.w_([qk])s\.weight",
+        lambda g, at: f"attention.embedding.project_{'query' if g[0] == 'q' else 'key'}.weight",
+    ),
     (r"LTE\.slice\d\.(\d+)\.(.*)", lambda g, at: f"extractor.layers.{g[0]}.{g[1]}"),
     (r"LTE\.sub_mean\.(.*)", lambda g, at: f"extractor.normalisation.{g[0]}"),
 ]
@@ -147,7 +163,13 @@ def _own_name(published: str, layout: _Layout) -> str | None:
 
 
 def _convert(name: str, value: Tensor) -> dict[str, Tensor]:
-    """The published 1×1 convolution that normalises colours, as one factor and shift a channel."""
+    """Weights in our shapes.
+
+    The published 1×1 convolution that normalises colours is one factor and shift a channel here;
+    a matrix for unfolded patches is a 3×3 convolution.
+    """
+    if name.startswith("attention.embedding.project_"):
+        return {name: value.reshape(len(value), -1, 3, 3)}
     if name == "extractor.normalisation.weight":
         matrix = value.flatten(1)
         if not torch.equal(matrix, torch.diag(matrix.diagonal())):
