@@ -49,7 +49,8 @@ class ReferenceSR:
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A crop and its reference's; a pure function of the sample and the generator's state.
 
-        The low pictures are made of the crops before they are padded, as published.
+        In the published order: the low pictures are made of the crops, then all are padded, then
+        turned (8-bit bicubic rounds between its two axes, so a turn does not commute with it).
         """
         target, reference = self._pair(sample)
         height, width = (
@@ -61,33 +62,37 @@ class ReferenceSR:
         if "low" in sample:
             place = (v // self.scale for v in (top, left, height, width))
             out["low"] = cropped(sample["low"], *place)
-        out["reference"] = self._reference_crop(reference, target, (top, left), rng)
-        if self.augment:
-            turns = turn(rng), turn(rng)
-            for name in ("target", "low", "reference"):
-                how = turns[name == "reference"]
-                if name in out:
-                    out[name] = turned(out[name], how)  # type: ignore[literal-required]
+        middle = (top + height / 2, left + width / 2)
+        out["reference"] = self._reference_crop(reference, target, middle, rng)
         out = self.degradation.worker(out, self.scale)
+        turns = (turn(rng), turn(rng)) if self.augment else None
         for name in ("target", "low", "low_up", "reference", "reference_low_up"):
-            if name in out:
-                size = self.reference_crop if "reference" in name else self.crop
-                size = size // self.scale if name == "low" else size
-                out[name] = padded(out[name], size, size)  # type: ignore[literal-required]
+            if name not in out:
+                continue
+            size = self.reference_crop if "reference" in name else self.crop
+            size = size // self.scale if name == "low" else size
+            picture = padded(out[name], size, size)  # type: ignore[literal-required]
+            if turns is not None:
+                picture = turned(picture, turns["reference" in name])
+            out[name] = picture  # type: ignore[literal-required]
         return out
 
     def _reference_crop(
-        self, reference: Tensor, target: Tensor, place: tuple[int, int], rng: np.random.Generator
+        self,
+        reference: Tensor,
+        target: Tensor,
+        middle: tuple[float, float],
+        rng: np.random.Generator,
     ) -> Tensor:
         starts, sizes = [], []
-        for axis, at in ((-2, place[0]), (-1, place[1])):
+        for axis, at in ((-2, middle[0]), (-1, middle[1])):
             side = reference.shape[axis]
-            size = min(self.reference_crop, side // self.scale * self.scale)
+            size = min(self.reference_crop, side)
             if self.reference_at == "random":
                 start = corner(side, size, 1, rng)
             else:
-                middle = (at + self.crop / 2) / target.shape[axis] * side
-                wish = round(middle - size / 2) + int(rng.integers(-self.jitter, self.jitter + 1))
+                there = at / target.shape[axis] * side
+                wish = round(there - size / 2) + int(rng.integers(-self.jitter, self.jitter + 1))
                 start = min(max(0, wish), side - size)
             starts.append(start)
             sizes.append(size)
@@ -110,6 +115,7 @@ class ReferenceSR:
         if "low" in sample:
             out["low"] = sample["low"]
             if "target" in out:
+                self._check_low(sample)
                 height, width = (side // self.scale for side in out["target"].shape[-2:])
                 out["low"] = cropped(sample["low"], 0, 0, height, width).contiguous()
         return self.degradation.worker(out, self.scale)
@@ -119,7 +125,25 @@ class ReferenceSR:
             raise UserError(f"{sample['key']}: training needs a target picture")
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
-        return sample["target"], sample["reference"]
+        target = sample["target"]
+        if min(target.shape[-2:]) < self.scale:
+            raise UserError(f"{sample['key']}: the target is smaller than {self.scale} pixels")
+        if "low" in sample:
+            self._check_low(sample)
+        return target, sample["reference"]
+
+    def _check_low(self, sample: Sample) -> None:
+        """A low picture of another size would be cropped at the wrong place, in silence."""
+        (height, width), (low_height, low_width) = (
+            sample[name].shape[-2:]
+            for name in ("target", "low")  # type: ignore[literal-required]
+        )
+        for side, low_side in ((height, low_height), (width, low_width)):
+            if low_side not in (side // self.scale, -(-side // self.scale)):
+                raise UserError(
+                    f"{sample['key']}: the low picture ({low_width}×{low_height}) is not the "
+                    f"target ({width}×{height}) divided by the scale {self.scale}"
+                )
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], degraded where that is the device's work."""
