@@ -18,7 +18,7 @@ def comparison(
 ) -> Tensor:
     """A sheet of the first picture of a batch.
 
-    Panels: low (pixels enlarged), reference, baseline, restored, target, error (absolute, ×4) and
+    Panels: low (pixels enlarged), reference, baseline, restored, target, error (absolute, x4) and
     score map, those that there are.
 
     Returns:
@@ -35,7 +35,7 @@ def comparison(
     if problem.target is not None:
         panels["target"] = problem.target[0]
         error = (restored.image[0] - problem.target[0]).abs().mean(0)
-        panels["error ×4"] = _heat(error * 4)
+        panels["error x4"] = _heat(error * 4)
     if restored.aux.get("score") is not None:
         score = F.interpolate(restored.aux["score"][:1].float(), (height, width))[0, 0]
         panels[f"score {score.min():.2f}…{score.max():.2f}"] = _heat(_stretch(score))

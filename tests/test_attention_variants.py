@@ -215,6 +215,24 @@ VARIANTS = registry.names("attention")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_in_half_precision(name):
+    attention = registry.build("attention", name, RANDOM)
+    torch.manual_seed(0)
+    query, key = torch.rand(2, 1, 256, 6, 5)
+    values = [torch.rand(1, c, 6 * s, 5 * s, requires_grad=True) for c, s in ((256, 1), (64, 2))]
+    exact = attention(query, attention.remember(key, values)).textures
+    with torch.autocast("cpu", torch.bfloat16):
+        half = [value.bfloat16() for value in values]
+        textures = attention(query, attention.remember(key, half)).textures
+    for one, other in zip(textures, exact):
+        torch.testing.assert_close(one.float(), other, atol=0.03, rtol=0.02)
+    sum(x.float().sum() for x in textures).backward()
+    # With values=true the coarsest one passes through a convolution.
+    assert values[1].grad.isfinite().all()
+    assert values[1].grad.sum() > 0
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_runs_in_the_network_and_trains_what_it_says(name):
     network = registry.build(
         *("backbone", "ttsr", f"attention={name}", "backbone.features=4"),

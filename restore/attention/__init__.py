@@ -68,9 +68,8 @@ class TextureAttention(nn.Module):
         H, W = key_NCHW.shape[-2:]
         with torch.autocast(key_NCHW.device.type, enabled=False):
             key = _split(embedding.key(_exact(key_NCHW)), heads)
-            values = [_exact(value) for value in values]
-            values = embedding.values(values)
-            rows = [pack(_split(value, heads), (H, W)) for value in values]
+        values = embedding.values(values)  # what is only handed on may stay in half precision
+        rows = [pack(_split(value, heads), (H, W)) for value in values]
         return Memory([key], rows, [value.shape[1] for value in values])
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:

@@ -157,7 +157,7 @@ def _mean(weights: list[Tensor], sizes: list[int], rows: Tensor) -> Tensor:
     N, h, w = weights[0].shape[:3]
     parts = rows.split([N * size for size in sizes])
     made = [
-        weight.flatten(1, 2) @ part.view(N, size, -1)
+        weight.flatten(1, 2).to(part.dtype) @ part.view(N, size, -1)
         for weight, part, size in zip(weights, parts, sizes)
     ]
     return (sum(made[1:], made[0]) / 9).view(N, h, w, -1)

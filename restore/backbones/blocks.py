@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         return y if self.residual_scale == 1 else y * self.residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        return self.branch(x).add_(x)  # nothing else holds the branch, backward does not need it
 
 
 class ResidualTrunk(nn.ModuleList):

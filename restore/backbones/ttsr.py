@@ -37,9 +37,9 @@ class ShallowFeatures(nn.Module):
 
     def forward(self, low_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features, and the masks of the trunk's blocks."""
-        x = F.relu(self.head(low_N3HW))
+        x = F.relu_(self.head(low_N3HW))
         y, masks = self.trunk(x)
-        return x + self.tail(y), masks
+        return self.tail(y).add_(x), masks
 
 
 class Resampler(nn.Module):
@@ -58,9 +58,9 @@ class Resampler(nn.Module):
         if self.ratio > 1:
             # A 1×1 convolution commutes with bicubic interpolation, whose weights add up to one;
             # before it, it has ratio² times fewer pixels to work on.
-            return F.relu(upsample(self.convs[0](x), int(self.ratio)))
+            return F.relu_(upsample(self.convs[0](x), int(self.ratio)))
         for layer in self.convs:
-            x = F.relu(layer(x))
+            x = F.relu_(layer(x))
         return x
 
 
@@ -83,7 +83,7 @@ class Exchange(nn.Module):
         merged = []
         for j, merge in enumerate(self.merges):
             others = [self.paths[f"{i}to{j}"](x) for i, x in enumerate(xs) if i != j]
-            merged.append(F.relu(merge(torch.cat([xs[j], *others], dim=1))))
+            merged.append(F.relu_(merge(torch.cat([xs[j], *others], dim=1))))
         return merged
 
 
@@ -96,7 +96,7 @@ class Enlargement(nn.Module):
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(F.pixel_shuffle(self.conv(x), self.ratio))
+        return F.pixel_shuffle(F.relu_(self.conv(x)), self.ratio)
 
 
 class Stage(nn.Module):
@@ -144,7 +144,7 @@ class Stage(nn.Module):
         masks: dict[str, Tensor] = {}
         for place, (x, y, trunk, tail) in enumerate(zip(xs, ys, self.trunks, self.tails)):
             y, made = trunk(y)
-            results.append(x + tail(y))
+            results.append(tail(y).add_(x))
             masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(made)}
         return results, masks
 
@@ -164,7 +164,7 @@ class Merge(nn.Module):
         x = xs[-1]
         if self.merge is not None:
             others = [path(x) for path, x in zip(self.paths, xs)]
-            x = F.relu(self.merge(torch.cat([x, *others], dim=1)))
+            x = F.relu_(self.merge(torch.cat([x, *others], dim=1)))
         return self.tail2(self.tail1(x))
 
 
