@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from restore.errors import UnreadableImage, UserError
 from restore.settings import Loader
-from restore.types import Sample, Source, Task
+from restore.types import Source, Task
 
 Batch = dict[str, Any]
 
@@ -31,7 +31,7 @@ class TrainItems(Dataset):
             raise UserError("the training split is empty")
         self.source, self.task, self.seed, self.on_error = source, task, seed, on_error
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> Batch:
         count = len(self.source)
         epoch, offset = divmod(position, count)
         order = _order(self.seed, epoch, count)
@@ -45,9 +45,7 @@ class TrainItems(Dataset):
                     raise
                 skipped.append((error.path, error.reason))
                 continue
-            item = dict(self.task.train_item(sample, rng))
-            item["skipped"] = skipped
-            return item  # type: ignore[return-value]
+            return {**self.task.train_item(sample, rng), "skipped": skipped}
         raise UserError(f"none of the {count} training images can be read; the first: {skipped[0]}")
 
 
@@ -64,7 +62,7 @@ class EvalItems(Dataset):
 
     def __getitem__(self, index: int) -> Batch:
         try:
-            item = dict(self.task.eval_item(self.source[index]))
+            item = self.task.eval_item(self.source[index])
         except UnreadableImage as error:
             if self.on_error == "raise":
                 raise
@@ -74,7 +72,8 @@ class EvalItems(Dataset):
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, 1, epoch]).permutation(count)
+    # The last word keeps it apart from every item's [seed, position], which numpy fills up with 0.
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 class Positions(Sampler[list[int]]):
@@ -141,31 +140,77 @@ def collate(items: Sequence[Batch]) -> Batch:
     return batch
 
 
-def train_batches(items: TrainItems, positions: Positions, loader: Loader, pin: bool) -> DataLoader:
-    """Loader of micro-batches of training items."""
-    return DataLoader(
-        items,
-        batch_sampler=positions,
-        num_workers=loader.workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        worker_init_fn=_quiet,
-    )
+class _Collated(Dataset):
+    """Whole batches of items, by the list of their places.
+
+    A user's mistake is handed over as a value: raised in a worker, torch would make a traceback of
+    it on the way to the main process, and the sentence would be lost.
+    """
+
+    def __init__(self, items: TrainItems | EvalItems):
+        self.items = items
+
+    def __getitem__(self, places: list[int]) -> Batch | UserError:
+        try:
+            return collate([self.items[place] for place in places])
+        except UserError as error:
+            return error
+
+
+class Batches:
+    """Batches of items, read and put together by worker processes, in the order of `places`.
+
+    Iterating raises a UserError where an item or a batch of them made one.
+
+    Args:
+        items: what is read.
+        places: the items of each batch.
+        workers: processes; 0 reads in this one.
+        pin: put tensors where a CUDA device fetches them fast.
+    """
+
+    def __init__(
+        self,
+        items: TrainItems | EvalItems,
+        places: Sampler[list[int]] | Sequence[list[int]],
+        workers: int,
+        pin: bool = False,
+    ):
+        self.loader = DataLoader(
+            _Collated(items),
+            sampler=places,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            worker_init_fn=_quiet,
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def train_batches(items: TrainItems, positions: Positions, loader: Loader, pin: bool) -> Batches:
+    """Micro-batches of training items."""
+    return Batches(items, positions, loader.workers, pin)
 
 
 def eval_batches(
     items: EvalItems, loader: Loader, rank: int, world: int, limit: int | None
-) -> DataLoader:
-    """Loader of single samples; process `rank` of `world` sees every `world`-th, none twice."""
+) -> Batches:
+    """Single samples; process `rank` of `world` sees every `world`-th, none twice."""
     places = range(min(len(items), limit or len(items)))[rank::world]
-    return DataLoader(
-        items,
-        sampler=places,
-        batch_size=1,
-        num_workers=min(loader.workers, len(places)),
-        collate_fn=collate,
-        worker_init_fn=_quiet,
-    )
+    return Batches(items, [[place] for place in places], min(loader.workers, len(places)))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _quiet(worker: int) -> None:
