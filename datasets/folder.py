@@ -42,7 +42,8 @@ class Folder:
         lows: their low pictures, made before, or None to have them made.
         valid: share of the pictures kept for validation.
         test: share kept for testing. Which ones depends on each one's name alone, so pictures that
-            are added later move no other. With a share of 1 every picture is in every such split.
+            are added later move no other. With a share of 1 every picture is in that split and in
+            training, and none in the other unless its share is 1 too.
     """
 
     def __init__(
@@ -56,6 +57,10 @@ class Folder:
         self.targets = _by_name(Path(targets))
         self.references = self._partners("references", references)
         self.lows = self._partners("lows", lows)
+        if max(valid, test) < 1 < valid + test:
+            raise UserError(
+                f"data.valid={valid} and data.test={test} are more than all pictures together"
+            )
         self.shares = {"valid": valid, "test": test}
 
     def _partners(self, what: str, folder: str | None) -> dict[str, Path]:
@@ -72,13 +77,14 @@ class Folder:
 
     def split(self, name: str) -> FolderSplit:
         """The split `train`, `valid` or `test`; UserError when no picture falls into it."""
+        if name not in ("train", *self.shares):
+            raise UserError(f"data.targets has no split '{name}'; choose of train, valid, test")
         chosen = {key: path for key, path in self.targets.items() if self._belongs(key, name)}
         if not chosen:
+            what = f"raise data.{name}" if name in self.shares else "lower data.valid and data.test"
             raise UserError(
-                f"no picture of data.targets falls into the split '{name}': "
-                f"raise data.{name if name in self.shares else 'targets'}"
-                if name in self.shares
-                else "no picture is left to train on: lower data.valid and data.test"
+                f"none of the {len(self.targets)} pictures of data.targets falls into the split "
+                f"'{name}': {what}"
             )
         return FolderSplit(chosen, self.references, self.lows)
 
