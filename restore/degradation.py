@@ -1,8 +1,8 @@
 """How a high-resolution picture becomes the low one that a network is given.
 
-A degradation adds `low`, `low_up` and, where there is a reference, `reference_low_up`. Each kind
-works at one of two places, whose other is the identity: in a loader's worker on 8-bit pictures, or
-on the device on batches of float pictures in [0, 1].
+A degradation adds `low`, `low_up` and, where there is a reference, `reference_low_up`; what a
+sample brings of these stays. Each kind works at one of two places, whose other is the identity: in
+a loader's worker on 8-bit pictures, or on the device on batches of float pictures in [0, 1].
 """
 
 from collections.abc import Callable
@@ -21,8 +21,12 @@ from restore.types import Sample
 class Degradation(Protocol):
     """What a task calls."""
 
-    def worker(self, sample: Sample, scale: int) -> Sample:
-        """One sample, in the worker."""
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
+        """One sample, in the worker.
+
+        `rng` is what chance is drawn from; None in evaluation, where nothing may differ from one
+        time to the next.
+        """
         ...
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
@@ -33,7 +37,7 @@ class Degradation(Protocol):
 class PilBicubic:
     """8-bit PIL bicubic ÷scale, then ×scale: what TTSR and its followers trained on."""
 
-    def worker(self, sample: Sample, scale: int) -> Sample:
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures; see the module."""
         return _add(sample, scale, _pil_resize)  # type: ignore[return-value]
 
@@ -45,13 +49,18 @@ class PilBicubic:
 class TensorBicubic:
     """Bicubic on float tensors, antialiased when shrinking; not rounded to 8 bits."""
 
-    def worker(self, sample: Sample, scale: int) -> Sample:
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Nothing is done here."""
         return sample
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """Adds the low pictures; see the module."""
         return _add(batch, scale, _tensor_resize)
+
+
+def as_float(picture: Tensor) -> Tensor:
+    """8-bit values as [0, 1]; floats as they are."""
+    return picture.float() / 255 if picture.dtype == torch.uint8 else picture
 
 
 def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
 
 def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
     if picture_CHW.dtype != torch.uint8:
-        # 16-bit pictures: PIL's bicubic in float, one channel at a time, without 8-bit rounding.
+        # 16-bit and noisy pictures: PIL's bicubic in float, a channel at a time, not rounded.
         planes = [
             np.asarray(
                 Image.fromarray(plane.numpy(), mode="F").resize(
@@ -89,7 +98,7 @@ def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
             )
             for plane in picture_CHW.float().contiguous()
         ]
-        return torch.from_numpy(np.stack(planes)).clamp(0, 1)
+        return _within(torch.from_numpy(np.stack(planes)), picture_CHW)
     array = picture_CHW.permute(1, 2, 0).contiguous().numpy()
     resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
@@ -99,4 +108,9 @@ def _tensor_resize(picture_NCHW: Tensor, height: int, width: int) -> Tensor:
     resized = F.interpolate(
         picture_NCHW, (height, width), mode="bicubic", antialias=height < picture_NCHW.shape[-2]
     )
-    return resized.clamp(0, 1)
+    return _within(resized, picture_NCHW)
+
+
+def _within(resized: Tensor, picture: Tensor) -> Tensor:
+    """Cuts bicubic's overshoot off at black and white, or where unclipped noise went beyond."""
+    return resized.clamp(picture.min().clamp_max(0), picture.max().clamp_min(1))

@@ -116,6 +116,7 @@ class Train:
     wandb: Wandb
     seed: Count
     init: str | None
+    init_partial: bool
     resume: str | None
     folder: str
     # Groups that parts above refer to.
@@ -123,6 +124,9 @@ class Train:
     trunk: Node | None = None
     fusion: Node | None = None
     degradation: Node | None = None
+    noise: Node | None = None
+    discriminator: Node | None = None
+    adversarial: Node | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.augment import corner, cropped, padded, turn, turned
-from restore.degradation import Degradation
+from restore.degradation import Degradation, as_float
 from restore.errors import UserError
 from restore.types import Problem, Restoration, Sample
 
@@ -64,7 +64,8 @@ class ReferenceSR:
             out["low"] = cropped(sample["low"], *place)
         middle = (top + height / 2, left + width / 2)
         out["reference"] = self._reference_crop(reference, target, middle, rng)
-        out = self.degradation.worker(out, self.scale)
+        # Chance of its own: what noise draws changes neither crops nor turns.
+        out = self.degradation.worker(out, self.scale, rng.spawn(1)[0])
         turns = (turn(rng), turn(rng)) if self.augment else None
         for name in ("target", "low", "low_up", "reference", "reference_low_up"):
             if name not in out:
@@ -147,7 +148,7 @@ class ReferenceSR:
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], degraded where that is the device's work."""
-        batch = {name: _as_float(value) for name, value in batch.items()}
+        batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
         batch = self.degradation.device(batch, self.scale)
         inputs = {name: batch[name] for name in _INPUTS}
         return Problem(inputs, batch.get("target"), batch["key"])
@@ -166,9 +167,3 @@ def _no_reference(key: str) -> str:
         f"{key} has no reference picture; this task needs one (data=folder takes data.references, "
         "data=sample and data=cufed bring their own)"
     )
-
-
-def _as_float(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype == torch.uint8:
-        return value.float() / 255
-    return value
