@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore import registry, weights
-from restore.backbones.dynamic import DynamicBlock, Gate
+from restore.backbones.dynamic import DynamicBlock, Gate, MaskUnit
 from restore.backbones.sparse import add_branch, dilate
 from restore.bench.plain import attend
 from restore.cli import main
@@ -272,6 +272,16 @@ def test_published_and_corrected_schedules():
     assert gates["dynamic_published"].noise_until == 1
     assert gates["dynamic"].end < gates["dynamic"].start
     assert gates["dynamic"].noise_until < 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(size=st.tuples(*[st.integers(1, n) for n in (3, 8, 9)]), seed=st.integers(0, 2**31))
+def test_a_mask_unit_is_a_convolution_and_a_linear_map_of_the_means(size, seed):
+    torch.manual_seed(seed)
+    N, H, W = size
+    unit, x = MaskUnit(5), torch.randn(N, 5, H, W)
+    expected = unit.conv(x) + unit.fc(x.mean((2, 3))).view(N, 1, 1, 1)
+    torch.testing.assert_close(unit(x), expected, atol=1e-5, rtol=0)
 
 
 def test_a_mask_unit_learns_from_what_it_lets_through():
