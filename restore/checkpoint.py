@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +65,69 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], origin: str) -> No
 
     Raises UserError that names what does not fit: these are then another model's weights.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    surplus = [name for name in state if name not in own]
-    unlike = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if missing or surplus or unlike:
-        told = [
-            f"{len(names)} {what} (such as {names[0]})"
-            for what, names in (
-                ("missing", missing),
-                ("surplus", surplus),
-                ("of another shape", unlike),
-            )
-            if names
-        ]
+    fit = _compare(module, state)
+    misfits = {
+        "missing": fit.missing,
+        "surplus": fit.surplus,
+        "of another shape": fit.unlike,
+    }
+    told = [f"{len(n)} {what} (such as {n[0]})" for what, n in misfits.items() if n]
+    if told:
         raise UserError(f"{origin} holds the weights of another model: {', '.join(told)}")
     module.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a state dict fits a module, by the names of tensors.
+
+    `missing`: only the module has them; `surplus`: only the state dict; `unlike`: both, in
+    different shapes (which follow the name).
+    """
+
+    fitting: list[str]
+    missing: list[str]
+    surplus: list[str]
+    unlike: list[str]
+
+    def report(self) -> str:
+        """What was loaded, and for everything else why not, in lines."""
+        wanted = len(self.fitting) + len(self.missing) + len(self.unlike)
+        lines = [f"loaded: {len(self.fitting)} of the model's {wanted} tensors"]
+        for why, names in (
+            ("not loaded, as the file has another shape", self.unlike),
+            ("not loaded, as the file has none of the name", self.missing),
+            ("in the file, but not of this model", self.surplus),
+        ):
+            if names:
+                lines.append(f"{why}: {len(names)}")
+                lines += [f"  {name}" for name in names]
+        return "\n".join(lines)
+
+
+def load_what_fits(module: torch.nn.Module, state: dict[str, Any], origin: str) -> Fit:
+    """Loads the tensors whose names and shapes agree; the others keep their values.
+
+    Raises UserError when none does.
+    """
+    fit = _compare(module, state)
+    if not fit.fitting:
+        raise UserError(f"{origin} holds no tensor that this model has, by name and shape")
+    module.load_state_dict({name: state[name] for name in fit.fitting}, strict=False)
+    return fit
+
+
+def _compare(module: torch.nn.Module, state: dict[str, Any]) -> Fit:
+    own = module.state_dict()
+    shared = [name for name in own if name in state]
+    fitting = [name for name in shared if state[name].shape == own[name].shape]
+    return Fit(
+        fitting,
+        missing=[name for name in own if name not in state],
+        surplus=[name for name in state if name not in own],
+        unlike=[
+            f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in shared
+            if state[name].shape != own[name].shape
+        ],
+    )

@@ -150,3 +150,32 @@ def any_true(flag: bool, on: torch.device) -> bool:
     box = torch.tensor(float(flag), device=on)
     dist.all_reduce(box, dist.ReduceOp.MAX)
     return bool(box.item())
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes, whose gradient is again the sum over the processes."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return _Sum.apply(gradient)
+
+
+def mean(x: torch.Tensor) -> torch.Tensor:
+    """Mean over the processes, any number of times differentiable."""
+    return x if world() == 1 else _Sum.apply(x) / world()
+
+
+def average(tensors: list[torch.Tensor]) -> None:
+    """Replaces each tensor by its mean over the processes, in one exchange."""
+    if world() == 1 or not tensors:
+        return
+    joined = torch.cat([x.flatten() for x in tensors])
+    dist.all_reduce(joined)
+    for x, part in zip(tensors, joined.split([x.numel() for x in tensors])):
+        x.copy_(part.view_as(x) / world())

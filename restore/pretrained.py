@@ -12,6 +12,9 @@ from torchvision import models
 from restore import checkpoint
 from restore.errors import UserError
 
+# Of the colours, in [0, 1], that torchvision's networks were trained on.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 # The first digits of the SHA-256 that the published files' own names carry.
 _OFFICIAL = {"vgg19": "dcbb9e9d", "vgg16": "397923af", "alexnet": "7be5be79"}
 

@@ -5,8 +5,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,29 +71,50 @@ class Objective:
     """
 
     def __init__(self, path: str, setting: settings.Objective, model: nn.Module, steps: int):
-        self.setting, self.steps = setting, steps
+        self.setting, self.steps, self.model = setting, steps, model
         self.losses: dict[str, Loss] = {
             name: registry.instantiate(node, f"{path}.losses.{name}")
             for name, node in setting.losses.items()
+            if setting.weights[name] > 0  # else not even its files are needed
         }
+        if not self.losses:
+            raise UserError(f"{path}.weights: every term has the weight 0")
         groups = _parameter_groups(path, model, setting.groups)
         self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
 
-    def set_rate(self, step: int) -> float:
-        """Sets the learning rates for a step of the stage; returns the first group's."""
+    @property
+    def rate(self) -> float:
+        """The first group's learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_rate(self, step: int) -> None:
+        """Sets the learning rates for a step of the stage."""
         factor = rate(self.setting.decay, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        return self.optimizer.param_groups[0]["lr"]
 
     def terms(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> dict[str, Tensor]:
-        """Every term, unweighted."""
-        return {name: loss(restored, problem, models) for name, loss in self.losses.items()}
+        """Every term, unweighted. Of the models only the objective's own gets gradients by them."""
+        with _fixed(model for model in models.values() if model is not self.model):
+            return {name: loss(restored, problem, models) for name, loss in self.losses.items()}
+
+
+@contextmanager
+def _fixed(models: Iterable[nn.Module]) -> Iterator[None]:
+    """While it lasts, what is made with the models' parameters is no function of them."""
+    held = [p for model in models for p in model.parameters() if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _parameter_groups(
@@ -131,6 +152,11 @@ class Leg:
     objectives: dict[str, Objective]
 
 
+def _prefix(leg: Leg, title: str) -> str:
+    """What the names of an objective's numbers begin with, where there are several."""
+    return f"{title}/" if len(leg.objectives) > 1 else ""
+
+
 class Training:
     """A run from its first step, or from its last checkpoint, to its end.
 
@@ -159,30 +185,32 @@ class Training:
         self.valid_items = EvalItems(dataset.split("valid"), self.task, setting.loader.on_error)
         self.protocol = registry.instantiate(setting.protocol, "protocol")
 
-        self.bare: dict[str, nn.Module] = {
+        self.models: dict[str, nn.Module] = {
             "backbone": registry.instantiate(setting.backbone, "backbone")
         }
         for name in setting.schedule:
             for title, node in setting.stages[name].models.items():
-                if title not in self.bare:
-                    self.bare[title] = registry.instantiate(node, f"stages.{name}.models.{title}")
-        layout = torch.channels_last if setting.runtime.channels_last else torch.contiguous_format
-        for model in self.bare.values():
-            model.to(device)
-            model.to(memory_format=layout)  # type: ignore[call-overload]
-        if setting.init is not None:
-            self._start_from(setting.init)
+                if title not in self.models:
+                    self.models[title] = registry.instantiate(node, f"stages.{name}.models.{title}")
+        for model in self.models.values():
+            self._place(model)
+        self.begun = ""
+        if setting.init is not None and not self._last.exists():
+            self.begun = self._start_from(setting.init)
         self.ema = None
         if setting.trainer.ema is not None:
             self.ema = AveragedModel(
-                self.bare["backbone"],
+                self.models["backbone"],
                 multi_avg_fn=get_ema_multi_avg_fn(setting.trainer.ema),
                 use_buffers=True,
             )
-        self.models = {name: self._wrap(model) for name, model in self.bare.items()}
-        self.runner = Runner(self.models["backbone"], setting.runtime, device)
+        self.network = self._wrap(self.models["backbone"])
+        self.runner = Runner(self.network, setting.runtime, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=setting.runtime.precision == "fp16")
         self.legs = list(self._legs())
+        for _, loss in self._terms():
+            if isinstance(loss, nn.Module):
+                self._place(loss)
         self.total = self.legs[-1].first + self.legs[-1].steps
         self.step = 0
         self.best: float | None = None
@@ -190,6 +218,11 @@ class Training:
         self.stop = False
 
     def _wrap(self, model: nn.Module) -> nn.Module:
+        """The backbone as it is called; critics stay bare.
+
+        Penalties differentiate a critic's gradient again, which neither torch.compile nor
+        DistributedDataParallel promise to do; their gradients are averaged after the backward pass.
+        """
         if self.setting.runtime.compile:
             model = torch.compile(model)  # type: ignore[assignment]
         if distributed.world() > 1 and any(p.requires_grad for p in model.parameters()):
@@ -197,12 +230,35 @@ class Training:
             return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
         return model
 
-    def _start_from(self, path: str) -> None:
+    def _place(self, module: nn.Module) -> None:
+        """To the device and memory layout that it will run with."""
+        layout = (
+            torch.channels_last if self.setting.runtime.channels_last else torch.contiguous_format
+        )
+        module.to(self.device)
+        module.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def _start_from(self, path: str) -> str:
+        """Loads the weights to begin from; returns what to say of it."""
         from restore import weights
 
         loaded = weights.load(path)
-        checkpoint.load_into(self.bare["backbone"], loaded.state, path)
-        log.info("begun from %s", loaded.sentence())
+        backbone = self.models["backbone"]
+        if self.setting.init_partial:
+            fit = checkpoint.load_what_fits(backbone, loaded.state, path)
+            return f"begun from {loaded.sentence()}\n{fit.report()}"
+        try:
+            checkpoint.load_into(backbone, loaded.state, path)
+        except UserError as error:
+            raise UserError(f"{error}; init_partial=true takes what fits, and says what") from error
+        return f"begun from {loaded.sentence()}, all {len(loaded.state)} tensors"
+
+    def _terms(self) -> Iterator[tuple[str, Loss]]:
+        """Every term of every stage, with its dotted path."""
+        for leg in self.legs:
+            for title, objective in leg.objectives.items():
+                for name, loss in objective.losses.items():
+                    yield f"{leg.name}.{title}.{name}", loss
 
     def _legs(self) -> Iterator[Leg]:
         first = 0
@@ -214,7 +270,7 @@ class Training:
             )
             objectives = {
                 title: Objective(
-                    f"stages.{name}.objectives.{title}", setting, self.bare[setting.model], steps
+                    f"stages.{name}.objectives.{title}", setting, self.models[setting.model], steps
                 )
                 for title, setting in stage.objectives.items()
             }
@@ -231,7 +287,7 @@ class Training:
         """
         return {
             "config": self.config,
-            "models": {name: model.state_dict() for name, model in self.bare.items()},
+            "models": {name: model.state_dict() for name, model in self.models.items()},
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
             "averaged": int(self.ema.n_averaged) if self.ema is not None else 0,
             "optimizers": {
@@ -253,8 +309,8 @@ class Training:
             checkpoint.write(path, self.state())
 
     def _restore(self, state: dict[str, Any]) -> None:
-        origin = str(self.folder / "checkpoints" / "last.pt")
-        for name, model in self.bare.items():
+        origin = str(self._last)
+        for name, model in self.models.items():
             checkpoint.load_into(model, state["models"][name], origin)
         if self.ema is not None:
             checkpoint.load_into(self.ema.module, state["ema"], origin)
@@ -265,12 +321,15 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
 
+    @property
+    def _last(self) -> Path:
+        return self.folder / "checkpoints" / "last.pt"
+
     # The loop -------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Trains to the end; returns the exit code (130 when interrupted and saved)."""
-        last = self.folder / "checkpoints" / "last.pt"
-        state = checkpoint.read(last) if last.exists() else None
+        state = checkpoint.read(self._last) if self._last.exists() else None
         if state is not None:
             self._restore(state)
         self.journal = Journal(
@@ -297,10 +356,17 @@ class Training:
         return 0 if finished else INTERRUPTED
 
     def _introduce(self) -> None:
-        provenance = getattr(getattr(self.bare["backbone"], "extractor", None), "provenance", None)
-        if provenance is not None:
-            log.info(provenance.sentence())
-        for name, model in self.bare.items():
+        if self.begun:
+            log.info(self.begun)
+        origins: dict[str, list[str]] = {}  # users of other people's networks, by what is said
+        extractor = getattr(self.models["backbone"], "extractor", None)
+        for name, user in [("the extractor", extractor), *self._terms()]:
+            provenance = getattr(user, "provenance", None)
+            if provenance is not None:
+                origins.setdefault(provenance.sentence(), []).append(name)
+        for sentence, users in origins.items():
+            log.info("%s (for %s)", sentence, ", ".join(users))
+        for name, model in self.models.items():
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             every = sum(p.numel() for p in model.parameters())
             log.info("%s: %s parameters, %s trained", name, f"{every:,}", f"{trained:,}")
@@ -339,7 +405,7 @@ class Training:
         )
         pin = self.device.type == "cuda"
         batches = iter(train_batches(self.items, positions, self.setting.loader, pin))
-        self.models["backbone"].train()
+        self.network.train()
         seen: dict[str, float] = {}
         since, began = 0, time.perf_counter()
         while self.step < leg.first + leg.steps:
@@ -355,9 +421,8 @@ class Training:
             if self.step % trainer.log_every == 0 or self.step == self.total:
                 parts = distributed.gather({k: v / since for k, v in seen.items()})
                 mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in seen}
-                mean["train/rate"] = next(iter(leg.objectives.values())).optimizer.param_groups[0][
-                    "lr"
-                ]
+                for title, objective in leg.objectives.items():
+                    mean[f"train/{_prefix(leg, title)}rate"] = objective.rate
                 speed = since * trainer.batch_size / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.step)
@@ -382,27 +447,30 @@ class Training:
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
         problems = [self.task.prepare(micro, generator) for micro in micros]
+        # What the critic was shown is what the backbone then learns from, unless that would hold
+        # the graphs of several micro-batches at once.
         kept = self._restore_batch(problems[0]) if len(problems) == 1 else None
-        values: dict[str, float] = {}
+        values: dict[str, float] = {"loss": 0.0}
         for title, objective in leg.objectives.items():
+            own = objective.setting.model == "backbone"
             objective.set_rate(self.step - leg.first)
             for _ in range(objective.setting.repeat):
                 objective.optimizer.zero_grad(set_to_none=True)
                 for place, problem in enumerate(problems):
-                    own = objective.setting.model == "backbone"
                     restored = kept or self._restore_batch(problem, gradients=own)
                     last = place == len(problems) - 1
                     terms = self._backward(title, objective, restored, problem, len(problems), last)
+                    share = len(problems) * objective.setting.repeat
                     for name, value in terms.items():
-                        name = name if len(leg.objectives) == 1 else f"{title}/{name}"
-                        values[name] = values.get(name, 0.0) + value / (
-                            len(problems) * objective.setting.repeat
-                        )
+                        name = f"{_prefix(leg, title)}{name}"
+                        values[name] = values.get(name, 0.0) + value / share
                 self._update(title, objective, problems)
-        if "loss" not in values:
-            values["loss"] = sum(v for k, v in values.items() if k.endswith("/loss"))
+                if own:
+                    kept = None  # its graph is used up, and the backbone is another now
+            if own and len(leg.objectives) > 1:
+                values["loss"] += values[f"{title}/loss"]
         if self.ema is not None:
-            self.ema.update_parameters(self.bare["backbone"])
+            self.ema.update_parameters(self.models["backbone"])
         return values
 
     def _restore_batch(self, problem: Problem, gradients: bool = True) -> Restoration:
@@ -420,7 +488,8 @@ class Training:
     ) -> dict[str, float]:
         if objective.setting.model != "backbone":
             restored = Restoration(restored.image.detach(), {})
-        terms = objective.terms(restored, problem, self.models)
+        with self.runner.autocast():
+            terms = objective.terms(restored, problem, self.models)
         weights = objective.setting.weights
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         if not torch.isfinite(loss):
@@ -430,15 +499,16 @@ class Training:
                 f"(term {', '.join(odd) or 'sum'}) on {', '.join(problem.keys)}; "
                 "nothing was changed by it, the last checkpoint is good"
             )
-        model = self.models[objective.setting.model]
-        shared = isinstance(model, DistributedDataParallel)
-        with model.no_sync() if shared and not last else nullcontext():  # type: ignore[operator]
+        waits = isinstance(self.network, DistributedDataParallel) and not last
+        with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
             self.scaler.scale(loss / parts).backward()
         return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
 
     def _update(self, title: str, objective: Objective, problems: list[Problem]) -> None:
-        self.scaler.unscale_(objective.optimizer)
         gradients = [p.grad for p in objective.parameters if p.grad is not None]
+        if objective.setting.model != "backbone":
+            distributed.average(gradients)
+        self.scaler.unscale_(objective.optimizer)
         norm = get_total_norm(gradients)
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             keys = [key for problem in problems for key in problem.keys]
@@ -461,7 +531,7 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """Measures the validation split, logs it and keeps the best checkpoint."""
-        model = self.ema.module if self.ema is not None else self.bare["backbone"]
+        model = self.ema.module if self.ema is not None else self.models["backbone"]
         folder = self.folder / "pictures" / f"step_{self.step:07d}"
         report = evaluate(
             Runner(model, self.setting.runtime, self.device),

@@ -5,12 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from restore.pretrained import vgg19_features
+from restore.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
 
 # Outputs of relu1_1, relu2_1 and relu3_1, by their place in torchvision's `vgg19().features`.
 _TAPS = (1, 6, 11)
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 
 class TextureExtractor(nn.Module):
@@ -34,7 +32,7 @@ class TextureExtractor(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = True  # nothing else reads a convolution's raw output
-        mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("factor", 1 / std)
         self.register_buffer("shift", -mean / std)
         trained = trainable if isinstance(trainable, list) else [1, 2, 4] if trainable else []

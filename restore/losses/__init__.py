@@ -1,0 +1,30 @@
+"""Terms of objectives: how far an answer is from what it should be.
+
+A term is called with the answer, the problem and all models by name, and returns one number, the
+mean over what it compares. Terms that compare pixel by pixel weigh that mean with the problem's
+weight map, where there is one. A term that is a module is brought to the models' device and holds
+nothing that is trained; what it holds is not in checkpoints.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from restore.types import Problem, Restoration
+
+
+class Loss(Protocol):
+    """What an objective calls for each of its terms."""
+
+    def __call__(
+        self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
+    ) -> Tensor: ...
+
+
+def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of `error` (NCHW), each pixel counting by `weight` (N1HW); 0 where nothing counts."""
+    if weight is None:
+        return error.mean()
+    weight = weight.expand_as(error)
+    return (error * weight).sum() / weight.sum().clamp_min(1e-12)

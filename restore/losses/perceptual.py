@@ -1,0 +1,92 @@
+"""Terms that compare features of a fixed VGG19."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor, nn
+
+from restore.errors import UserError
+from restore.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
+from restore.types import Problem, Restoration
+
+# Convolutions in each of VGG19's five blocks, which max-pooling separates.
+_CONVS = (2, 2, 4, 4, 4)
+
+
+def layer_count(name: str) -> int:
+    """How many layers of torchvision's `vgg19().features` end with the named one.
+
+    Args:
+        name: `convB_C` or `reluB_C`: convolution C of block B, before or after its ReLU.
+
+    Raises:
+        ValueError: VGG19 has no such layer.
+    """
+    found = re.fullmatch(r"(conv|relu)([1-5])_([1-4])", name)
+    if found is None or int(found[3]) > _CONVS[int(found[2]) - 1]:
+        raise ValueError("a layer of VGG19 is conv1_1, relu1_1, conv1_2, … or relu5_4")
+    block, place = int(found[2]), int(found[3])
+    before = sum(2 * convs + 1 for convs in _CONVS[: block - 1])
+    return before + 2 * place - (found[1] == "conv")
+
+
+def _known(name: str) -> str:
+    layer_count(name)
+    return name
+
+
+class Perceptual(nn.Module):
+    """Mean |difference|^power of the features of answer and target at one layer of VGG19.
+
+    Johnson, Alahi, Fei-Fei: "Perceptual Losses for Real-Time Style Transfer and Super-Resolution",
+    ECCV 2016; TTSR (relu5_1, squared), SRGAN (relu5_4, squared), ESRGAN (conv5_4, absolute).
+    Pictures are normalised by ImageNet's mean and deviation. A problem's weight map has no say, as
+    features see more than a pixel.
+
+    Args:
+        weights: `imagenet`, `random`, or the path of a VGG19 state dict (`restore.pretrained`).
+        layer: where the features are taken, see `layer_count`.
+        power: 1 absolute, 2 squared.
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        weights: str,
+        layer: Annotated[str, AfterValidator(_known)],
+        power: Literal[1, 2] = 2,
+    ):
+        super().__init__()
+        self.layers, self.provenance = vgg19_features(weights, layer_count(layer))
+        self.layers.requires_grad_(False)
+        std = torch.tensor(IMAGENET_STD)
+        self.register_buffer("factor", 1 / std)
+        self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / std)
+        self.layer, self.power = layer, power
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features of a picture N3HW in [0, 1].
+
+        Raises UserError for a picture that max-pooling leaves nothing of.
+        """
+        least = 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in self.layers)
+        if min(image.shape[-2:]) < least:
+            raise UserError(
+                f"the perceptual loss at {self.layer} needs pictures of at least {least} pixels a "
+                f"side, not {image.shape[-1]}×{image.shape[-2]}: make task.crop larger"
+            )
+        return self.layers(image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1))
+
+    def forward(
+        self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
+    ) -> Tensor:
+        assert problem.target is not None, "training problems have a target"
+        with torch.no_grad():
+            wanted = self.features(problem.target)
+        error = self.features(restored.image).float() - wanted.float()
+        return error.abs().pow(self.power).mean()
