@@ -1,6 +1,7 @@
 """Weights of other people's networks: downloaded, from a file, or (said aloud) random."""
 
 import hashlib
+import socket
 import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from restore.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # The first digits of the SHA-256 that the published files' own names carry.
-_OFFICIAL = {"vgg19": "dcbb9e9d", "vgg16": "397923af", "alexnet": "7be5be79"}
+_OFFICIAL = {"vgg19": "dcbb9e9d"}
+
+_PATIENCE = 30.0  # seconds without an answer
 
 
 @dataclass(frozen=True)
@@ -54,50 +57,43 @@ def vgg19_features(weights: str, layers: int) -> tuple[nn.Sequential, Provenance
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            features = _empty_features(layers)
+            features = _vgg19(layers)
             for layer in features:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         return features, Provenance("VGG19", "random")
     state, provenance = _state("vgg19", "VGG19", weights, models.VGG19_Weights.IMAGENET1K_V1)
-    features = _empty_features(layers)
-    wanted = {f"features.{name}" for name in features.state_dict()}
-    if not wanted <= state.keys():
-        raise UserError(f"pretrained.vgg19={provenance.path} holds no VGG19 state dict")
-    taken = {name.removeprefix("features."): state[name] for name in wanted}
+    held = {
+        name.removeprefix("features."): tensor
+        for name, tensor in state.items()
+        if name.startswith("features.")
+    }
+    with torch.device("meta"):
+        whole = _vgg19(_LAYERS).state_dict()
+    # All of them, though fewer may be wanted: VGG16 begins with the same names and shapes.
+    if held.keys() != whole.keys():
+        raise UserError(
+            f"pretrained.vgg19={provenance.path} holds no VGG19 as torchvision or timm name its "
+            "parts (features.0.weight … features.34.bias)"
+        )
+    features = _vgg19(layers)
+    taken = {name: held[name] for name in features.state_dict()}
     checkpoint.load_into(features, taken, f"pretrained.vgg19={provenance.path}")
     return features, provenance
 
 
-def _empty_features(layers: int) -> nn.Sequential:
+# Configuration E of Simonyan and Zisserman 2015, table 1: filters of a convolution and its ReLU
+# (which counts as a layer of its own), 0 for a pooling.
+_WIDTHS = 2 * [64] + [0] + 2 * [128] + [0] + 4 * [256] + [0] + 2 * (4 * [512] + [0])
+_LAYERS = sum(2 if width else 1 for width in _WIDTHS)
+
+
+def _vgg19(layers: int) -> nn.Sequential:
     """VGG19's first layers, without making the large ones behind them."""
     made: list[nn.Module] = []
     channels = 3
-    plan = [
-        64,
-        64,
-        0,
-        128,
-        128,
-        0,
-        256,
-        256,
-        256,
-        256,
-        0,
-        512,
-        512,
-        512,
-        512,
-        0,
-        512,
-        512,
-        512,
-        512,
-        0,
-    ]
-    for width in plan:
+    for width in _WIDTHS:
         if len(made) >= layers:
             break
         if width == 0:
@@ -118,17 +114,28 @@ def _state(
             raise UserError(
                 f"pretrained.{key}={weights}: no such file; give a file, imagenet or random"
             )
-        state = checkpoint.read(path)
-        return state, _from_file(key, name, path, "file")
+        return checkpoint.read(path), _from_file(key, name, path, "file")
     cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
+    if not cached.is_file():
+        _download(published.url, cached, key, name)
+    return checkpoint.read(cached), _from_file(key, name, cached, "imagenet")
+
+
+def _download(url: str, to: Path, key: str, name: str) -> None:
+    """Fetches a file whole or not at all, its hash compared with the one in its name."""
+    waited = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)  # else a network that swallows packets holds us for ever
     try:
-        state = published.get_state_dict(progress=False, check_hash=True)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        digits = to.stem.rpartition("-")[2]
+        torch.hub.download_url_to_file(url, str(to), hash_prefix=digits, progress=False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise UserError(
             f"{name}'s published weights cannot be downloaded ({error}); put the file "
-            f"{cached.name} at {cached}, or give pretrained.{key}=FILE, or pretrained.{key}=random"
+            f"{to.name} at {to}, or give pretrained.{key}=FILE, or pretrained.{key}=random"
         ) from error
-    return dict(state), _from_file(key, name, cached, "imagenet")
+    finally:
+        socket.setdefaulttimeout(waited)
 
 
 def _from_file(key: str, name: str, path: Path, kind: str) -> Provenance:

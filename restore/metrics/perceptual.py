@@ -5,6 +5,8 @@ could.
 """
 
 import importlib.metadata
+import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,32 +14,36 @@ from typing import Any
 import lpips
 import numpy as np
 import torch
-from scipy import linalg
 from torch import Tensor, nn
 from torchvision import models
 
 from restore import checkpoint
 from restore.errors import UserError
 from restore.images import to_uint8
+from restore.metrics.functional import rounded
+
+# Below this side AlexNet's second pooling has no pixel left to give.
+_ALEXNET_SIDE = 31
 
 
 class Lpips(nn.Module):
     """LPIPS (Zhang et al., CVPR 2018) with AlexNet, version 0.1; smaller is nearer.
 
-    The linear heads ship with the package `lpips`; the trunk is torchvision's AlexNet.
+    Of pictures rounded to 8 bits. The linear heads ship with the package `lpips`; the trunk is
+    torchvision's AlexNet.
 
     Args:
-        weights: `imagenet` (only if torchvision's cache holds the file) or the file's path.
+        weights: `imagenet` (torchvision's file, where its cache holds it) or the file's path.
     """
 
-    def __init__(self, weights: str | None):
+    def __init__(self, weights: str):
         super().__init__()
         published = models.AlexNet_Weights.IMAGENET1K_V1
         cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-        path = cached if weights in (None, "imagenet") else Path(str(weights))
+        path = cached if weights == "imagenet" else Path(weights)
         self.missing: str | None = None
         if not path.is_file():
-            if path != cached:
+            if weights != "imagenet":
                 raise UserError(f"pretrained.alexnet={weights}: there is no such file")
             self.missing = (
                 f"AlexNet's weights are not on this machine; put {cached.name} at {cached} "
@@ -45,23 +51,30 @@ class Lpips(nn.Module):
             )
             return
         self.path, self.fingerprint = path, checkpoint.fingerprint(path)
-        trunk = models.alexnet()
-        checkpoint.load_into(trunk, checkpoint.read(path), str(path))
-        self.net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-        slices = [self.net.net.slice1, self.net.net.slice2, self.net.net.slice3]
-        slices += [self.net.net.slice4, self.net.net.slice5]
-        for part in slices:
-            for place, layer in part.named_children():
-                layer.load_state_dict(trunk.features[int(place)].state_dict())
+        with warnings.catch_warnings():
+            # lpips asks torchvision for its trunk in a way that torchvision has given up.
+            warnings.filterwarnings("ignore", message="(?s).*'(pretrained|weights)'")
+            self.net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         self.requires_grad_(False)
+        trunk = self.net.net  # its names: slice1.0.weight where torchvision has features.0.weight
+        held = checkpoint.read(path)
+        names = {name: f"features.{name.partition('.')[2]}" for name in trunk.state_dict()}
+        taken = {name: held[theirs] for name, theirs in names.items() if theirs in held}
+        checkpoint.load_into(trunk, taken, f"pretrained.alexnet={path}")
 
     def update(
         self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
     ) -> dict[str, float]:
-        """The distance of one restored picture from its target, 13HW in [0, 1]."""
+        """The distance of one restored picture from its target, 13HW in [0, 1].
+
+        NaN for a picture smaller than AlexNet's pooling needs.
+        """
         assert target is not None
+        if min(target.shape[-2:]) < _ALEXNET_SIDE:
+            return {name: math.nan}
+        x, y = (rounded(picture).float() * 2 - 1 for picture in (restored, target))
         with torch.autocast(restored.device.type, enabled=False):
-            return {name: self.net(restored * 2 - 1, target * 2 - 1).item()}
+            return {name: self.net(x, y).item()}
 
     def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
         """Nothing beyond the images' own values."""
@@ -79,7 +92,8 @@ class Fid(nn.Module):
     """Fréchet inception distance (Heusel et al., NeurIPS 2017) of restored and target pictures.
 
     Inception, its resizing (TensorFlow 1 bilinear, 299×299) and features as torch-fidelity has
-    them. Statistics in float64 are summed over processes.
+    them, of pictures rounded to 8 bits. The features of all processes' pictures come together, in
+    float64.
 
     Args:
         weights: torch-fidelity's Inception file, or None for its place in torch's cache.
@@ -133,7 +147,7 @@ class Fid(nn.Module):
         both = [np.concatenate([part[kind] for part in parts]) for kind in ("restored", "target")]
         self.count = len(both[0])
         if self.count < 2:
-            return {}
+            return {name: math.nan}  # one picture has no spread
         return {name: frechet(*both)}
 
     def sentence(self) -> str:
@@ -146,9 +160,14 @@ class Fid(nn.Module):
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance of the normal distributions fitted to two sets of rows, in float64."""
-    mean = np.square(x.mean(0) - y.mean(0)).sum()
-    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    # tr √(AB) from the eigenvalues of AB, which are real and not negative but for rounding.
-    roots = np.sqrt(np.clip(linalg.eigvals(cov_x @ cov_y).real, 0, None))
-    return float(mean + np.trace(cov_x) + np.trace(cov_y) - 2 * roots.sum())
+    """Fréchet distance of the normal distributions fitted to two sets of rows, in float64.
+
+    |μx − μy|² + tr(A + B − 2 (A B)^½) with the covariances A, B. The last trace is the sum of the
+    singular values of X Yᵀ, where A = XᵀX and B = YᵀY: for centred rows no covariance, no root of
+    a matrix that is hardly ever of full rank.
+    """
+    means = x.mean(0) - y.mean(0)
+    roots = [np.linalg.qr((z - z.mean(0)) / np.sqrt(len(z) - 1), mode="r") for z in (x, y)]
+    spread = sum(np.square(root).sum() for root in roots)
+    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return float(np.square(means).sum() + spread - 2 * shared)

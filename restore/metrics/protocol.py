@@ -28,13 +28,18 @@ class Protocol:
     ):
         self.name, self.channel, self.shave = name, channel, shave
 
-    def measure(self, restored: Tensor, target: Tensor, scale: int) -> list[dict[str, float]]:
-        """The values of each picture of a batch, N3HW in [0, 1].
+    def measure(
+        self, restored: Tensor, target: Tensor, scale: int, weight: Tensor | None = None
+    ) -> list[dict[str, float]]:
+        """The values of each picture of a batch, NCHW in [0, 1].
 
-        PSNR of equal pictures is infinite. Raises UserError for pictures too small to measure.
+        `weight` (N1HW, ≥ 0) says how much each pixel counts, and so the SSIM window around it;
+        None: equally. PSNR of equal pictures is infinite; what cannot be measured is NaN.
         """
+        assert restored.shape == target.shape, (restored.shape, target.shape)
         border = scale if self.shave == "scale" else self.shave
         x, y = (shaved(planes(rounded(z), self.channel), border) for z in (restored, target))
+        within = None if weight is None else shaved(weight, border)
         name = f"{self.channel}_s{border}" if border else self.channel
-        pairs = zip(psnr(x, y).tolist(), ssim(x, y).tolist())
+        pairs = zip(psnr(x, y, within).tolist(), ssim(x, y, within).tolist())
         return [{f"psnr_{name}": p, f"ssim_{name}": s} for p, s in pairs]
