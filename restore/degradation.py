@@ -47,7 +47,7 @@ class PilBicubic:
 
 
 class TensorBicubic:
-    """Bicubic on float tensors, antialiased when shrinking; not rounded to 8 bits."""
+    """Bicubic on float tensors: PIL's kernel, not rounded to 8 bits."""
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Nothing is done here."""
@@ -105,9 +105,10 @@ def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
 
 
 def _tensor_resize(picture_NCHW: Tensor, height: int, width: int) -> Tensor:
-    resized = F.interpolate(
-        picture_NCHW, (height, width), mode="bicubic", antialias=height < picture_NCHW.shape[-2]
-    )
+    if width == 1 < height:  # torch 2.15 gets a result of one column wrong, of one row right
+        return _tensor_resize(picture_NCHW.mT, width, height).mT
+    # Without antialias torch has another cubic (a = -0.75, not -0.5) than PIL and MATLAB.
+    resized = F.interpolate(picture_NCHW, (height, width), mode="bicubic", antialias=True)
     return _within(resized, picture_NCHW)
 
 
