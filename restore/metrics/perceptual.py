@@ -14,6 +14,7 @@ from typing import Any
 import lpips
 import numpy as np
 import torch
+from scipy import linalg
 from torch import Tensor, nn
 from torchvision import models
 
@@ -126,6 +127,7 @@ class Fid(nn.Module):
             raise UserError(f"{path} does not hold torch-fidelity's Inception: {reason}") from error
         self.requires_grad_(False)
         self.features: dict[str, list[Tensor]] = {"restored": [], "target": []}
+        self.count = 0
 
     def update(
         self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
@@ -154,8 +156,8 @@ class Fid(nn.Module):
         """What measured it."""
         version = importlib.metadata.version("torch-fidelity")
         return (
-            f"fid: torch-fidelity {version}, N = {getattr(self, 'count', 0)} (not comparable with "
-            f"other N), Inception of {self.path} (sha256 {self.fingerprint}…)"
+            f"fid: torch-fidelity {version}, N = {self.count} (not comparable with other N), "
+            f"Inception of {self.path} (sha256 {self.fingerprint}…)"
         )
 
 
@@ -167,7 +169,9 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     a matrix that is hardly ever of full rank.
     """
     means = x.mean(0) - y.mean(0)
-    roots = [np.linalg.qr((z - z.mean(0)) / np.sqrt(len(z) - 1), mode="r") for z in (x, y)]
+    centred = [(z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y)]
+    # In place of each set the R of its QR, which is no taller than wide and has the same product.
+    roots = [np.asarray(np.linalg.qr(z, mode="r")) for z in centred]
     spread = sum(np.square(root).sum() for root in roots)
-    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    shared = linalg.svdvals(roots[0] @ roots[1].T).sum()
     return float(np.square(means).sum() + spread - 2 * shared)
