@@ -16,7 +16,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if distributed.world() == 1 or not self.training:
             return super().forward(x_NCHW)
-        x = x_NCHW.float()
+        x = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
         mean_C = distributed.mean(x.mean((0, 2, 3)))
         centred = x - mean_C.view(1, -1, 1, 1)
         variance_C = distributed.mean(centred.square().mean((0, 2, 3)))
