@@ -1,8 +1,9 @@
 """The built-in photos: what scikit-image carries inside its package, nothing to download.
 
 The Middlebury "motorcycle" pair (Scharstein et al., GCPR 2014) shows one scene from two places:
-left is the input, right the reference. The other photos have one view; a neighbouring part of the
-same photo is their reference.
+left is the input, right the reference. The other photos have one view: to be evaluated, a part has
+its neighbour in the same photo as its reference; to be trained on, it has itself, and the task's
+crops and turns make the difference.
 """
 
 from pathlib import Path
