@@ -16,6 +16,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Precision = Literal["fp32", "bf16", "fp16"]
+# What stands in for a sample's reference; see `restore.references`.
+Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
 
 # Any class below refuses keys that it does not know.
 STRICT = ConfigDict(extra="forbid", strict=False)
@@ -112,6 +114,7 @@ class Train:
     loader: Loader
     stages: dict[str, Stage]
     schedule: Annotated[list[str], Field(min_length=1)]
+    reference: Reference
     trainer: Trainer
     wandb: Wandb
     seed: Count

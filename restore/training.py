@@ -32,6 +32,7 @@ from restore.loading import (
     train_batches,
 )
 from restore.losses import Loss
+from restore.references import replaced
 from restore.types import Problem, Restoration
 
 log = logging.getLogger("restore")
@@ -177,12 +178,12 @@ class Training:
         self.config, self.setting, self.folder, self.device = config, setting, folder, device
         self.first_process = distributed.rank() == 0
         torch.manual_seed(setting.seed)
-        self.task = registry.instantiate(setting.task, "task")
+        task = registry.instantiate(setting.task, "task")
         dataset = registry.instantiate(setting.data, "data")
-        self.items = TrainItems(
-            dataset.split("train"), self.task, setting.seed, setting.loader.on_error
-        )
-        self.valid_items = EvalItems(dataset.split("valid"), self.task, setting.loader.on_error)
+        train, self.task = replaced(setting.reference, dataset.split("train"), task)
+        valid, _ = replaced(setting.reference, dataset.split("valid"), task)
+        self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
+        self.valid_items = EvalItems(valid, self.task, setting.loader.on_error)
         self.protocol = registry.instantiate(setting.protocol, "protocol")
 
         self.models: dict[str, nn.Module] = {

@@ -150,7 +150,7 @@ class ReferenceSR:
         """Pictures as float in [0, 1], degraded where that is the device's work."""
         batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
         batch = self.degradation.device(batch, self.scale)
-        inputs = {name: batch[name] for name in _INPUTS}
+        inputs = {name: batch[name] for name in _INPUTS if name in batch}
         return Problem(inputs, batch.get("target"), batch["key"])
 
     def finish(self, restored: Restoration, problem: Problem) -> Restoration:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.attention import Memory, TextureAttention
+from restore.attention import Memory, TextureAttention, Transfer
 from restore.backbones import ttsr_layouts
 from restore.backbones.blocks import conv, keep_variance, shrink
 from restore.backbones.extractor import TextureExtractor
@@ -218,8 +218,8 @@ class TTSR(nn.Module):
         self.textures = sorted(textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk)
         made = dict(zip((4, 2, 1), extractor.channels))
-        transferred = attention.channels([made[scale] for scale in self.textures])
-        channels = dict(zip(self.textures, transferred))
+        self.transferred = attention.channels([made[scale] for scale in self.textures])
+        channels = dict(zip(self.textures, self.transferred))
         self.stages = nn.ModuleList(
             Stage(
                 features,
@@ -283,7 +283,9 @@ class TTSR(nn.Module):
         reference_low_up: Tensor | None = None,
         memory: Memory | None = None,
     ) -> Restoration:
-        """Restores `low`; needs `reference` and `reference_low_up`, or `memory` of them.
+        """Restores `low` with `reference` and `reference_low_up`, or `memory` of them.
+
+        With none of them there are no textures: zeros, with the score 0.
 
         Args:
             low: N3HW in [0, 1].
@@ -296,12 +298,13 @@ class TTSR(nn.Module):
             Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index`, and
             `masks` by the names of the blocks that were not executed everywhere.
         """
-        if memory is None:
-            if reference is None or reference_low_up is None:
-                raise UserError("TTSR needs a reference picture and got none")
+        if memory is None and reference is not None:
+            assert reference_low_up is not None, "a reference comes with its low_up"
             memory = self.remember(reference, reference_low_up)
-        query = self.extractor(low_up)[-1]
-        transfer = self.attention(query, memory)
+        if memory is None:
+            transfer = self._nothing(low)
+        else:
+            transfer = self.attention(self.extractor(low_up)[-1], memory)
         textures = dict(zip(self.textures, transfer.textures))
         x, made = self.shallow(low * 2 - 1)
         xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
@@ -319,6 +322,15 @@ class TTSR(nn.Module):
             "masks": masks,
         }
         return Restoration(image, aux)
+
+    def _nothing(self, low: Tensor) -> Transfer:
+        """What is transferred when there is no reference."""
+        N, _, H, W = low.shape
+        textures = [
+            low.new_zeros(N, C, scale * H, scale * W)
+            for scale, C in zip(self.textures, self.transferred)
+        ]
+        return Transfer(low.new_zeros(N, 1, H, W), textures, None)
 
     @classmethod
     def recognise(
