@@ -33,7 +33,7 @@ from restore.loading import (
 )
 from restore.losses import Loss
 from restore.references import replaced
-from restore.types import Problem, Restoration
+from restore.types import Problem, Restoration, Scheduled
 
 log = logging.getLogger("restore")
 
@@ -447,6 +447,7 @@ class Training:
         seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
+        self._announce(leg)
         problems = [self.task.prepare(micro, generator) for micro in micros]
         # What the critic was shown is what the backbone then learns from, unless that would hold
         # the graphs of several micro-batches at once.
@@ -473,6 +474,17 @@ class Training:
         if self.ema is not None:
             self.ema.update_parameters(self.models["backbone"])
         return values
+
+    def _announce(self, leg: Leg) -> None:
+        """Tells the parts that change in the course of training which step this is."""
+        for model in self.models.values():
+            for part in model.modules():
+                if isinstance(part, Scheduled):
+                    part.at(self.step, self.total)
+        for objective in leg.objectives.values():
+            for loss in objective.losses.values():
+                if isinstance(loss, Scheduled):
+                    loss.at(self.step - leg.first, leg.steps)
 
     def _restore_batch(self, problem: Problem, gradients: bool = True) -> Restoration:
         with nullcontext() if gradients else torch.no_grad():

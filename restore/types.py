@@ -1,7 +1,7 @@
 """What is handed from dataset to task to backbone to losses."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,11 +59,24 @@ class Restoration:
     """A backbone's answer: `image` NCHW in [0, 1], `aux` what losses and pictures need.
 
     `aux` holds by name, where the backbone makes them: `score` (N1hw), `textures` (list, coarse to
-    fine), `index` (Nhw, flat position in the reference's coarsest grid).
+    fine), `index` (Nhw, flat position in the reference's coarsest grid), `masks` (dict of N1hw by
+    the name of the block, 1 where it was executed).
     """
 
     image: Tensor
     aux: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A part of a network, or a loss, that changes in the course of training."""
+
+    def at(self, step: int, steps: int) -> None:
+        """Told before each step: which it is, from 0, of how many.
+
+        Parts of networks are told the steps of the whole run, losses those of their stage.
+        """
+        ...
 
 
 class Task(Protocol):
