@@ -24,12 +24,12 @@ def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Ten
     head = published.get("MainNet.SFE.conv_head.weight")
     if head is None:
         return None
-    layout = _Layout(published)
+    layout = Layout(published)
     levels = layout.levels
     renamed: dict[str, Tensor] = {}
     counts = [0] * (len(levels) + 1)
     for name, value in published.items():
-        own = _own_name(name, layout)
+        own = own_name(name, layout)
         if own is None:
             raise UserError(
                 f"the file holds a TTSR variant that is not supported: no place for '{name}'"
@@ -73,7 +73,7 @@ def _listed(numbers: list[int]) -> str:
     return "[" + ",".join(map(str, numbers)) + "]"
 
 
-class _Layout:
+class Layout:
     """Where in our network a published level, a digit of a name, stands."""
 
     def __init__(self, published: Mapping[str, Tensor]):
@@ -94,7 +94,7 @@ class _Layout:
 Groups = tuple[str, ...]
 
 
-def _exchange(groups: Groups, layout: _Layout) -> str:
+def _exchange(groups: Groups, layout: Layout) -> str:
     # Within an exchange the published names count places, from 1, not levels.
     levels, source, target, step, rest = groups
     path = f"{int(source) - 1}to{int(target) - 1}.convs.{int(step or 1) - 1}.{rest}"
@@ -103,7 +103,7 @@ def _exchange(groups: Groups, layout: _Layout) -> str:
 
 _BLOCK = r"(\d+\.(?:conv[12]|masker\.maskconv\.(?:fc|conv))\.(?:weight|bias))"
 
-_NAMES: list[tuple[str, Callable[[Groups, _Layout], str]]] = [
+_NAMES: list[tuple[str, Callable[[Groups, Layout], str]]] = [
     (r"MainNet\.SFE\.conv_(head|tail)\.(.*)", lambda g, at: f"shallow.{g[0]}.{g[1]}"),
     (rf"MainNet\.SFE\.RBs\.{_BLOCK}", lambda g, at: f"shallow.trunk.{g[0]}"),
     (
@@ -151,7 +151,8 @@ _NAMES: list[tuple[str, Callable[[Groups, _Layout], str]]] = [
 ]
 
 
-def _own_name(published: str, layout: _Layout) -> str | None:
+def own_name(published: str, layout: Layout) -> str | None:
+    """Our name for a published one; None when there is none."""
     for pattern, build in _NAMES:
         if found := re.fullmatch(pattern, published):
             try:

@@ -1,7 +1,5 @@
 """Time of dynamic convolutions against the share that is executed, beside the dense network."""
 
-import csv
-import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -17,8 +15,7 @@ from torch import Tensor, nn
 from restore import registry
 from restore.backbones.dynamic import DynamicBlock
 from restore.backbones.sparse import executed
-
-log = logging.getLogger("restore")
+from restore.bench.measure import log, write_table
 
 _COLUMNS = ["size", "mask %", "work %", "blocks ms", "blocks ×", "network ms", "network ×"]
 # Mask cells: as coarse as the masks that networks learn, which follow a picture's contents.
@@ -60,13 +57,8 @@ class DynConv:
                 log.info("%s", measured[-1])
             rows += measured
             log.info(_verdict(size, measured))
-        log.info("\n%s", _table(rows))
-        with open(folder / "dynconv.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(rows, _COLUMNS, folder, "dynconv")
         _plot(rows, folder / "dynconv.png")
-        log.info("dynconv.csv and dynconv.png in %s", folder)
 
     def _model(self, trunk: str, device: torch.device) -> Any:
         torch.manual_seed(0)
@@ -152,14 +144,6 @@ def _verdict(size: int, rows: list[dict[str, Any]]) -> str:
             edge = w0 + (g0 - 1) / (g0 - g1) * (w1 - w0)
             told.append(f"for the {part} below {edge:.0f} % of the work")
     return f"{size}×{size}: skipping pays {', '.join(told)}"
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(_COLUMNS) + " |", "|---" * len(_COLUMNS) + "|"]
-    lines += [
-        "| " + " | ".join(str(row.get(name, "–")) for name in _COLUMNS) + " |" for row in rows
-    ]
-    return "\n".join(lines)
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

@@ -1,0 +1,47 @@
+"""The measurements run, and compare networks that compute the same."""
+
+import csv
+
+import pytest
+import torch
+
+from restore import registry
+from restore.bench import plain_ttsr
+from restore.cli import main
+
+
+def test_the_plain_network_computes_the_same():
+    model = registry.build("backbone", "ttsr", "pretrained.vgg19=random")
+    state = plain_ttsr.published(model, [16, 16, 8, 4])
+    own = {id(x) for x in [*model.parameters()]}
+    told = {id(x) for name, x in state.items() if "sub_mean" not in name}
+    assert told == own
+    torch.manual_seed(0)
+    inputs = {"low": torch.rand(1, 3, 6, 8), "low_up": torch.rand(1, 3, 24, 32)}
+    inputs |= {name: torch.rand(1, 3, 16, 20) for name in ("reference", "reference_low_up")}
+    with torch.no_grad():
+        restored = model(**inputs)
+        image, score, textures = plain_ttsr.whole(state, **inputs)
+    torch.testing.assert_close(restored.image, image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(restored.aux["score"], score, atol=1e-5, rtol=0)
+    for one, other in zip(restored.aux["textures"], textures):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("what", "more"),
+    [
+        ("matching", ["what.sizes=[16]"]),
+        ("forward", ["what.sizes=[32]", "what.precisions=[bf16]"]),
+        ("train_step", ["what.sizes=[32]", "what.precisions=[fp32]"]),
+    ],
+)
+def test_tables_hold_both_methods_and_their_ratio(tmp_path, what, more):
+    folder = tmp_path / "bench"
+    assert main(["bench", f"what={what}", f"folder={folder}", "what.repeats=1", *more]) == 0
+    with open(folder / f"{what}.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["plain ms"]) > 0
+    assert float(row["ours ms"]) > 0
+    ratio = float(row["plain ms"]) / float(row["ours ms"])
+    assert float(row["speed-up"]) == pytest.approx(ratio, abs=0.06)
