@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from restore.errors import UserError
-from restore.images import find, read_rgb
+from restore.images import by_name, read_rgb
 from restore.types import Sample
 
 
@@ -54,7 +54,7 @@ class Folder:
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
         test: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ):
-        self.targets = _by_name(Path(targets))
+        self.targets = by_name(Path(targets))
         self.references = self._partners("references", references)
         self.lows = self._partners("lows", lows)
         if max(valid, test) < 1 < valid + test:
@@ -66,7 +66,7 @@ class Folder:
     def _partners(self, what: str, folder: str | None) -> dict[str, Path]:
         if folder is None:
             return {}
-        found = _by_name(Path(folder))
+        found = by_name(Path(folder))
         missing = [name for name in self.targets if name not in found]
         if missing:
             raise UserError(
@@ -98,13 +98,3 @@ class Folder:
         if name == "test":
             return valid <= place < valid + test
         return place >= valid + test
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    named: dict[str, Path] = {}
-    for path in find(folder):
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        if key in named:
-            raise UserError(f"{named[key]} and {path} have the same name; one must go")
-        named[key] = path
-    return named

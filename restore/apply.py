@@ -1,20 +1,23 @@
 """`restore apply`: weights on pictures from anywhere."""
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from restore import distributed, journal, settings, weights
 from restore.config import check
-from restore.errors import UnreadableImage, UserError
-from restore.images import Picture, find, load, save, to_uint8, writable
+from restore.errors import RunFailure, UserError
+from restore.images import Picture, by_name, find, fits, load, save, to_uint8, writable
 from restore.restorer import Restorer
 
 log = logging.getLogger("restore")
@@ -49,14 +52,17 @@ class Job:
 def main(config: dict[str, Any], overrides: list[str]) -> int:
     """Restores a picture or a folder of them.
 
-    Returns the exit code: 0, or 1 when some pictures could not be read (the others are done).
+    Returns the exit code: 0, or 1 when some of a folder's pictures could not be restored (the
+    others are done).
     """
     setting = check(config, Apply)
     journal.log_to(None)
     device = distributed.device(setting.runtime)
+    if setting.runtime.devices > 1:
+        raise UserError(f"runtime.devices={setting.runtime.devices}: apply works on one device")
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    loaded = weights.load(setting.weights, setting.model)
+    loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
     restorer = Restorer(loaded, setting.runtime, device)
     if isinstance(setting.tile, int) and restorer.reach is None:
         raise UserError(
@@ -78,80 +84,122 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
     """What is to be done, found to be possible before any of it is.
 
     Raises UserError: missing input or reference, outputs that exist, that would be written twice
-    or over their own input, or of a kind that cannot be written.
+    or over an input or reference, or of a kind or in a place that cannot be written.
     """
-    source, goal = Path(setting.input), Path(setting.output)
+    source, goal = Path(setting.input).expanduser(), Path(setting.output).expanduser()
     many = source.is_dir()
     if not many and not source.is_file():
         raise UserError(f"input={source}: there is no such file or folder")
-    sources = find(source) if many else [source]
-    reference = _references(setting, sources, takes_reference)
+    into = many or goal.is_dir() or not goal.suffix
+    _check_output(setting, goal, many, into)
+    given = None if setting.reference is None else Path(setting.reference).expanduser()
+    sources = [source]
+    if many:
+        # Results of an earlier run, and references, may lie in a folder within the input's.
+        apart = [place for place in (goal, given) if place is not None and _within(place, source)]
+        sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
+    references = _references(given, source, sources, takes_reference)
+    used = {path.resolve() for path in [*sources, *references] if path is not None}
     planned: list[Job] = []
     taken: dict[Path, Path] = {}
-    for path in sources:
-        if many or goal.is_dir() or not goal.suffix:
+    for path, reference in zip(sources, references):
+        end = goal
+        if into:
             inside = path.relative_to(source) if many else Path(path.name)
             suffix = setting.suffix or path.suffix.lower()
             end = goal / inside.with_suffix(suffix if suffix in _KEPT else ".png")
-        else:
-            end = goal
         writable(end)
         if end in taken:
             raise UserError(f"{taken[end]} and {path} would both be written to {end}")
-        if end.exists() and end.resolve() == path.resolve():
-            raise UserError(f"{end} is the input itself; name another output")
+        if end.resolve() in used:
+            raise UserError(f"{end} is itself an input or reference; name another output")
         if end.exists() and not setting.overwrite:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
-        planned.append(Job(path, reference(path), end))
+        planned.append(Job(path, reference, end))
     return planned
 
 
+# Kinds of input whose results are of the same kind; those of others are PNGs.
 _KEPT = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
+def _check_output(setting: Apply, goal: Path, many: bool, into: bool) -> None:
+    if many and not goal.is_dir() and (goal.is_file() or goal.suffix.lower() in _KEPT):
+        raise UserError(f"input={setting.input} is a folder, so output={goal} must be one too")
+    if not into and setting.suffix is not None and goal.suffix.lower() != setting.suffix:
+        raise UserError(f"output={goal} and suffix={setting.suffix} ask for two kinds of file")
+    place = (goal if into else goal.parent).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"output={goal}: nothing can be written to {place}")
+
+
+def _within(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, deeper than the folder itself."""
+    path, folder = path.resolve(), folder.resolve()
+    return path != folder and path.is_relative_to(folder)
+
+
 def _references(
-    setting: Apply, sources: list[Path], takes_reference: bool
-) -> Callable[[Path], Path | None]:
+    given: Path | None, source: Path, sources: list[Path], takes_reference: bool
+) -> Sequence[Path | None]:
     """The reference of each source: one for all, or by name from a folder."""
     if not takes_reference:
-        if setting.reference is not None:
+        if given is not None:
             raise UserError("reference: these weights are of a network that takes none")
-        return lambda path: None
-    if setting.reference is None:
+        return [None] * len(sources)
+    if given is None:
         raise UserError("these weights need a reference picture: give reference=FILE_OR_FOLDER")
-    given = Path(setting.reference)
     if given.is_file():
-        return lambda path: given
+        return [given] * len(sources)
     if not given.is_dir():
         raise UserError(f"reference={given}: there is no such file or folder")
-    by_name = {path.stem: path for path in find(given)}
-    missing = [path.name for path in sources if path.stem not in by_name]
+    found = by_name(given)
+    base = source if source.is_dir() else source.parent
+    names = [path.relative_to(base).with_suffix("").as_posix() for path in sources]
+    missing = [path for path, name in zip(sources, names) if name not in found]
     if missing:
         raise UserError(
-            f"reference={given} has no picture for {len(missing)} of {len(sources)} inputs, "
-            f"such as {missing[0]}"
+            f"reference={given} has no picture of the same name for {len(missing)} of "
+            f"{len(sources)} input(s), such as {missing[0]}"
         )
-    return lambda path: by_name[path.stem]
+    return [found[name] for name in names]
 
 
-def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UnreadableImage]:
-    """Does the jobs; returns what could not be read."""
-    failed: list[UnreadableImage] = []
-    remembered: tuple[Path | None, Any] = (None, None)
-    # Pictures with the same reference one after another: its features are made once.
-    todo = sorted(todo, key=lambda job: str(job.reference))
-    for job in tqdm(todo, unit="img", disable=len(todo) == 1):
+def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
+    """Does the jobs; returns what kept some pictures of a folder from being restored.
+
+    Raises UserError when that keeps all of them: the only input, or the reference of all.
+    """
+    failed: list[UserError] = []
+    remember = lru_cache(maxsize=1)(lambda path: restorer.remember(_pixels(load(path))))
+    references = {job.reference for job in todo}
+    if len(references) == 1 and None not in references:
+        remember(todo[0].reference)
+    for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
-            if job.reference is not None and remembered[0] != job.reference:
-                reference = _pixels(load(job.reference))
-                remembered = job.reference, restorer.remember(reference)
-        except UnreadableImage as error:
+            height, width = picture.colour.shape[-2:]
+            fits(job.goal, height * restorer.scale, width * restorer.scale)
+            memory = None if job.reference is None else remember(job.reference)
+        except UserError as error:
+            if job.source == Path(setting.input).expanduser():
+                raise
             failed.append(error)
             continue
-        result = restored(picture, restorer, remembered[1], setting.tile, setting.ensemble)
-        job.goal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            result = restored(picture, restorer, memory, setting.tile, setting.ensemble)
+        except torch.OutOfMemoryError as error:
+            raise RunFailure(
+                f"{job.source}: the device's memory is too small for it; take a smaller tile "
+                "(such as tile=128), a smaller reference, or runtime.device=cpu"
+            ) from error
+        try:
+            job.goal.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {job.goal.parent}: {error}") from error
         save(job.goal, result, setting.quality)
     return failed
 
@@ -165,23 +213,29 @@ def restored(
 ) -> Picture:
     """The picture enlarged, with its transparency, depth and colour profile.
 
-    Transparency goes through the network as a grey picture.
+    Transparency goes through the network as a grey picture, and is then kept between the least
+    and the greatest of the 3×3 given pixels around: what was wholly opaque stays so.
     """
 
-    def one(low: Tensor) -> Tensor:
-        side = _automatic(low, restorer) if tile == "auto" else tile
-        return restorer.restore(low, memory, side)
+    def whole(layer: Picture) -> Tensor:
+        low = _pixels(layer)
+        height, width = low.shape[-2:]
+        side = automatic(height, width, restorer.reach) if tile == "auto" else tile
+        return restorer.restore(low, memory, side, ensemble)
 
-    def whole(low: Tensor) -> Tensor:
-        return _ensemble(one, low) if ensemble else one(low)
-
-    colour = whole(_pixels(picture))
+    colour = whole(picture)
     if picture.grey:
         colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
     alpha = picture.alpha
     if alpha is not None:
-        layer = replace(picture, colour=alpha.expand(3, -1, -1).contiguous(), alpha=None)
-        alpha = whole(_pixels(layer)).mean(0, keepdim=True)
+        least, most = (
+            sign * F.max_pool2d(sign * alpha, 3, stride=1, padding=1) for sign in (-1, 1)
+        )
+        least, most = (
+            F.interpolate(bound[None], scale_factor=restorer.scale)[0] for bound in (least, most)
+        )
+        layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
+        alpha = whole(layer).mean(0, keepdim=True).clamp(least, most)
     return replace(picture, colour=colour, alpha=alpha)
 
 
@@ -190,22 +244,15 @@ def _pixels(picture: Picture) -> Tensor:
     return to_uint8(picture.colour) if picture.bits == 8 else picture.colour
 
 
-def _automatic(low: Tensor, restorer: Restorer) -> int | None:
-    """Tiles, where the network allows them, for pictures that would fill a laptop's memory."""
-    small = low.shape[-1] * low.shape[-2] <= 400 * 400
-    return None if small or restorer.reach is None else 256
+def automatic(height: int, width: int, reach: int | None) -> int | None:
+    """Tiles, where the network allows them, for pictures that would fill a laptop's memory.
+
+    A tile and what it overlaps are together no more than the largest picture that is taken whole.
+    """
+    if reach is None or height * width <= _WHOLE**2:
+        return None
+    return max(_WHOLE - 2 * reach, _WHOLE // 4)
 
 
-def _ensemble(function: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
-    """Mean over the eight flips and turns (EDSR section 4.1: self-ensemble)."""
-    total = None
-    for quarters in range(4):
-        for flip in (False, True):
-            turned = low.rot90(quarters, (-2, -1))
-            turned = turned.flip(-1) if flip else turned
-            back = function(turned.contiguous())
-            back = back.flip(-1) if flip else back
-            back = back.rot90(-quarters, (-2, -1))
-            total = back if total is None else total + back
-    assert total is not None
-    return total / 8
+# Side, in low pixels, of the largest square that is restored at once.
+_WHOLE = 400

@@ -64,6 +64,20 @@ def find(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: _natural(str(path.relative_to(folder))))
 
 
+def by_name(folder: Path) -> dict[str, Path]:
+    """All pictures below a folder by their path in it without the suffix, in natural order.
+
+    Raises UserError as `find`, and when two pictures have the same name.
+    """
+    named: dict[str, Path] = {}
+    for path in find(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise UserError(f"{named[name]} and {path} have the same name; one must go")
+        named[name] = path
+    return named
+
+
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     parts = re.split(r"([0-9]+)", name)
     return [(int(p), "") if p.isdecimal() else (-1, p.lower()) for p in parts], name

@@ -1,15 +1,15 @@
 """Trained weights as something that restores one picture."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from restore.errors import UserError
 from restore.evaluation import Runner, evaluating
 from restore.settings import Runtime
 from restore.tiling import Window, tiled
-from restore.types import Problem, Sample
+from restore.types import Sample
 from restore.weights import Loaded
 
 
@@ -33,53 +33,78 @@ class Restorer:
         self.reach: int | None = self.model.reach  # type: ignore[assignment]
 
     def remember(self, reference: Tensor) -> Any:
-        """What the network makes of a reference, 3HW in [0, 1]; good for many pictures."""
-        low = torch.zeros(3, 1, 1)
-        inputs = self._problem(low, reference).inputs
+        """What the network makes of a reference; good for many pictures.
+
+        Args:
+            reference: 3HW, uint8 or in [0, 1]. Its sides are cropped to multiples of the scale;
+                one that is shorter than the scale is continued with its last pixels.
+        """
+        for axis in (-2, -1):
+            places = torch.arange(max(reference.shape[axis], self.scale))
+            reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
+        inputs = self._inputs(torch.zeros(3, 1, 1), reference)
         with evaluating(self.model), self.runner.autocast():
             return self.model.remember(inputs["reference"], inputs["reference_low_up"])
 
-    def restore(self, low: Tensor, memory: Any, tile: int | None) -> Tensor:
+    def restore(self, low: Tensor, memory: Any, tile: int | None, ensemble: bool = False) -> Tensor:
         """The picture, enlarged.
 
         Args:
-            low: 3HW in [0, 1].
+            low: 3HW, uint8 or in [0, 1].
             memory: from `remember`, or None for networks without a reference.
-            tile: side of tiles in low pixels, None for the whole at once (and where `reach` is).
+            tile: largest side of tiles in low pixels, None for the whole at once (and where
+                `reach` is None).
+            ensemble: mean over the eight flips and turns of the picture (Lim et al., "Enhanced
+                Deep Residual Networks", CVPRW 2017: geometric self-ensemble).
 
         Returns:
-            3, scale·H, scale·W in [0, 1].
+            3, scale·H, scale·W in [0, 1], on the CPU.
         """
         assert tile is None or self.reach is not None, "tiles would differ from the whole"
-        inputs = self._problem(low, None).inputs
-        scale = self.scale
-        height, width = low.shape[-2:]
+        more = {} if memory is None else {"memory": memory}
+
+        def once(picture: Tensor) -> Tensor:
+            inputs = {
+                name: x.contiguous(memory_format=self.runner.format)
+                for name, x in self._inputs(picture, None).items()
+            }
+            with self.runner.autocast():
+                return self.model(**inputs, **more).image.float()
 
         def part(window: Window) -> Tensor:
-            cut = {name: window.of(x, x.shape[-1] // width) for name, x in inputs.items()}
-            more = {} if memory is None else {"memory": memory}
-            with self.runner.autocast():
-                return self.model(**cut, **more).image.float()
+            picture = window.of(low)
+            return mean_over_turns(once, picture) if ensemble else once(picture)
 
         with evaluating(self.model):
-            whole = tiled(part, height, width, tile=tile, overlap=self.reach or 0, scale=scale)
-            return whole[0].cpu()
+            height, width = low.shape[-2:]
+            overlap, scale = self.reach or 0, self.scale
+            return tiled(part, height, width, tile=tile, overlap=overlap, scale=scale)[0]
 
-    def _problem(self, low: Tensor, reference: Tensor | None) -> Problem:
+    def _inputs(self, low: Tensor, reference: Tensor | None) -> dict[str, Tensor]:
         """The task's own preparation, so that a picture meets what training met."""
-        blank = torch.zeros(3, self.scale, self.scale)
-        sample = Sample(key="picture", low=low)
+        sample = Sample(key="picture", low=low.contiguous())
         if self.takes_reference:
+            blank = torch.zeros(3, self.scale, self.scale)
             sample["reference"] = blank if reference is None else reference
         item = self.task.eval_item(sample)
         batch: dict[str, Any] = {
             name: [value] if name == "key" else value[None].to(self.device)
             for name, value in item.items()
         }
-        problem = self.task.prepare(batch)
+        inputs = self.task.prepare(batch).inputs
         if reference is None:
-            kept = {k: v for k, v in problem.inputs.items() if not k.startswith("reference")}
-            return Problem(kept, None, problem.keys)
-        if reference.shape[-1] < self.scale or reference.shape[-2] < self.scale:
-            raise UserError(f"a reference needs at least {self.scale} pixels a side")
-        return problem
+            return {name: x for name, x in inputs.items() if not name.startswith("reference")}
+        return inputs
+
+
+def mean_over_turns(function: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:
+    """Mean of a function's results on the eight flips and quarter turns, each turned back."""
+    total: Tensor | None = None
+    for quarters in range(4):
+        for flip in (False, True):
+            turned = picture.rot90(quarters, (-2, -1))
+            result = function(turned.flip(-1) if flip else turned)
+            back = (result.flip(-1) if flip else result).rot90(-quarters, (-2, -1))
+            total = back.clone() if total is None else total.add_(back)
+    assert total is not None
+    return total / 8

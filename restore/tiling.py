@@ -1,9 +1,11 @@
 """Working through a picture in overlapping tiles, with the result of working on it whole."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
+from tqdm import tqdm
 
 
 class Window(NamedTuple):
@@ -24,18 +26,24 @@ class Window(NamedTuple):
 def windows(height: int, width: int, tile: int, overlap: int) -> list[tuple[Window, Window]]:
     """Pairs of windows: what is computed, and the part of the picture that is kept of it.
 
-    The kept parts cover the picture once; what is computed reaches `overlap` further on each
-    side, less at the picture's own border, where the network shall see that border.
+    The kept parts cover the picture once, as evenly as whole pixels allow, none longer than
+    `tile`; what is computed reaches `overlap` further on each side, less at the picture's own
+    border, where the network shall see that border.
     """
     pairs = []
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
+    for top, bottom in _parts(height, tile):
+        for left, right in _parts(width, tile):
             kept = Window(top, left, bottom - top, right - left)
             above, before = max(0, top - overlap), max(0, left - overlap)
             below, after = min(height, bottom + overlap), min(width, right + overlap)
             pairs.append((Window(above, before, below - above, after - before), kept))
     return pairs
+
+
+def _parts(side: int, most: int) -> list[tuple[int, int]]:
+    count = -(-side // most)
+    edges = [side * place // count for place in range(count + 1)]
+    return list(pairwise(edges))
 
 
 def tiled(
@@ -46,9 +54,8 @@ def tiled(
     tile: int | None,
     overlap: int,
     scale: int,
-    alignment: int = 1,
 ) -> Tensor:
-    """Assembles a picture from a function's results on windows of its input.
+    """Assembles a picture, on the CPU, from a function's results on windows of its input.
 
     With an overlap of at least the distance over which the function's inputs are felt, the result
     is that of one call on the whole.
@@ -56,25 +63,21 @@ def tiled(
     Args:
         function: window of the input to N, C, scale·height, scale·width of that window.
         height, width: the input's.
-        tile: side of a tile less its overlap, in input pixels; None for one call on the whole.
-        overlap: in input pixels, rounded up to a multiple of `alignment`, as the tile is.
+        tile: largest side of a tile less its overlap, in input pixels; None for one call on the
+            whole.
+        overlap: in input pixels.
         scale: enlargement.
-        alignment: the grid that windows must start on.
     """
     if tile is None or max(height, width) <= tile:
-        return function(Window(0, 0, height, width))
-    tile, overlap = (-(-size // alignment) * alignment for size in (tile, overlap))
+        return function(Window(0, 0, height, width)).cpu()
     result: Tensor | None = None
-    for computed, kept in windows(height, width, tile, overlap):
+    pairs = windows(height, width, tile, overlap)
+    for computed, kept in tqdm(pairs, unit="tile", leave=False, disable=None):
         part = function(computed)
         inner = Window(kept.top - computed.top, kept.left - computed.left, kept.height, kept.width)
         if result is None:
-            result = part.new_empty(*part.shape[:2], height * scale, width * scale)
+            shape = *part.shape[:2], height * scale, width * scale
+            result = part.new_empty(shape, device="cpu")
         kept.of(result, scale).copy_(inner.of(part, scale))
     assert result is not None
     return result
-
-
-def estimate(height: int, width: int, limit: int = 512) -> int | None:
-    """A tile side for pictures that are large, None for those that are not."""
-    return None if height * width <= limit * limit else limit
