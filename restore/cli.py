@@ -1,6 +1,7 @@
 """The command line: `restore COMMAND [HYDRA OVERRIDES]`."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -116,9 +117,12 @@ def _hydra(command: str, overrides: list[str]) -> int:
         except (UserError, RunFailure) as error:
             # Kept from Hydra, which would print it in its own way and end a sweep's other jobs.
             failed.append(error)
+            folder = about.runtime.output_dir
             with suppress(OSError):  # Hydra made the folder; if nothing came into it, it goes
-                os.rmdir(about.runtime.output_dir)
+                if not os.path.samefile(folder, os.curdir):
+                    os.rmdir(folder)
 
+    overrides = [_literal(override) for override in overrides]
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra prints errors itself and exits with 1 unless told to let them through.
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"restore {command}", *overrides], "1"
@@ -137,3 +141,23 @@ def _hydra(command: str, overrides: list[str]) -> int:
     if failed:
         raise failed[0]
     return max(codes, default=0)
+
+
+def _literal(override: str) -> str:
+    """The override with its value quoted where Hydra's grammar would not take it as it stands.
+
+    So `input=photo (1).jpg` needs no second pair of quotes; nor does a file whose name Hydra would
+    read as something else (`input=a,b.png`), when there is such a file.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, given, value = override.partition("=")
+    if not given or override.startswith("-"):
+        return override
+    if not (os.path.exists(value) and re.search(r"[^\w./~+-]", value)):
+        with suppress(HydraException):
+            OverridesParser.create().parse_override(override)
+            return override
+    quoted = value.replace("'", r"\'")
+    return f"{key}='{quoted}'"
