@@ -134,6 +134,19 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def fail_together(failures: list[UserError | None]) -> None:
+    """Raises the first of all processes' failures, if any, so that it is said once.
+
+    On the first process; the others exit with the code of a user's mistake.
+    """
+    failure = next((failure for failure in failures if failure is not None), None)
+    if failure is None:
+        return
+    if rank() == 0:
+        raise failure
+    raise SystemExit(2)
+
+
 def from_first(value: Any) -> Any:
     """The first process's value, on all of them."""
     if world() == 1:

@@ -4,12 +4,13 @@ import csv
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,22 @@ def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
     refuse_taken(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_text(folder / "environment.json", to_json(environment()))
         write_text(folder / "config.yaml", to_yaml(config))
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error}") from error
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raises UserError when the folder holds a run already."""
-    if (folder / "config.yaml").exists():
+    """Raises UserError when the folder holds a run or an evaluation already."""
+    if not (folder / "config.yaml").exists():
+        return
+    if "schedule" in read_config(folder):
         raise UserError(
-            f"{folder} holds a run already: go on with it (resume={folder}) or name another folder"
+            f"{folder} holds a run already: name another folder, or go on with that run by "
+            f"restore train resume={folder}"
         )
+    raise UserError(f"{folder} holds an evaluation already: name another folder, or remove it")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -51,14 +56,32 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder} is not a run folder: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged: {reason}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it holds no settings")
     return config
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
     """The configuration as the text of `config.yaml`."""
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """The values as JSON that any reader takes, which knows neither NaN (null) nor infinity."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def write_text(path: Path, text: str) -> None:
@@ -209,7 +232,9 @@ class Journal:
                 resume="allow" if settings["mode"] == "online" else None,
                 dir=str(folder),
                 config=dict(config),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+                settings=wandb.Settings(
+                    silent=True, console="off", init_timeout=60, finish_timeout=600
+                ),
             )
             run.define_metric("*", step_metric="step")
             return run
@@ -217,14 +242,14 @@ class Journal:
             log.warning("the dashboard is off for this run: %s", error)
             return None
 
-    def _tell(self, values: Mapping[str, Any]) -> None:
-        """A dashboard that fails must never stop a training run; it is left out, and said."""
+    def _tell(self, act: Callable[[Any], object]) -> None:
+        """A dashboard that fails must never stop a run; it is left out from then on, and said."""
         if self._run is None:
             return
         import wandb
 
         try:
-            self._run.log(dict(values))
+            act(self._run)
         except (wandb.errors.Error, OSError) as error:
             log.warning("the dashboard failed and is off from here on: %s", error)
             self._run = None
@@ -233,23 +258,22 @@ class Journal:
         """Logs values by name."""
         if self._numbers is not None:
             self._numbers.write(values, step)
-            self._tell({**values, "step": step})
+            self._tell(lambda run: run.log({**values, "step": step}))
 
     def pictures(self, files: Mapping[str, Path], step: int) -> None:
         """Shows picture files by name on the dashboard."""
         if self._run is not None and files:
             import wandb
 
-            self._tell({**{k: wandb.Image(str(v)) for k, v in files.items()}, "step": step})
+            shown = {name: wandb.Image(str(path)) for name, path in files.items()}
+            self._tell(lambda run: run.log({**shown, "step": step}))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Sets the run's final values."""
-        if self._run is not None:
-            self._run.summary.update(dict(values))
+        self._tell(lambda run: run.summary.update(dict(values)))
 
     def close(self, failed: bool = False) -> None:
         """Ends the run on the dashboard."""
         if self._numbers is not None:
             self._numbers.close()
-        if self._run is not None:
-            self._run.finish(exit_code=int(failed))
+        self._tell(lambda run: run.finish(exit_code=int(failed)))

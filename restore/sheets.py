@@ -1,5 +1,7 @@
 """Comparison sheets: what goes in, what comes out and how far off it is, side by side."""
 
+from math import ceil
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from restore.types import Problem, Restoration
 
-_CAPTION = 18
-_GAP = 4
+CAPTION = 18  # height of the line above a panel, pixels
+GAP = 4  # between two panels
 
 
 def comparison(
@@ -43,19 +45,24 @@ def comparison(
 
 
 def side_by_side(panels: dict[str, Tensor]) -> Tensor:
-    """Pictures (3HW in [0, 1], any sizes) in a row, each under its name; uint8 3HW."""
+    """Pictures (3HW in [0, 1], any sizes) in a row, each under its name; uint8 3HW.
+
+    A panel is as wide as its picture, or as its name where that is wider.
+    """
     arrays = {
         name: (panel.detach().float().clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0)
         for name, panel in panels.items()
     }
-    height = max(a.shape[0] for a in arrays.values()) + _CAPTION
-    width = sum(max(a.shape[1], 64) + _GAP for a in arrays.values()) - _GAP
+    font = ImageFont.load_default()
+    widths = {name: max(a.shape[1], ceil(font.getlength(name)) + 4) for name, a in arrays.items()}
+    height = max(a.shape[0] for a in arrays.values()) + CAPTION
+    width = sum(widths.values()) + GAP * (len(widths) - 1)
     sheet = Image.new("RGB", (width, height), "white")
-    draw, font, left = ImageDraw.Draw(sheet), ImageFont.load_default(), 0
+    draw, left = ImageDraw.Draw(sheet), 0
     for name, array in arrays.items():
         draw.text((left + 2, 2), name, fill="black", font=font)
-        sheet.paste(Image.fromarray(array.contiguous().numpy()), (left, _CAPTION))
-        left += max(array.shape[1], 64) + _GAP
+        sheet.paste(Image.fromarray(array.contiguous().numpy()), (left, CAPTION))
+        left += widths[name] + GAP
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
