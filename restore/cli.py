@@ -50,6 +50,8 @@ def reporting(command: str) -> Iterator[Outcome]:
     except KeyboardInterrupt:
         _say(command, "interrupted")
         outcome.code = INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(command: str, sentence: str) -> None:

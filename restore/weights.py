@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from restore import checkpoint, registry
 from restore.config import compose, locate, plain
 from restore.errors import UserError
+from restore.folding import fold
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Loaded:
     origin: str
 
     def backbone(self) -> nn.Module:
-        """The network, in evaluation mode on the CPU."""
+        """The network for evaluation, on the CPU, its normalisation folded into the weights."""
         node = self.config["backbone"]
         model = registry.instantiate(_without_downloads(node), "backbone")
         checkpoint.load_into(model, self.state, str(self.path))
-        return model.eval()
+        return fold(model.eval())
 
     def task(self) -> Any:
         """The task that the weights were trained for."""
@@ -44,7 +45,7 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     Args:
         path: a run folder (its best checkpoint, else its last), a checkpoint of ours, or a
             published file: a plain state dict, or one under `state_dict` (Lightning, whose
-            `model.` prefix is taken off).
+            `model.` prefix is taken off), `params_ema` or `params` (BasicSR).
         model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
@@ -67,25 +68,43 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
         if extractor == "random":
             origin += ", extractor begun with RANDOM weights"
         return Loaded(held["config"], state, path, mark, origin)
-    overrides, state, name = recognise(held, path)
+    state, aside = _unwrapped(held, path)
+    overrides, state, name = recognise(state, path)
     config = plain(compose("train", [*overrides, "pretrained.vgg19=random", *model]))
     origin = f"published {name} layout"
     if chosen := [text for text in overrides if text.startswith("attention=")]:
         origin += f", {', '.join([*chosen, *model])}"
+    if aside:
+        origin += f", without what is not the model: {_some(aside)}"
     return Loaded(config, state, path, mark, origin)
 
 
-def recognise(held: dict[str, Any], path: Path) -> tuple[list[str], dict[str, Tensor], str]:
+def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict of a published file, its wrappings off, and the names of what lay beside.
+
+    A Lightning checkpoint holds the model under `model.`, and critics and losses next to it.
+    """
+    wrapped = (held[name] for name in ("state_dict", "params_ema", "params") if name in held)
+    state = next(wrapped, held)
+    fits = isinstance(state, dict) and state
+    if not fits or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise UserError(f"{path} holds no state dict: its entries are {_some(held)}")
+    aside: list[str] = []
+    for prefix in ("module.", "model."):
+        inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if inside and (len(inside) == len(state) or state is held.get("state_dict")):
+            aside += [key for key in state if not key.startswith(prefix)]
+            state = inside
+    # TTSR's frozen copy of its extractor, for a loss.
+    copies = [key for key in state if key.startswith("LTE_copy.")]
+    return {key: value for key, value in state.items() if key not in copies}, aside + copies
+
+
+def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str, Tensor], str]:
     """Asks every backbone whether a published state dict is one of its own.
 
     Returns configuration overrides, the weights under our names, and the class's name.
     """
-    state = held.get("state_dict", held)
-    for prefix in ("module.", "model."):
-        if state and all(str(key).startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict: its entries are {_some(held)}")
     for name in registry.names("backbone"):
         node = plain(compose("train", [f"backbone={name}"]))["backbone"]
         kind = locate(node["_target_"], "backbone")

@@ -137,3 +137,16 @@ def test_reach_is_as_far_as_an_input_pixel_is_felt():
     felt = (outputs[0] - outputs[1]).abs().amax((0, 1)).nonzero()
     far = (felt.float() / 4 - middle).abs().max()
     assert 0 < far <= model.reach
+
+
+def test_what_lies_beside_the_model_in_a_file_is_left_and_named(tmp_path: Path):
+    state = published.case("official_small")
+    copy = {f"LTE_copy.{k.removeprefix('LTE.')}": v for k, v in state.items() if k[:4] == "LTE."}
+    inside = {f"model.{key}": value for key, value in (state | copy).items()}
+    beside = {"discriminator.conv1.weight": torch.zeros(3), "vgg19.slice1.0.bias": torch.zeros(2)}
+    torch.save({"epoch": 3, "state_dict": inside | beside}, tmp_path / "weights.ckpt")
+    loaded = weights.load(tmp_path / "weights.ckpt")
+    torch.testing.assert_close(
+        loaded.backbone().shallow.head.weight, state["MainNet.SFE.conv_head.weight"]
+    )
+    assert "without what is not the model: discriminator.conv1.weight, vgg19" in loaded.sentence()
