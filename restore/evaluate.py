@@ -1,22 +1,61 @@
 """`restore evaluate`: weights on a data set by a named protocol, beside the baseline."""
 
+import copy
 import csv
-import json
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
-from restore import distributed, journal, registry, settings, weights
+from restore import distributed, journal, registry, settings, sweep, weights
 from restore.config import check
 from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
 from restore.images import save_png
 from restore.loading import EvalItems
+from restore.references import replaced
 from restore.types import Problem
 
 log = logging.getLogger("restore")
+
+
+class Job:
+    """What an evaluation needs, found to be there before anything is written.
+
+    Raises UserError for whatever is missing or does not fit.
+    """
+
+    def __init__(self, setting: settings.Evaluate):
+        self.loaded = weights.load(setting.weights, setting.model)
+        self.model = self.loaded.backbone()
+        task = self.loaded.task()
+        kinds = setting.references or [self.loaded.config.get("reference", "given")]
+        self.items = {str(kind): _items(setting, task, str(kind)) for kind in kinds}
+        self.protocol = registry.instantiate(setting.protocol, "protocol")
+        measures = {
+            name: registry.instantiate(node, f"perceptual.{name}")
+            for name, node in setting.perceptual.items()
+        }
+        self.missing = {n: m.missing for n, m in measures.items() if m.missing is not None}
+        self.measures = {n: m for n, m in measures.items() if m.missing is None}
+
+
+def _items(setting: settings.Evaluate, task: Any, kind: str) -> EvalItems:
+    """The split with a kind of reference: one of ours, or one that the data set has itself."""
+    ours, data = get_args(settings.Reference), setting.data
+    if kind not in ours:
+        if "references" not in data:
+            raise UserError(
+                f"references: there is no kind '{kind}'; choose of {', '.join(ours)} "
+                "(this data set has no references to choose from)"
+            )
+        data, kind = {**data, "references": kind}, "given"
+    split = registry.instantiate(data, "data").split(setting.split)
+    return EvalItems(*replaced(kind, split, task), setting.loader.on_error)  # type: ignore[arg-type]
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:
@@ -29,7 +68,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if distributed.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)
     journal.refuse_taken(folder)
-    weights.load(setting.weights, setting.model).backbone()
+    distributed.device(setting.runtime)
+    Job(setting)  # what is wrong is said here, once, rather than by every process
     journal.make_folder(folder, config)
     return distributed.launch("evaluate", folder, setting.runtime)
 
@@ -49,131 +89,201 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         if new:
             journal.refuse_taken(folder)
         journal.log_to(None)
-        loaded = weights.load(setting.weights, setting.model)
-        model = loaded.backbone().to(device)
-        task = loaded.task()
-        dataset = registry.instantiate(setting.data, "data")
-        items = EvalItems(dataset.split(setting.split), task, setting.loader.on_error)
-        protocol = registry.instantiate(setting.protocol, "protocol")
-        measures = {
-            name: registry.instantiate(node, f"perceptual.{name}")
-            for name, node in setting.perceptual.items()
-        }
+        job = Job(setting)
         if new and distributed.rank() == 0:
             journal.make_folder(folder, config)
         distributed.gather(None)  # nobody goes on before the folder is there
         journal.log_to(folder)
-        log.info(loaded.sentence())
-        skipped = {name: m.missing for name, m in measures.items() if m.missing is not None}
-        active = {name: m.to(device) for name, m in measures.items() if name not in skipped}
-
-        def each(problem: Problem, restored: Tensor, baseline: Tensor) -> dict[str, float]:
-            if setting.save:
-                _save(folder, problem, restored)
-            values: dict[str, float] = {}
-            for name, measure in active.items():
-                values |= measure.update(name, restored, baseline, problem.target)
-            return values
-
-        report = evaluate(
-            Runner(model, setting.runtime, device),
-            task,
-            items,
-            protocol,
-            setting.loader,
-            limit=setting.limit,
-            pictures=folder / "pictures",
-            count=setting.pictures,
-            each=each,
-        )
-        pooled: dict[str, float] = {}
-        for name, measure in active.items():
-            pooled |= measure.pooled(name, distributed.gather)
-        if distributed.rank() == 0:
-            facts = {
-                "weights": str(loaded.path),
-                "sha256": loaded.fingerprint,
-                "origin": loaded.origin,
-                "data": dict(setting.data),
-                "split": setting.split,
-                "protocol": protocol.name,
-                "images": len(report.rows),
-                "skipped": [list(entry) for entry in report.skipped],
-                "not measured": skipped,
-                "measured by": {name: m.sentence() for name, m in active.items()},
-            }
-            _write(folder, config, facts, report, pooled)
+        log.info(job.loaded.sentence())
+        dashboard = journal.Journal(folder, config, config["wandb"], "evaluate")
+        done = False
+        try:
+            _measure_all(folder, setting, job, device, dashboard)
+            done = True
+        finally:
+            dashboard.close(failed=not done)
         return 0
+
+
+def _measure_all(
+    folder: Path,
+    setting: settings.Evaluate,
+    job: Job,
+    device: torch.device,
+    dashboard: journal.Journal,
+) -> None:
+    """Evaluates with each kind of reference; several come into folders of their own."""
+    found: dict[str, tuple[Report, dict[str, Any]]] = {}
+    alone = len(job.items) == 1
+    for kind in job.items:
+        place = folder if alone else folder / kind.replace("/", "_")
+        found[kind] = report, summary = _measure(place, setting, job, kind, device)
+        if distributed.rank() == 0:
+            prefix = setting.split if alone else f"{setting.split}/{kind}"
+            _show(dashboard, prefix, report, summary)
+    if distributed.rank() == 0:
+        dashboard.summary(summary if alone else _compare(folder, found))
+
+
+def _measure(
+    folder: Path, setting: settings.Evaluate, job: Job, kind: str, device: torch.device
+) -> tuple[Report, dict[str, Any]]:
+    """Evaluates with one kind of reference; the first process writes the results."""
+    measures = {name: copy.deepcopy(m).to(device) for name, m in job.measures.items()}
+
+    def each(problem: Problem, restored: Tensor, baseline: Tensor) -> dict[str, float]:
+        if setting.save:
+            _save(folder, problem, restored)
+        values: dict[str, float] = {}
+        for name, measure in measures.items():
+            values |= measure.update(name, restored, baseline, problem.target)
+        return values
+
+    items = job.items[kind]
+    report = evaluate(
+        Runner(job.model.to(device), setting.runtime, device),
+        items.task,
+        items,
+        job.protocol,
+        setting.loader,
+        seed=setting.seed,
+        limit=setting.limit,
+        pictures=folder / "pictures",
+        count=setting.pictures,
+        each=each,
+    )
+    if not report.rows:
+        nothing = UserError(f"no image of the split could be read: {report.skipped[0]}")
+        distributed.fail_together([nothing])
+    pooled: dict[str, float] = {}
+    for name, measure in measures.items():
+        pooled |= measure.pooled(name, distributed.gather)
+    facts = _facts(setting, job, kind, measures, report)
+    values = {
+        "restored": {**report.mean("restored"), **pooled},
+        report.baseline: report.mean("baseline"),
+    }
+    if distributed.rank() == 0:
+        folder.mkdir(exist_ok=True)
+        _write(folder, facts, report, values)
+    return report, {**facts, **values}
+
+
+def _facts(
+    setting: settings.Evaluate, job: Job, kind: str, measures: dict[str, Any], report: Report
+) -> dict[str, Any]:
+    """Everything that says what the numbers mean."""
+    without = report.without("baseline") | report.without("restored")
+    return {
+        "weights": str(job.loaded.path),
+        "sha256": job.loaded.fingerprint,
+        "origin": job.loaded.origin,
+        "data": dict(setting.data),
+        "split": setting.split,
+        "references": setting.data.get("references", "the data's own") if kind == "given" else kind,
+        "protocol": job.protocol.name,
+        "images": len(report.rows),
+        "without a value": without,
+        "skipped": [list(entry) for entry in report.skipped],
+        "not measured": job.missing,
+        "measured by": {name: measure.sentence() for name, measure in measures.items()},
+    }
 
 
 def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
     """Keeps what went in and what came out, ready for `restore apply` and `compare`."""
-    name = problem.keys[0].replace("/", "_") + ".png"
     pictures = {"restored": restored, "target": problem.target}
     pictures |= {k: problem.inputs[k] for k in ("low", "reference") if k in problem.inputs}
     for kind, picture in pictures.items():
         if picture is not None:
-            (folder / kind).mkdir(exist_ok=True)
-            save_png(folder / kind / name, picture[0])
+            path = folder / kind / f"{problem.keys[0]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(path, picture[0])
 
 
-def _write(
-    folder: Path,
-    config: dict[str, Any],
-    facts: dict[str, Any],
-    report: Report,
-    pooled: dict[str, float],
-) -> None:
-    """`images.csv`, `summary.json`, `table.md`, and the dashboard."""
-    if not report.rows:
-        raise UserError("no image of the split could be read")
-    values, base = report.mean("restored"), report.mean("baseline")
+def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str, Any]) -> None:
+    """`images.csv`, `summary.json`, `table.md`."""
     names = list(report.rows[0]["restored"])
+    base = [f"{report.baseline}/{name}" for name in report.rows[0]["baseline"]]
     with open(folder / "images.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", *names, *(f"{report.baseline}/{name}" for name in base)])
+        writer.writerow(["key", *names, *base])
         for row in report.rows:
-            writer.writerow(
-                [row["key"], *row["restored"].values(), *(row["baseline"][name] for name in base)]
-            )
-    summary = {**facts, "restored": {**values, **pooled}, report.baseline: base}
-    journal.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    text = table(facts, report, pooled)
+            own, other = ([row[m][n] for n in row[m]] for m in ("restored", "baseline"))
+            writer.writerow([row["key"], *("" if math.isnan(v) else v for v in own + other)])
+    journal.write_text(folder / "summary.json", journal.to_json({**facts, **values}))
+    text = table(facts, report.baseline, values)
     journal.write_text(folder / "table.md", text)
     log.info("\n%s", text)
     log.info("images.csv, summary.json and pictures in %s", folder)
-    dashboard = journal.Journal(folder, config, config["wandb"], "evaluate")
-    split = facts["split"]
-    dashboard.numbers({f"{split}/{k}": v for k, v in {**values, **pooled}.items()}, 0)
-    dashboard.numbers({f"{split}/{report.baseline}/{k}": v for k, v in base.items()}, 0)
-    dashboard.pictures({f"{split}/{k}": v for k, v in report.sheets.items()}, 0)
-    dashboard.summary(summary)
-    dashboard.close()
 
 
-def table(facts: dict[str, Any], report: Report, pooled: dict[str, float]) -> str:
-    """The result as a Markdown table, with everything that says what its numbers mean."""
-    values, base = {**report.mean("restored"), **pooled}, report.mean("baseline")
-    data = facts["data"]
-    source = str(data["_target_"]).rpartition(".")[2]
-    told = f"{source} {facts['split']}, N = {facts['images']}, protocol {facts['protocol']}"
-    if "references" in data:
-        told += f", references {data['references']}"
-    lines = [
-        told,
+def _show(dashboard: journal.Journal, prefix: str, report: Report, summary: dict[str, Any]) -> None:
+    """Numbers and pictures on the dashboard, their names behind the prefix."""
+    base = report.baseline
+    dashboard.numbers({f"{prefix}/{k}": v for k, v in summary["restored"].items()}, 0)
+    dashboard.numbers({f"{prefix}/{base}/{k}": v for k, v in summary[base].items()}, 0)
+    dashboard.pictures({f"{prefix}/{k}": v for k, v in report.sheets.items()}, 0)
+
+
+def _compare(folder: Path, found: dict[str, tuple[Report, dict[str, Any]]]) -> dict[str, Any]:
+    """`references.csv`, `references.md` and `summary.json`: kinds of references side by side.
+
+    Returns the summary.
+    """
+    rows = sweep.shared({kind: report for kind, (report, _) in found.items()})
+    if not any(rows.values()):
+        raise UserError("references: no image could be read with every kind")
+    report, facts = next(iter(found.values()))
+    facts = {**facts, "references": "compared", "images": len(next(iter(rows.values())))}
+    del facts["restored"]
+    summary = {**facts, "references": sweep.means(rows)}
+    journal.write_text(folder / "summary.json", journal.to_json(summary))
+    journal.write_text(folder / "references.csv", sweep.per_image(rows))
+    text = "\n".join([*_heading(facts), "", sweep.table(rows, report.baseline)])
+    journal.write_text(folder / "references.md", text)
+    log.info("\n%s", text)
+    log.info("references.csv, summary.json and a folder for each kind in %s", folder)
+    return summary
+
+
+def _heading(facts: dict[str, Any]) -> list[str]:
+    """What the numbers below mean, in two lines."""
+    source = str(facts["data"]["_target_"]).rpartition(".")[2]
+    return [
+        f"{source} {facts['split']}, N = {facts['images']}, protocol {facts['protocol']}, "
+        f"references: {facts['references']}",
         f"weights {facts['weights']} (sha256 {facts['sha256']}…; {facts['origin']})",
+    ]
+
+
+def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str:
+    """The result as a Markdown table, with everything that says what its numbers mean."""
+    values, base = measured["restored"], measured[baseline]
+    lines = [
+        *_heading(facts),
         "",
         "| | " + " | ".join(values) + " |",
         "|---" * (len(values) + 1) + "|",
     ]
-    for name, row in ((report.baseline, base), ("restored", values)):
-        cells = [f"{row[key]:.4f}" if key in row else "–" for key in values]
+    for name, row in ((baseline, base), ("restored", values)):
+        cells = [_cell(row.get(key, math.nan)) for key in values]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
+    for name, count in facts["without a value"].items():
+        lines.append(f"{name}: {count} of {facts['images']} image(s) too small or without weight")
     for name, reason in facts["not measured"].items():
         lines.append(f"{name}: not measured: {reason}")
     lines += facts["measured by"].values()
     if facts["skipped"]:
-        lines.append(f"{len(facts['skipped'])} image(s) could not be read and were skipped:")
-        lines += [f"  {path}: {reason}" for path, reason in facts["skipped"]]
+        lines.append(_skips(facts["skipped"]))
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _skips(skipped: Sequence[Sequence[str]]) -> str:
+    lines = [f"{len(skipped)} image(s) could not be read and were skipped:"]
+    return "\n".join([*lines, *(f"  {path}: {reason}" for path, reason in skipped)])

@@ -140,6 +140,7 @@ class Evaluate:
     model: list[str]
     data: Node
     split: Literal["train", "valid", "test"]
+    references: list[str | int] | None
     protocol: Node
     pretrained: Node
     perceptual: dict[str, Node]

@@ -1,5 +1,7 @@
 """Every kind of reference against a plain formulation, and what it is worth."""
 
+import csv
+import json
 import zlib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from restore.datasets.sample import SamplePhotos
 from restore import registry
 from restore.cli import main
 from restore.errors import UserError
+from restore.images import save_png
 from restore.loading import EvalItems, TrainItems, collate
 from restore.references import replaced
 from restore.types import Sample
@@ -228,3 +231,132 @@ TRAIN = [
 def test_every_kind_trains(kind, tmp_path: Path):
     assert main(["train", f"folder={tmp_path / 'run'}", *TRAIN, f"reference={kind}"]) == 0
     assert list((tmp_path / "run").rglob("*.png"))
+
+
+EVALUATE = [*QUICK, "pictures=0", "protocol=rgb", "perceptual={}"]
+
+
+def evaluate(weights: Path, folder: Path, *overrides: str) -> Path:
+    """Three small pairs, unless the overrides name other data."""
+    pairs = weights.parent / "pairs"
+    if not any(override.startswith("data=") for override in overrides):
+        data = [f"data.{name}={pairs / name}" for name in ("targets", "references")]
+        overrides = ("data=folder", *data, "data.test=1", *overrides)
+    line = ["evaluate", f"weights={weights}", f"folder={folder}", *EVALUATE, *overrides]
+    assert main(line) == 0
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("references") / "run"
+    rate = "stages.reconstruction.objectives.restoration.optimizer.lr=0.01"
+    assert main(["train", f"folder={folder}", *TRAIN, rate, "reference=self"]) == 0
+    photos = SamplePhotos().split("test")
+    for place in range(3):
+        for name in ("target", "reference"):
+            picture = photos[place][name][:, 40:88, 8 : 64 + 8 * place]
+            (folder.parent / "pairs" / f"{name}s").mkdir(parents=True, exist_ok=True)
+            save_png(folder.parent / "pairs" / f"{name}s" / f"{place}.png", picture)
+    return folder
+
+
+def test_the_sweep_equals_separate_runs(trained: Path, tmp_path: Path):
+    swept = evaluate(trained, tmp_path / "swept", f"references=[{','.join(KINDS)}]")
+    alone = {kind: evaluate(trained, tmp_path / kind, f"references=[{kind}]") for kind in KINDS}
+    rows = lines(swept / "references.csv")
+    assert len(rows) == 3 * len(KINDS)
+    black = {row["key"]: row for row in lines(alone["black"] / "images.csv")}
+    summary = json.loads((swept / "summary.json").read_text())["references"]
+    table = (swept / "references.md").read_text()
+    seen = set()
+    for kind in KINDS:
+        own = lines(alone[kind] / "images.csv")
+        assert own == lines(swept / kind / "images.csv")
+        mine = [row for row in rows if row["reference"] == kind]
+        assert [row["key"] for row in mine] == [row["key"] for row in own]
+        for name in ("psnr_rgb", "ssim_rgb"):
+            gains = []
+            for row, separate in zip(mine, own):
+                assert row[name] == separate[name]
+                gains.append(float(row[name]) - float(black[row["key"]][name]))
+                assert float(row[f"{name}/over_black"]) == pytest.approx(gains[-1], abs=1e-12)
+            mean = json.loads((alone[kind] / "summary.json").read_text())["restored"][name]
+            assert summary[kind][name] == mean
+            assert summary[kind][f"{name}/over_black"] == pytest.approx(sum(gains) / 3, abs=1e-12)
+        seen.add(summary[kind]["psnr_rgb"])
+        told = [f"{summary[kind][n]:.4f}" for n in ("psnr_rgb", "ssim_rgb")]
+        told += [f"{summary[kind][f'{n}/over_black']:+.4f}" for n in ("psnr_rgb", "ssim_rgb")]
+        assert f"| {kind} | {' | '.join(told)} |" in table
+    assert len(seen) == len(KINDS), "each kind must make a difference to this network"
+    base = json.loads((alone["given"] / "summary.json").read_text())
+    gain = base["restored"]["psnr_rgb"] - base["bicubic"]["psnr_rgb"]
+    assert f"Of the {gain:+.4f} psnr_rgb that 'given' gains over bicubic" in table
+
+
+def test_the_sweep_on_two_processes(trained: Path, tmp_path: Path):
+    kinds = "references=[other_image,black,none]"
+    one = evaluate(trained, tmp_path / "one", kinds)
+    two = evaluate(trained, tmp_path / "two", kinds, "runtime.devices=2")
+    assert (one / "references.csv").read_text() == (two / "references.csv").read_text()
+
+
+def test_weights_are_evaluated_with_what_they_were_trained_with(trained: Path, tmp_path: Path):
+    plain = evaluate(trained, tmp_path / "plain")
+    own = evaluate(trained, tmp_path / "own", "references=[self]")
+    given = evaluate(trained, tmp_path / "given", "references=[given]")
+    assert (plain / "images.csv").read_text() == (own / "images.csv").read_text()
+    assert (plain / "images.csv").read_text() != (given / "images.csv").read_text()
+
+
+def test_references_of_the_data_set_are_kinds_too(trained: Path, tmp_path: Path):
+    folder = tmp_path / "cufed" / "test" / "CUFED5"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for group in range(2):
+        for level in range(6):
+            pixels = rng.integers(0, 256, (24, 28, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{group:03d}_{level}.png")
+    data = ["data=cufed", f"data.root={tmp_path / 'cufed'}"]
+    swept = evaluate(trained, tmp_path / "swept", *data, "references=[1,5,black]")
+    for kind in ("1", "5"):
+        line = [*data, "references=[given]", f"data.references='{kind}'"]
+        alone = evaluate(trained, tmp_path / kind, *line)
+        own = (alone / "images.csv").read_text()
+        assert own == (swept / kind / "images.csv").read_text()
+
+
+def test_unreadable_pictures_leave_the_comparison_whole(trained: Path, tmp_path: Path):
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        pixels = rng.integers(0, 256, (24, 28, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "pictures" / "1.png").write_bytes(b"no picture")
+    folder = tmp_path / "pictures"
+    data = ["data=folder", f"data.targets={folder}", "data.test=1", "loader.on_error=skip"]
+    swept = evaluate(trained, tmp_path / "swept", *data, "references=[other_image,black]")
+    rows = lines(swept / "references.csv")
+    # With three pictures the second helps the first, so the first has no other image.
+    assert {row["key"] for row in rows} == {"2"}
+    assert "N = 1," in (swept / "references.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["references=[given,blak]"], "there is no kind 'blak'; choose of given, black"),
+        (["data=cufed", "data.root=x", "references=[6]"], "data.references=6"),
+        (["references=black"], "references=black"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(trained, tmp_path, capfd, overrides, said):
+    line = ["evaluate", f"weights={trained}", f"folder={tmp_path / 'x'}", *EVALUATE, *overrides]
+    assert main(line) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "x" / "config.yaml").exists()
