@@ -14,7 +14,8 @@ class Sample(TypedDict, total=False):
     Pictures are CHW, RGB, uint8 or float in [0, 1]; masks are 1HW with 1 = hole. `target` is the
     ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
     target's size, `reference` another high-resolution picture of any size, `reference_low_up` the
-    reference after the same down- and upsampling.
+    reference after the same down- and upsampling. `grey` says that the target's file had one
+    channel, whose values the three hold alike.
     """
 
     key: Required[str]
@@ -24,6 +25,7 @@ class Sample(TypedDict, total=False):
     reference: Tensor
     reference_low_up: Tensor
     mask: Tensor
+    grey: bool
 
 
 class Source(Protocol):

@@ -1,5 +1,6 @@
 """Named protocols: what a paper's PSNR and SSIM were computed on."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,7 +18,7 @@ class Protocol:
     Args:
         name: printed with every number.
         channel: see `functional.planes`.
-        shave: pixels left out at each side; `scale` for as many as the enlargement.
+        shave: pixels left out at each side; `scale` for as many as the enlargement, rounded up.
     """
 
     def __init__(
@@ -29,15 +30,25 @@ class Protocol:
         self.name, self.channel, self.shave = name, channel, shave
 
     def measure(
-        self, restored: Tensor, target: Tensor, scale: int, weight: Tensor | None = None
+        self,
+        restored: Tensor,
+        target: Tensor,
+        scale: float,
+        weight: Tensor | None = None,
+        grey: bool = False,
     ) -> list[dict[str, float]]:
         """The values of each picture of a batch, NCHW in [0, 1].
 
         `weight` (N1HW, ≥ 0) says how much each pixel counts, and so the SSIM window around it;
-        None: equally. PSNR of equal pictures is infinite; what cannot be measured is NaN.
+        None: equally. `grey` says that the targets come from files of one channel: luma is then
+        that channel as it is, not what MATLAB makes of a grey picture stored as RGB, and the
+        restored picture's mean over its channels. PSNR of equal pictures is infinite; what cannot
+        be measured is NaN.
         """
         assert restored.shape == target.shape, (restored.shape, target.shape)
-        border = scale if self.shave == "scale" else self.shave
+        border = math.ceil(scale) if self.shave == "scale" else self.shave
+        if grey and self.channel != "rgb":
+            restored, target = (z.mean(1, keepdim=True) for z in (restored, target))
         x, y = (shaved(planes(rounded(z), self.channel), border) for z in (restored, target))
         within = None if weight is None else shaved(weight, border)
         name = f"{self.channel}_s{border}" if border else self.channel

@@ -1,0 +1,85 @@
+"""Decoded pictures on disk, so that a crop costs what it is large, not what its picture is."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restore.errors import UserError
+from restore.images import read_rgb
+
+
+class Cache:
+    """A folder of decoded pictures, filled as they are asked for, by any number of processes.
+
+    A picture becomes one uint8 `.npy` file (HW3), written whole or not at all. Its name carries the
+    source's path, size and time of change: what was made of a file that has changed since is never
+    read again, and goes when its successor comes.
+
+    Args:
+        folder: holds the files; None: nothing is kept, every reading decodes.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def read(self, path: Path) -> Tensor:
+        """A picture as uint8 3HW, of whose file only those pages are read that are looked at.
+
+        So a caller cuts its part out before it copies. Writing to the tensor changes no file.
+
+        Raises:
+            UnreadableImage: the source is damaged or missing.
+            UserError: the cache's folder cannot be written.
+        """
+        if self.folder is None:
+            return read_rgb(path)
+        kept = self._place(path)
+        if kept is None:
+            return read_rgb(path)  # which says what is wrong with it
+        try:
+            return _mapped(kept)
+        except OSError:
+            pass  # not kept yet, or not to be had: then writing says why
+        except (ValueError, EOFError):
+            kept.unlink(missing_ok=True)  # a crash of the machine left it without its content
+        self._write(kept, read_rgb(path))
+        return _mapped(kept)
+
+    def _place(self, path: Path) -> Path | None:
+        assert self.folder is not None
+        try:
+            state = path.stat()
+        except OSError:
+            return None
+        where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+        name = f"{path.stem}.{where}.{state.st_size}-{state.st_mtime_ns}.npy"
+        return self.folder / path.parent.name / name
+
+    def _write(self, kept: Path, picture_CHW: Tensor) -> None:
+        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    np.save(file, picture_CHW.permute(1, 2, 0).contiguous().numpy())
+                os.replace(temporary, kept)
+            finally:
+                temporary.unlink(missing_ok=True)
+            source = kept.name.rsplit(".", 2)[0]
+            for other in kept.parent.iterdir():
+                if other.name.startswith(f"{source}.") and other != kept:
+                    other.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep decoded pictures in {kept.parent}: {error}; give data.cache another "
+                "folder, or data.cache=null to decode every time"
+            ) from error
+
+
+def _mapped(path: Path) -> Tensor:
+    # "c": changes stay in memory. Read-only memory is nothing that torch knows.
+    return torch.from_numpy(np.load(path, mmap_mode="c")).permute(2, 0, 1)
