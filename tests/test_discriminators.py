@@ -46,7 +46,7 @@ def test_published_critic_and_its_loss():
     problem, models = Problem({}, real, ["a", "b"]), {"discriminator": critic}
     rule = registry.build("adversarial", "wasserstein")
     loss = CriticTerm(rule)(Restoration(fake), problem, models)
-    penalty = 10 * GradientPenalty(range=2.0).at(
+    penalty = 10 * GradientPenalty(range=2.0).measured(
         critic, interpolated(real, fake, torch.tensor([0.3, 0.8]))
     )
     assert penalty.item() == pytest.approx(float(golden["out_gp"]), rel=1e-5)
@@ -131,7 +131,7 @@ def learned(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> torch.
     """All gradients of a relativistic loss and a penalty, in a row."""
     problem, models = Problem({}, real, []), {"discriminator": critic}
     loss = CriticTerm(RelativisticAverage())(Restoration(fake), problem, models)
-    loss = loss + GradientPenalty().at(critic, interpolated(real, fake, real[:, 0, 0, 0]))
+    loss = loss + GradientPenalty().measured(critic, interpolated(real, fake, real[:, 0, 0, 0]))
     loss.backward()
     gradients = [p.grad for p in critic.parameters()]
     distributed.average(gradients)

@@ -305,7 +305,7 @@ def test_penalties_and_their_gradient(seed, a, span):
     between = interpolated(problem.target, restored.image, torch.from_numpy(share))
     s = share[:, None, None, None]
     norms = np.sqrt(((s * y + (1 - s) * x) ** 2).sum((1, 2, 3))) / span
-    value = GradientPenalty(span).at(critic, between)
+    value = GradientPenalty(span).measured(critic, between)
     assert value.item() == pytest.approx(((a * norms - 1) ** 2).mean(), rel=1e-9)
     (slope,) = torch.autograd.grad(value, critic.a)
     assert slope.item() == pytest.approx((2 * (a * norms - 1) * norms).mean(), rel=1e-6, abs=1e-9)

@@ -48,9 +48,9 @@ class GradientPenalty:
     ) -> Tensor:
         assert problem.target is not None, "training problems have a target"
         share = torch.rand(len(problem.target), device=problem.target.device)
-        return self.at(models[self.critic], interpolated(problem.target, restored.image, share))
+        return self.measured(models[self.critic], interpolated(problem.target, restored.image, share))
 
-    def at(self, critic: nn.Module, image: Tensor) -> Tensor:
+    def measured(self, critic: nn.Module, image: Tensor) -> Tensor:
         """The penalty at given pictures N3HW."""
         norm = input_gradient(critic, image).norm(dim=1) / self.range
         return (norm - 1).square().mean()
