@@ -219,28 +219,31 @@ class Journal:
         import wandb
 
         self.identity = self.identity or uuid.uuid4().hex[:8]
-        try:
-            run = wandb.init(
-                mode=settings["mode"],
-                project=settings["project"],
-                entity=settings["entity"],
-                group=settings["group"],
-                tags=settings["tags"],
-                job_type=job,
-                name=folder.name,
-                id=self.identity,
-                resume="allow" if settings["mode"] == "online" else None,
-                dir=str(folder),
-                config=dict(config),
-                settings=wandb.Settings(
-                    silent=True, console="off", init_timeout=60, finish_timeout=600
-                ),
-            )
-            run.define_metric("*", step_metric="step")
-            return run
-        except (wandb.errors.Error, OSError, TimeoutError) as error:
-            log.warning("the dashboard is off for this run: %s", error)
-            return None
+        # A server that cannot be had must not stop a run: its files are then kept for `wandb sync`.
+        for mode in dict.fromkeys((settings["mode"], "offline")):
+            try:
+                run = wandb.init(
+                    mode=mode,
+                    project=settings["project"],
+                    entity=settings["entity"],
+                    group=settings["group"],
+                    tags=settings["tags"],
+                    job_type=job,
+                    name=folder.name,
+                    id=self.identity,
+                    resume="allow" if mode == "online" else None,
+                    dir=str(folder),
+                    config=dict(config),
+                    settings=wandb.Settings(
+                        silent=True, console="off", init_timeout=60, finish_timeout=600
+                    ),
+                )
+                run.define_metric("*", step_metric="step")
+                return run
+            except (wandb.errors.Error, OSError) as error:
+                told = " ".join(str(error).split())
+                log.warning("the dashboard cannot be had with wandb.mode=%s: %s", mode, told)
+        return None
 
     def _tell(self, act: Callable[[Any], object]) -> None:
         """A dashboard that fails must never stop a run; it is left out from then on, and said."""

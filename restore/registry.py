@@ -37,12 +37,17 @@ def describe(group: str, name: str) -> str:
 def build(group: str, name: str, *overrides: str, command: str = "train") -> Any:
     """The part `name` of `group` as an object, with Hydra overrides of the command's tree.
 
-    Raises UserError for an unknown name or an override that does not fit.
+    Raises UserError for an unknown group or name, an override that does not fit, or a choice that
+    is a set of settings rather than a part.
     """
+    if group not in groups():
+        raise UserError(f"there is no group '{group}'; choose one of {', '.join(groups())}")
     if name not in names(group):
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
-    config = plain(compose(command, [f"{group}={name}", *overrides]))
-    return instantiate(config[group], group)
+    node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}={name} is a set of settings, not a part that can be built")
+    return instantiate(node, group)
 
 
 def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:

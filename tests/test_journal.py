@@ -1,0 +1,261 @@
+"""What a run leaves behind can be read back, and the dashboard never stands in a run's way."""
+
+import csv
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from wandb.proto import wandb_internal_pb2
+
+from restore import journal
+from restore.errors import UserError
+from restore.journal import Journal, Numbers, to_json
+
+WANDB = {"mode": "disabled", "project": "p", "entity": None, "group": "g", "tags": ["t", "u"]}
+
+
+def lines(folder: Path) -> list[tuple[int, str, float]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["step", "name", "value"]
+    return [(int(step), name, float(value)) for step, name, value in rows[1:]]
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """What an offline run holds: LevelDB's log format behind W&B's own header, protobuf inside."""
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        room = 2**15 - at % 2**15
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+def wandb_run(folder: Path) -> dict[str, list[Any]]:
+    """The records of the folder's one offline run by kind, once it is written to its end."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found: dict[str, list[Any]] = {}
+        for record in wandb_records(path):
+            kind = record.WhichOneof("record_type")
+            found.setdefault(kind, []).append(getattr(record, kind))
+        if "exit" in found:  # the service writes it after the run's own process went on
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"the run in {path} has no end")
+
+
+def entries(items: Any) -> dict[str, Any]:
+    """Key → value of a record's items; `a/b` for a key inside another."""
+    return {item.key or "|".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_numbers_are_lines_of_step_name_value(tmp_path: Path):
+    kept = Journal(tmp_path, {}, WANDB, "train")
+    kept.numbers({"train/loss": 0.1 + 0.2, "odd, name": 1e-300}, 1)
+    kept.numbers({"train/loss": float("inf")}, 2)
+    assert lines(tmp_path)[:2] == [(1, "train/loss", 0.1 + 0.2), (1, "odd, name", 1e-300)]
+    kept.numbers({"valid/psnr": 3}, 2)
+    kept.close()
+    assert lines(tmp_path)[2:] == [(2, "train/loss", float("inf")), (2, "valid/psnr", 3.0)]
+    assert not (tmp_path / "wandb").exists(), "disabled leaves nothing"
+
+
+def test_going_on_drops_what_will_be_written_again(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    first = Numbers(path, 0)
+    for step in range(1, 6):
+        first.write({"loss": step / 10}, step)
+    first.close()
+    with open(path, "a") as file:
+        file.write("6,lo")  # killed in the middle of a line
+    again = Numbers(path, 3)
+    again.write({"loss": 9.0}, 4)
+    again.close()
+    assert lines(tmp_path) == [(1, "loss", 0.1), (2, "loss", 0.2), (3, "loss", 0.3), (4, "loss", 9)]
+
+
+def test_an_offline_run_holds_everything(tmp_path: Path):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    picture = folder / "sheet.png"
+    Image.new("RGB", (9, 5), (200, 10, 30)).save(picture)
+    config = {"backbone": {"features": 8}, "text": "long " * 20000, "none": None}
+    kept = Journal(folder, config, {**WANDB, "mode": "offline"}, "evaluate")
+    for step in (10, 20):
+        kept.numbers({"train/loss": 1 / step, "train/rate": 0.5}, step)
+    kept.pictures({"valid/000_a": picture}, 20)
+    kept.summary({"best": 3.5, "restored": {"psnr": 30.25}})
+    kept.close()
+    found = wandb_run(folder)
+    (run,) = found["run"]
+    held = entries(run.config.update)
+    assert {name: held[name] for name in config} == config
+    assert (run.project, run.display_name, run.job_type) == ("p", "my run", "evaluate")
+    assert (run.run_group, list(run.tags)) == ("g", ["t", "u"])
+    assert run.run_id == kept.identity
+    history = [entries(record.item) for record in found["history"]]
+    for row, step in zip(history, (10, 20)):
+        assert (row["step"], row["train/loss"], row["train/rate"]) == (step, 1 / step, 0.5)
+    shown = history[2]
+    assert shown["step"] == 20
+    assert shown["valid/000_a|_type"] == "image-file"
+    media = next(folder.glob("wandb/offline-run-*/files")) / shown["valid/000_a|path"]
+    assert media.read_bytes() == picture.read_bytes()
+    last: dict[str, Any] = {}
+    for record in found["summary"]:
+        last |= entries(record.update)
+    assert last["best"] == 3.5
+    assert last["restored"] == {"psnr": 30.25}
+    assert last["train/loss"] == 1 / 20
+    assert found["exit"][0].exit_code == 0
+    assert any("step" in record.step_metric for record in found["metric"])
+
+
+def test_a_failed_run_is_marked(tmp_path: Path):
+    kept = Journal(tmp_path, {}, {**WANDB, "mode": "offline"}, "train")
+    kept.close(failed=True)
+    assert wandb_run(tmp_path)["exit"][0].exit_code == 1
+
+
+USE = """
+import sys
+from pathlib import Path
+import psutil
+from restore import journal
+folder, mode, kill = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "kill"
+journal.log_to(folder)
+kept = journal.Journal(folder, {"a": 1}, {
+    "mode": mode, "project": "p", "entity": None, "group": None, "tags": []}, "train")
+kept.numbers({"loss": 1.0}, 1)
+for child in psutil.Process().children(recursive=True) if kill else []:
+    child.kill()
+    child.wait()
+for step in (2, 3):
+    kept.numbers({"loss": 1.0 / step}, step)
+kept.pictures({"picture": folder / "picture.png"}, 3)
+kept.summary({"best": 1})
+kept.close()
+print("went on to the end")
+"""
+
+
+def use(folder: Path, mode: str, kill: str = "", **more: str) -> str:
+    """A journal in a process of its own, without any account of W&B's; returns what it said."""
+    Image.new("RGB", (4, 4)).save(folder / "picture.png")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1", **more}
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(folder), mode, kill],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "went on to the end" in done.stdout
+    assert [step for step, _, _ in lines(folder)] == [1, 2, 3]
+    return done.stdout + (folder / "log.txt").read_text()
+
+
+def test_without_an_account_files_are_kept_instead(tmp_path: Path):
+    said = use(tmp_path, "online")
+    assert "the dashboard cannot be had with wandb.mode=online" in said
+    found = wandb_run(tmp_path)
+    assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
+
+
+def test_a_dashboard_that_dies_does_not_stop_the_run(tmp_path: Path):
+    said = use(tmp_path, "offline", "kill")
+    assert said.count("the dashboard failed and is off from here on") == 2, "screen and log.txt"
+
+
+def test_disabled_leaves_no_folder(tmp_path: Path):
+    use(tmp_path, "disabled")
+    assert {path.name for path in tmp_path.iterdir()} == {"picture.png", "metrics.csv", "log.txt"}
+
+
+def test_a_run_folder_says_where_it_comes_from(tmp_path: Path):
+    folder = tmp_path / "deep" / "run"
+    config = {"schedule": ["a"], "name": "Größe ×4", "none": None, "rate": 1e-4}
+    journal.make_folder(folder, config)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "environment.json"}
+    assert journal.read_config(folder) == config
+    assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == config
+    held = json.loads((folder / "environment.json").read_text())
+    assert held["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert held["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert held["command"] == sys.argv
+    root = Path(journal.__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        head = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        assert held["commit"] == head
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"schedule": ["a"]}, "holds a run already.*restore train resume="),
+        ({"split": "test"}, "holds an evaluation already: name another folder"),
+    ],
+)
+def test_a_folder_in_use_is_refused(config, said, tmp_path: Path):
+    journal.make_folder(tmp_path / "run", config)
+    before = (tmp_path / "run" / "environment.json").read_bytes()
+    with pytest.raises(UserError, match=said):
+        journal.make_folder(tmp_path / "run", {})
+    assert (tmp_path / "run" / "environment.json").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        journal.make_folder(tmp_path / "file" / "run", {})
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a list", "", "\x00"])
+def test_a_damaged_configuration_is_one_sentence(text, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="is damaged") as raised:
+        journal.read_config(tmp_path)
+    assert "\n" not in str(raised.value)
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(UserError, match="is damaged"):
+        journal.read_config(tmp_path)
+
+
+def test_json_is_what_every_reader_takes():
+    values = {"a": float("nan"), "b": [float("inf"), -float("inf")], "c": {"d": 1.5, "e": "nan"}}
+    text = to_json({**values, "f": (1, None, True)})
+    held = json.loads(text, parse_constant=pytest.fail)
+    assert held["a"] is None
+    assert [float(value) for value in held["b"]] == values["b"]
+    assert held["c"] == values["c"]
+    assert held["f"] == [1, None, True]
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    journal.write_text(path, "first")
+    with pytest.raises(UnicodeEncodeError):
+        journal.write_text(path, "second \ud800")
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
