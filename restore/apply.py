@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +29,7 @@ class Apply:
     weights: str
     model: list[str]
     input: str
-    reference: str | None
+    reference: str | list[str] | None
     output: str
     overwrite: bool
     ensemble: bool
@@ -42,10 +41,10 @@ class Apply:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture's way: where from, with which reference, where to."""
+    """One picture's way: where from, with which references together, where to."""
 
     source: Path
-    reference: Path | None
+    references: tuple[Path, ...]
     goal: Path
 
 
@@ -92,17 +91,18 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
         raise UserError(f"input={source}: there is no such file or folder")
     into = many or goal.is_dir() or not goal.suffix
     _check_output(setting, goal, many, into)
-    given = None if setting.reference is None else Path(setting.reference).expanduser()
+    named = [setting.reference] if isinstance(setting.reference, str) else setting.reference or []
+    given = [Path(name).expanduser() for name in named]
     sources = [source]
     if many:
         # Results of an earlier run, and references, may lie in a folder within the input's.
-        apart = [place for place in (goal, given) if place is not None and _within(place, source)]
+        apart = [place for place in (goal, *given) if _within(place, source)]
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
     references = _references(given, source, sources, takes_reference)
-    used = {path.resolve() for path in [*sources, *references] if path is not None}
+    used = {path.resolve() for path in [*sources, *(p for some in references for p in some)]}
     planned: list[Job] = []
     taken: dict[Path, Path] = {}
-    for path, reference in zip(sources, references):
+    for path, some in zip(sources, references):
         end = goal
         if into:
             inside = path.relative_to(source) if many else Path(path.name)
@@ -116,7 +116,7 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
         if end.exists() and not setting.overwrite:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
-        planned.append(Job(path, reference, end))
+        planned.append(Job(path, some, end))
     return planned
 
 
@@ -143,15 +143,19 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _references(
-    given: Path | None, source: Path, sources: list[Path], takes_reference: bool
-) -> Sequence[Path | None]:
-    """The reference of each source: one for all, or by name from a folder."""
-    if not takes_reference:
-        if given is not None:
-            raise UserError("reference: these weights are of a network that takes none")
-        return [None] * len(sources)
-    if given is None:
+    given: list[Path], source: Path, sources: list[Path], takes_reference: bool
+) -> list[tuple[Path, ...]]:
+    """The references of each source."""
+    if not takes_reference and given:
+        raise UserError("reference: these weights are of a network that takes none")
+    if takes_reference and not given:
         raise UserError("these weights need a reference picture: give reference=FILE_OR_FOLDER")
+    of_each = [_one_reference(place, source, sources) for place in given]
+    return [*zip(*of_each)] if of_each else [()] * len(sources)
+
+
+def _one_reference(given: Path, source: Path, sources: list[Path]) -> list[Path]:
+    """One for all, or by name from a folder."""
     if given.is_file():
         return [given] * len(sources)
     if not given.is_dir():
@@ -174,16 +178,20 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
     Raises UserError when that keeps all of them: the only input, or the reference of all.
     """
     failed: list[UserError] = []
-    remember = lru_cache(maxsize=1)(lambda path: restorer.remember(_pixels(load(path))))
-    references = {job.reference for job in todo}
-    if len(references) == 1 and None not in references:
-        remember(todo[0].reference)
+
+    @lru_cache(maxsize=1)
+    def remember(paths: tuple[Path, ...]) -> Any:
+        memories = [restorer.remember(_pixels(load(path))) for path in paths]
+        return sum(memories[1:], memories[0]) if memories else None
+
+    if len({job.references for job in todo}) == 1:
+        remember(todo[0].references)
     for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
             height, width = picture.colour.shape[-2:]
             fits(job.goal, height * restorer.scale, width * restorer.scale)
-            memory = None if job.reference is None else remember(job.reference)
+            memory = remember(job.references)
         except UserError as error:
             if job.source == Path(setting.input).expanduser():
                 raise

@@ -235,6 +235,18 @@ def test_references_of_any_size(run, restorer, folder: Path, size):
     assert levels(read_rgb(folder / "o.png"), eight(expected)) <= 1
 
 
+def test_several_references_are_used_together(run, restorer, folder: Path):
+    low = write(folder / "low.png", 6, 7)
+    one = write(folder / "one.png", 16, 24, seed=1)
+    two = write(folder / "two.png", 28, 12, seed=2)
+    assert apply(run, "input=low.png", "output=out.png", reference="[one.png,two.png]") == 0
+    memory = restorer.remember(one) + restorer.remember(two)
+    expected = restorer.restore(low, memory, None)
+    assert levels(read_rgb(folder / "out.png"), eight(expected)) <= 1
+    apart = [restorer.restore(low, restorer.remember(x), None) for x in (one, two)]
+    assert all(not torch.equal(x, expected) for x in apart)
+
+
 def test_ensemble_is_the_mean_over_eight_turns(run, restorer, folder: Path):
     low = write(folder / "low.png", 7, 10)
     reference = read_rgb(folder / "reference.png")
