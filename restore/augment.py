@@ -32,3 +32,9 @@ def padded(picture: Tensor, height: int, width: int) -> Tensor:
     """The picture in the top left corner of a black one of the size given."""
     missing = (0, width - picture.shape[-1], 0, height - picture.shape[-2])
     return F.pad(picture, missing) if any(missing) else picture
+
+
+def shaped(picture: Tensor, side: int, how: tuple[bool, bool, int] | None) -> Tensor:
+    """The picture padded to a square and, with `how`, turned."""
+    square = padded(picture, side, side)
+    return square if how is None else turned(square, how)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,23 @@ def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str
 
     Returns configuration overrides, the weights under our names, and the class's name.
     """
-    for name in registry.names("backbone"):
-        node = plain(compose("train", [f"backbone={name}"]))["backbone"]
-        kind = locate(node["_target_"], "backbone")
+    for kind in _kinds():
         if hasattr(kind, "recognise") and (found := kind.recognise(state)):
             return *found, kind.__name__
     raise UserError(
         f"{path} holds the weights of no model known here (its entries are {_some(state)}); "
         f"known are {', '.join(registry.names('backbone'))}"
     )
+
+
+@cache
+def _kinds() -> list[Any]:
+    """The classes of all backbones, each once."""
+    targets = (
+        plain(compose("train", [f"backbone={name}"]))["backbone"]["_target_"]
+        for name in registry.names("backbone")
+    )
+    return [locate(target, "backbone") for target in dict.fromkeys(targets)]
 
 
 def _some(names: Any) -> str:

@@ -1,21 +1,20 @@
 """Reference super-resolution: a low picture and a sharp one of something alike."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
+from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
-from restore.augment import corner, cropped, padded, turn, turned
-from restore.degradation import Degradation, as_float
+from restore import pairs
+from restore.augment import corner, cropped, shaped, turn
+from restore.degradation import Degradation
 from restore.errors import UserError
-from restore.types import Problem, Restoration, Sample
-
-_INPUTS = ("low", "low_up", "reference", "reference_low_up")
+from restore.types import Sample
 
 
-class ReferenceSR:
+class ReferenceSR(SingleSR):
     """Crops, turns and degrades pairs of target and reference (TTSR section 4.1).
 
     Args:
@@ -29,6 +28,8 @@ class ReferenceSR:
         augment: random flips and quarter turns, of target and reference independently.
     """
 
+    inputs = ("low", "low_up", "reference", "reference_low_up")
+
     def __init__(
         self,
         degradation: Degradation,
@@ -39,12 +40,12 @@ class ReferenceSR:
         jitter: Annotated[int, Field(ge=0)] = 0,
         augment: bool = True,
     ):
-        for name, size in (("crop", crop), ("reference_crop", reference_crop)):
-            if size % scale:
-                raise UserError(f"task.{name}={size} does not divide by task.scale={scale}")
-        self.degradation, self.scale = degradation, scale
-        self.crop, self.reference_crop = crop, reference_crop
-        self.reference_at, self.jitter, self.augment = reference_at, jitter, augment
+        super().__init__(degradation, scale, crop, augment)
+        if reference_crop % scale:
+            raise UserError(
+                f"task.reference_crop={reference_crop} does not divide by task.scale={scale}"
+            )
+        self.reference_crop, self.reference_at, self.jitter = reference_crop, reference_at, jitter
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """A crop and its reference's; a pure function of the sample and the generator's state.
@@ -52,30 +53,17 @@ class ReferenceSR:
         In the published order: the low pictures are made of the crops, then all are padded, then
         turned (8-bit bicubic rounds between its two axes, so a turn does not commute with it).
         """
-        target, reference = self._pair(sample)
-        height, width = (
-            min(self.crop, side // self.scale * self.scale) for side in target.shape[-2:]
-        )
-        top = corner(target.shape[-2], height, self.scale, rng)
-        left = corner(target.shape[-1], width, self.scale, rng)
-        out = Sample(key=sample["key"], target=cropped(target, top, left, height, width))
-        if "low" in sample:
-            place = (v // self.scale for v in (top, left, height, width))
-            out["low"] = cropped(sample["low"], *place)
-        middle = (top + height / 2, left + width / 2)
-        out["reference"] = self._reference_crop(reference, target, middle, rng)
+        if "reference" not in sample:
+            raise UserError(_no_reference(sample["key"]))
+        out, middle = pairs.random_crop(sample, self.crop, self.scale, rng)
+        out["reference"] = self._reference_crop(sample["reference"], sample["target"], middle, rng)
         # Chance of its own: what noise draws changes neither crops nor turns.
         out = self.degradation.worker(out, self.scale, rng.spawn(1)[0])
-        turns = (turn(rng), turn(rng)) if self.augment else None
-        for name in ("target", "low", "low_up", "reference", "reference_low_up"):
-            if name not in out:
-                continue
-            size = self.reference_crop if "reference" in name else self.crop
-            size = size // self.scale if name == "low" else size
-            picture = padded(out[name], size, size)  # type: ignore[literal-required]
-            if turns is not None:
-                picture = turned(picture, turns["reference" in name])
-            out[name] = picture  # type: ignore[literal-required]
+        turns = (turn(rng), turn(rng)) if self.augment else (None, None)
+        out = pairs.finished(out, self.crop, self.scale, turns[0])
+        for name in ("reference", "reference_low_up"):
+            if name in out:
+                out[name] = shaped(out[name], self.reference_crop, turns[1])  # type: ignore[literal-required]
         return out
 
     def _reference_crop(
@@ -101,65 +89,15 @@ class ReferenceSR:
 
     def eval_item(self, sample: Sample) -> Sample:
         """The whole pictures, cropped at the bottom and right to multiples of the scale."""
-        out = Sample(key=sample["key"])
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
-        for name in ("target", "reference"):
-            if name in sample:
-                picture = sample[name]  # type: ignore[literal-required]
-                height, width = (side // self.scale * self.scale for side in picture.shape[-2:])
-                if not height or not width:
-                    raise UserError(
-                        f"{sample['key']}: the {name} is smaller than {self.scale} pixels"
-                    )
-                out[name] = cropped(picture, 0, 0, height, width).contiguous()  # type: ignore[literal-required]
-        if "low" in sample:
-            out["low"] = sample["low"]
-            if "target" in out:
-                self._check_low(sample)
-                height, width = (side // self.scale for side in out["target"].shape[-2:])
-                out["low"] = cropped(sample["low"], 0, 0, height, width).contiguous()
+        out = pairs.whole(sample, self.scale)
+        reference = sample["reference"]
+        height, width = (side // self.scale * self.scale for side in reference.shape[-2:])
+        if not height or not width:
+            raise UserError(f"{sample['key']}: the reference is smaller than {self.scale} pixels")
+        out["reference"] = cropped(reference, 0, 0, height, width).contiguous()
         return self.degradation.worker(out, self.scale)
-
-    def _pair(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        if "target" not in sample:
-            raise UserError(f"{sample['key']}: training needs a target picture")
-        if "reference" not in sample:
-            raise UserError(_no_reference(sample["key"]))
-        target = sample["target"]
-        if min(target.shape[-2:]) < self.scale:
-            raise UserError(f"{sample['key']}: the target is smaller than {self.scale} pixels")
-        if "low" in sample:
-            self._check_low(sample)
-        return target, sample["reference"]
-
-    def _check_low(self, sample: Sample) -> None:
-        """A low picture of another size would be cropped at the wrong place, in silence."""
-        (height, width), (low_height, low_width) = (
-            sample[name].shape[-2:]
-            for name in ("target", "low")  # type: ignore[literal-required]
-        )
-        for side, low_side in ((height, low_height), (width, low_width)):
-            if low_side not in (side // self.scale, -(-side // self.scale)):
-                raise UserError(
-                    f"{sample['key']}: the low picture ({low_width}×{low_height}) is not the "
-                    f"target ({width}×{height}) divided by the scale {self.scale}"
-                )
-
-    def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
-        """Pictures as float in [0, 1], degraded where that is the device's work."""
-        batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        batch = self.degradation.device(batch, self.scale)
-        inputs = {name: batch[name] for name in _INPUTS if name in batch}
-        return Problem(inputs, batch.get("target"), batch["key"])
-
-    def finish(self, restored: Restoration, problem: Problem) -> Restoration:
-        """Nothing is left to do."""
-        return restored
-
-    def baseline(self, problem: Problem) -> tuple[str, Tensor]:
-        """The low picture, upsampled."""
-        return "bicubic", problem.inputs["low_up"]
 
 
 def _no_reference(key: str) -> str:
