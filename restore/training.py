@@ -396,6 +396,9 @@ class Training:
 
     def _train(self, leg: Leg, bar: tqdm) -> None:
         trainer = self.setting.trainer
+        if self.step == leg.first:
+            # Fidelity falls where a stage trains for more than it; what came before is no rival.
+            self.best = None
         positions = Positions(
             self.step,
             leg.first + leg.steps,
@@ -543,7 +546,7 @@ class Training:
     # Validation -----------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        """Measures the validation split, logs it and keeps the best checkpoint."""
+        """Measures the validation split, logs it and keeps the stage's best checkpoint."""
         model = self.ema.module if self.ema is not None else self.models["backbone"]
         folder = self.folder / "pictures" / f"step_{self.step:07d}"
         report = evaluate(

@@ -174,6 +174,34 @@ def test_the_critic_steps_as_often_as_told(tmp_path: Path):
     assert "full.restoration.perceptual" in log
 
 
+def test_the_backbone_may_step_twice_each_time_from_a_new_answer(tmp_path: Path):
+    node = "stages.full.objectives.restoration"
+    # A rate at which the answer is another after one step.
+    more = [f"{node}.weights.{term}=0" for term in ("perceptual", "transferal", "adversarial")]
+    more += [f"{node}.optimizer.lr=0.01"]
+    once, twice = begun(tmp_path, *more), begun(tmp_path, *more, f"{node}.repeat=2")
+    first, second = (step(once)["restoration/loss"] for _ in range(2))
+    assert step(twice)["restoration/loss"] == pytest.approx((first + second) / 2, rel=1e-4)
+    assert first != pytest.approx(second, rel=1e-2)
+
+
+def test_the_best_checkpoint_is_of_the_last_stage(tmp_path: Path):
+    folder = tmp_path / "run"
+    node = "stages.full.objectives.restoration"
+    more = ["schedule=[reconstruction,full]", "backbone.global_skip=true", "trainer.valid_every=1"]
+    more += [
+        f"stages.{name}.{key}"
+        for name in ("reconstruction", "full")
+        for key in ("epochs=null", "steps=1")
+    ]
+    # The second stage spoils what the first left, and is yet what was asked for in the end.
+    more += [f"{node}.optimizer.lr=0.1", f"{node}.weights.perceptual=0"]
+    assert train(folder, *more) == 0
+    psnr = {step: v for (step, name), v in numbers(folder).items() if name.startswith("valid/psnr")}
+    assert psnr[2] < psnr[1]
+    assert checkpoint.read(folder / "checkpoints" / "best.pt")["step"] == 2
+
+
 def test_a_step_of_the_backbone_leaves_the_critic_without_gradients(tmp_path: Path):
     training = begun(tmp_path)
     critic, backbone = training.models["discriminator"], training.models["backbone"]

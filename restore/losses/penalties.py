@@ -48,7 +48,9 @@ class GradientPenalty:
     ) -> Tensor:
         assert problem.target is not None, "training problems have a target"
         share = torch.rand(len(problem.target), device=problem.target.device)
-        return self.measured(models[self.critic], interpolated(problem.target, restored.image, share))
+        return self.measured(
+            models[self.critic], interpolated(problem.target, restored.image, share)
+        )
 
     def measured(self, critic: nn.Module, image: Tensor) -> Tensor:
         """The penalty at given pictures N3HW."""
