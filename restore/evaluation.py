@@ -146,7 +146,7 @@ def evaluate(
                 baseline_name, baseline = task.baseline(problem)
                 key, target = problem.keys[0], _target(problem, restored.image)
                 measured = (
-                    protocol.measure(image, target, task.scale, problem.weight)[0]
+                    protocol.measure(image, target, task.scale, problem.weight, problem.grey)[0]
                     for image in (restored.image, baseline)
                 )
                 rows.append(

@@ -58,6 +58,8 @@ def whole(sample: Sample, scale: int) -> Sample:
     Raises UserError when the target is too small, or the low picture is another's.
     """
     out = Sample(key=sample["key"])
+    if "grey" in sample:
+        out["grey"] = sample["grey"]
     if "low" in sample:
         out["low"] = sample["low"]
     if "target" in sample:

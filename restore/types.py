@@ -47,13 +47,15 @@ class Problem:
     """A batch ready for a backbone: float pictures NCHW in [0, 1] on the device.
 
     `weight` (N1HW, ≥ 0) says how much each pixel counts in losses and metrics; None means equally.
-    `target` is None when there is no ground truth (a user's photo).
+    `target` is None when there is no ground truth (a user's photo). `grey` says that the targets
+    come from files of one channel, which some protocols measure in another way.
     """
 
     inputs: dict[str, Tensor]
     target: Tensor | None
     keys: list[str]
     weight: Tensor | None = None
+    grey: bool = False
 
 
 @dataclass

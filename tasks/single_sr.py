@@ -57,7 +57,8 @@ class SingleSR:
         batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
         batch = self.degradation.device(batch, self.scale)
         inputs = {name: batch[name] for name in self.inputs if name in batch}
-        return Problem(inputs, batch.get("target"), batch["key"])
+        grey = all(batch.get("grey", [False]))
+        return Problem(inputs, batch.get("target"), batch["key"], grey=grey)
 
     def finish(self, restored: Restoration, problem: Problem) -> Restoration:
         """Nothing is left to do."""

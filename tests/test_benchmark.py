@@ -13,6 +13,7 @@ from restore.datasets.cache import Cache
 from restore import registry
 from restore.bicubic import resize
 from restore.errors import UnreadableImage, UserError
+from restore.loading import collate
 from tests.pictures import chw, photo, resized, truncate, write
 
 # The benchmarks -----------------------------------------------------------------------------
@@ -100,6 +101,16 @@ def test_a_file_of_one_channel_is_its_own_luma():
     assert rgb["psnr_rgb"] == pytest.approx(
         10 * np.log10(255**2 / np.square(grey[0] - grey[1]).mean()), abs=1e-4
     )
+
+
+def test_the_task_hands_on_that_a_picture_is_grey(sets: Path):
+    split = benchmark(sets).split("test")
+    task = registry.build("task", "single_sr")
+    for i, grey in enumerate([False, False, True]):
+        batch = collate([{**task.eval_item(split[i]), "skipped": []}])
+        problem = task.prepare(batch)
+        assert problem.grey is grey
+        assert problem.target.shape[1] == problem.inputs["low"].shape[1] == 3
 
 
 # DIV2K --------------------------------------------------------------------------------------
