@@ -218,9 +218,9 @@ class Journal:
     ) -> Any:
         import wandb
 
-        self.identity = self.identity or uuid.uuid4().hex[:8]
         # A server that cannot be had must not stop a run: its files are then kept for `wandb sync`.
         for mode in dict.fromkeys((settings["mode"], "offline")):
+            self.identity = self.identity or uuid.uuid4().hex[:8]
             try:
                 run = wandb.init(
                     mode=mode,
@@ -240,20 +240,19 @@ class Journal:
                 )
                 run.define_metric("*", step_metric="step")
                 return run
-            except (wandb.errors.Error, OSError) as error:
+            except Exception as error:  # of many classes, some of them private to wandb
                 told = " ".join(str(error).split())
                 log.warning("the dashboard cannot be had with wandb.mode=%s: %s", mode, told)
+                self.identity = None  # the name of what was begun there is taken
         return None
 
     def _tell(self, act: Callable[[Any], object]) -> None:
         """A dashboard that fails must never stop a run; it is left out from then on, and said."""
         if self._run is None:
             return
-        import wandb
-
         try:
             act(self._run)
-        except (wandb.errors.Error, OSError) as error:
+        except Exception as error:  # of many classes, some of them private to wandb
             log.warning("the dashboard failed and is off from here on: %s", error)
             self._run = None
 
