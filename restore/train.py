@@ -39,7 +39,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         return work(folder, config, new=True)
     else:
         journal.refuse_taken(folder)
-        # Whatever cannot be built is said here, once, rather than by every process.
+        # Whatever is not there or cannot be built is said here, once, not by every process.
+        distributed.device(setting.runtime)
         Training(config, setting, folder, torch.device("cpu"))
         journal.make_folder(folder, config)
     return distributed.launch("train", folder, setting.runtime)
