@@ -7,10 +7,9 @@ from it at the edges, in the rounding, or in the kernel.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +21,9 @@ from restore.types import Sample
 
 Edges = Literal["replicate", "mirror"]
 
-# Rows of the result that one matrix product makes: few enough that the matrix, which is zero but
-# for a band, is mostly band.
-_BLOCK = 64
+# Rows of the result that one matrix product makes: so few that its matrix, which is zero but for a
+# band, is mostly band.
+_BLOCK = 16
 # Far above a float64 sum's error (1e-13) and far below the share of pixels worth counting.
 _NEAR = 1e-9
 
@@ -49,8 +48,9 @@ def resize(picture: Tensor, factor: float, edges: Edges = "replicate") -> Tensor
     assert picture.dtype == torch.uint8, picture.dtype
     *leading, height, width = picture.shape
     planes = picture.reshape(-1, height, width)  # B planes
-    rows = _Pass.along(height, float(factor), edges)
-    columns = _Pass.along(width, float(factor), edges)
+    rows, columns = (
+        _Pass.along(side, float(factor), edges, picture.device) for side in (height, width)
+    )
     shrunk_hBW = rows(planes.permute(1, 0, 2).reshape(height, -1)).view(rows.size, -1, width)
     shrunk_wBh = columns(shrunk_hBW.permute(2, 1, 0).reshape(width, -1))
     result = shrunk_wBh.view(columns.size, -1, rows.size).permute(1, 2, 0)
@@ -67,80 +67,93 @@ def keys(x: np.ndarray) -> np.ndarray:
     return near * (x <= 1) + far * ((x > 1) & (x <= 2))
 
 
+class _Block(NamedTuple):
+    """Rows of the result, the rows of the picture that they need, the matrix between them."""
+
+    rows: slice
+    needed: slice
+    matrix: Tensor
+
+
 @dataclass(frozen=True)
 class _Pass:
     """The resizing of one side.
 
-    Row i of the result is the sum over k of weights[i, k] · picture[places[i, k]]. `exact` says
-    that all such sums are exact in float64 whatever their order (scales 2, 4, 8, …).
+    Row i of the result is the sum over k of weights[i, k] · picture[places[i, k]], float64.
+    `exact` says that no such sum is ever rounded, whatever its order (scales 2, 4, 8, …).
     """
 
-    places_iK: np.ndarray
-    weights_iK: np.ndarray
+    places_iK: Tensor
+    weights_iK: Tensor
+    blocks: list[_Block]
     exact: bool
 
     @staticmethod
     @lru_cache(maxsize=256)
-    def along(side: int, factor: float, edges: Edges) -> "_Pass":
-        size = math.ceil(side * factor)
-        shrinking = min(factor, 1.0)
-        reach = 4 / shrinking
-        # Middles of the result's pixels on the picture's axis, whose first pixel's middle is 1.
-        middles = np.arange(1, size + 1) / factor + 0.5 * (1 - 1 / factor)
-        first = np.floor(middles - reach / 2)
-        places = first[:, None] + np.arange(math.ceil(reach) + 2)
-        weights = shrinking * keys(shrinking * (middles[:, None] - places))
-        weights /= np.cumsum(weights, axis=1)[:, -1:]  # added up from left to right
-        inside = places.astype(np.int64) - 1
-        if edges == "mirror":
-            inside = inside % (2 * side)
-            inside = np.minimum(inside, 2 * side - 1 - inside)
-        else:
-            inside = inside.clip(0, side - 1)
-        used = (weights != 0).any(axis=0)
+    def along(side: int, factor: float, edges: Edges, device: torch.device) -> "_Pass":
+        places, weights = _taps(side, factor, edges)
+        blocks = []
+        for start in range(0, len(places), _BLOCK):
+            rows = slice(start, min(start + _BLOCK, len(places)))
+            at, used = places[rows], weights[rows]
+            lowest, highest = int(at.min()), int(at.max()) + 1
+            matrix = np.zeros((len(at), highest - lowest))
+            np.add.at(matrix, (np.arange(len(at))[:, None], at - lowest), used)
+            matrix_on = torch.from_numpy(matrix).to(device)
+            blocks.append(_Block(rows, slice(lowest, highest), matrix_on))
         fixed = weights * 2.0**40
-        return _Pass(inside[:, used], weights[:, used], bool((fixed == np.rint(fixed)).all()))
+        exact = bool((fixed == np.rint(fixed)).all())
+        on_device = [torch.from_numpy(table).to(device) for table in (places, weights)]
+        return _Pass(on_device[0], on_device[1], blocks, exact)
 
     @property
     def size(self) -> int:
         """Pixels of the result."""
         return len(self.places_iK)
 
-    def blocks(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """Rows of the result, rows of the picture that they need, and the matrix between them."""
-        for start in range(0, self.size, _BLOCK):
-            rows = slice(start, min(start + _BLOCK, self.size))
-            places, weights = self.places_iK[rows], self.weights_iK[rows]
-            lowest, highest = int(places.min()), int(places.max()) + 1
-            matrix = np.zeros((len(places), highest - lowest))
-            np.add.at(matrix, (np.arange(len(places))[:, None], places - lowest), weights)
-            yield rows, slice(lowest, highest), matrix
-
     def __call__(self, picture_HX: Tensor) -> Tensor:
         """Uint8 H, X to uint8 h, X."""
         result = picture_HX.new_empty(self.size, picture_HX.shape[1])
-        for rows, needed, matrix in self.blocks():
-            values = torch.from_numpy(matrix).to(picture_HX.device) @ picture_HX[needed].double()
+        for rows, needed, matrix in self.blocks:
+            values = matrix @ picture_HX[needed].double()
             if not self.exact:
                 self._settle(values, rows, picture_HX)
-            result[rows] = values.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
+            result[rows] = values.add_(0.5).clamp_(0, 255).to(torch.uint8)  # which rounds down
         return result
 
     def _settle(self, values: Tensor, rows: slice, picture_HX: Tensor) -> None:
         """Adds up again, in order, what is so near to half a level that its rounding is open."""
-        row, column = ((values - values.floor() - 0.5).abs() < _NEAR).nonzero(as_tuple=True)
+        row, column = (values.frac().sub_(0.5).abs_() < _NEAR).nonzero(as_tuple=True)
         if not len(row):
             return
-        places, weights = (
-            torch.from_numpy(table[rows]).to(values.device)[row]
-            for table in (self.places_iK, self.weights_iK)
-        )
+        places, weights = self.places_iK[rows][row], self.weights_iK[rows][row]
         total = values.new_zeros(len(row))
         for k in range(places.shape[1]):
             # Two operations, not addcmul: a fused one would round once instead of twice.
             term = weights[:, k] * picture_HX[places[:, k], column].double()
             total = total + term
         values[row, column] = total
+
+
+def _taps(side: int, factor: float, edges: Edges) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels each pixel of the result is made of, and their weights: i, K both."""
+    size = math.ceil(side * factor)
+    shrinking = min(factor, 1.0)
+    reach = 4 / shrinking
+    # Middles of the result's pixels on the picture's axis, whose first pixel's middle is 1.
+    middles = np.arange(1, size + 1) / factor + 0.5 * (1 - 1 / factor)
+    first = np.floor(middles - reach / 2)
+    places = first[:, None] + np.arange(math.ceil(reach) + 2)
+    weights = shrinking * keys(shrinking * (middles[:, None] - places))
+    weights /= np.cumsum(weights, axis=1)[:, -1:]  # added up from left to right
+    inside = places.astype(np.int64) - 1
+    if edges == "mirror":
+        inside = inside % (2 * side)
+        inside = np.minimum(inside, 2 * side - 1 - inside)
+    else:
+        inside = inside.clip(0, side - 1)
+    used = (weights != 0).any(axis=0)
+    return inside[:, used], weights[:, used]
 
 
 class MatlabBicubic:

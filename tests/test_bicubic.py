@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from restore import registry
 from restore.bicubic import resize
 from restore.errors import UserError
-from restore.images import load, read_rgb
+from restore.images import read_rgb
+from restore.loading import EvalItems, collate
 from tests.pictures import chw, photo
 
 GOLDEN = Path(__file__).parent / "golden" / "matlab_bicubic.npz"
@@ -138,6 +139,9 @@ def test_no_bit_depends_on_the_batch_its_layout_or_autocast(device, factor):
     with torch.autocast(device, torch.bfloat16):
         assert torch.equal(resize(strided, factor), single)
     assert resize(strided, factor).is_contiguous()
+    with torch.inference_mode():
+        part = resize(pictures[..., :69, :], factor)
+    assert torch.equal(resize(pictures[..., :69, :], factor), part), "what it kept is of no use"
     assert torch.equal(resize(pictures.cpu(), factor), single.cpu())
 
 
@@ -223,16 +227,20 @@ def test_every_stored_low_picture_to_the_bit(name, scale):
 def test_published_psnr_and_ssim_of_every_picture(name, scale):
     values = {key[2]: value for key, value in published().items() if key[:2] == (name, scale)}
     assert len(values) == {"Set5": 5, "Set14": 14}[name]
-    split = registry.build(
+    task = registry.build(
+        "task", "single_sr", f"task.scale={scale}", "task.crop=48", "degradation=matlab_bicubic"
+    )
+    data = registry.build(
         "data", "benchmark", f"data.root={BENCHMARK}", f"data.name={name}", f"data.scale={scale}"
-    ).split("test")
+    )
     protocol = registry.build("protocol", "y8")
-    for i in range(len(split)):
-        sample = split[i]
-        up = resize(sample["low"], scale)
-        file = load(BENCHMARK / name / "HR" / f"{sample['key']}.png")
-        pair = (picture[None].float() / 255 for picture in (up, sample["target"]))
-        measured = protocol.measure(*pair, scale, grey=file.grey)[0]
-        psnr, ssim = values[sample["key"]]
-        assert measured[f"psnr_y8_s{scale}"] == pytest.approx(psnr, abs=1e-3), sample["key"]
-        assert measured[f"ssim_y8_s{scale}"] == pytest.approx(ssim, abs=1e-5), sample["key"]
+    items = EvalItems(data.split("test"), task, "raise")
+    assert len(items) == len(values)
+    for i in range(len(items)):
+        problem = task.prepare(collate([items[i]]))
+        title, up = task.baseline(problem)
+        assert title == "bicubic"
+        (measured,) = protocol.measure(up, problem.target, scale, grey=problem.grey)
+        psnr, ssim = values[problem.keys[0]]
+        assert measured[f"psnr_y8_s{scale}"] == pytest.approx(psnr, abs=1e-3), problem.keys
+        assert measured[f"ssim_y8_s{scale}"] == pytest.approx(ssim, abs=1e-5), problem.keys
