@@ -73,7 +73,9 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     overrides, state, name = recognise(state, path)
     config = plain(compose("train", [*overrides, "pretrained.vgg19=random", *model]))
     origin = f"published {name} layout"
-    if chosen := [text for text in overrides if text.startswith("attention=")]:
+    # What a file does not say for certain.
+    assumed = ("attention=", "backbone.residual_scale=")
+    if chosen := [text for text in overrides if text.startswith(assumed)]:
         origin += f", {', '.join([*chosen, *model])}"
     if aside:
         origin += f", without what is not the model: {_some(aside)}"

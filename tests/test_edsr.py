@@ -114,6 +114,7 @@ def test_the_factor_on_branches_is_the_papers_unless_said(tmp_path: Path):
     low = drawn(3, 4)
     state = state_of(2, blocks=1, features=256)
     file = save(tmp_path / "w.pt", state)
+    assert "residual_scale=0.1" in weights.load(file).origin, "what is assumed is said"
     for model, factor in (([], 0.1), (["backbone.residual_scale=0.5"], 0.5)):
         with torch.no_grad():
             image = weights.load(file, model).backbone()(low).image
