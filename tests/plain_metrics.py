@@ -21,9 +21,13 @@ def plain_planes(image_CHW: np.ndarray, protocol: str) -> np.ndarray:
     """Channels of an 8-bit picture as the protocol compares them, on a scale to 255."""
     weights, whole, border = PUBLISHED[protocol]
     x = image_CHW.astype(np.float64)
-    if weights is not None:
+    if whole:  # exactly, with halves upwards
+        parts = np.einsum(
+            "chw,c->hw", image_CHW.astype(np.int64), np.rint(weights * 255_000).astype(int)
+        )
+        x = (parts + 16 * 255_000 + 127_500)[None] // 255_000 * 1.0
+    elif weights is not None:
         x = (np.einsum("chw,c->hw", x, weights) + 16)[None]
-        x = np.floor(x + 0.5) if whole else x
     return x[:, border : x.shape[1] - border, border : x.shape[2] - border]
 
 

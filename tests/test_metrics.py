@@ -191,6 +191,17 @@ def test_nothing_that_counts_has_no_value():
     assert all(np.isnan(value) for value in values.values())
 
 
+def test_halves_of_luma_go_up():
+    """65.481 R + 128.553 G + 24.966 B over 255, for colours where it ends in a half."""
+    r, g, b = np.meshgrid(*[np.arange(0, 256, 3)] * 3)
+    on_half = (65481 * r + 128553 * g + 24966 * b) % 255_000 == 127_500
+    colours = np.stack([r[on_half], g[on_half], b[on_half]])
+    assert colours.shape[1] > 3
+    image = torch.from_numpy(colours).float()[None, :, None] / 255
+    exact = (colours * [[65481], [128553], [24966]]).sum(0) / 255_000 + 16.5
+    assert np.array_equal(planes(image, "y8").numpy().ravel(), np.rint(exact))
+
+
 def test_shaving_keeps_the_middle():
     x = torch.arange(7 * 9).view(1, 1, 7, 9)
     assert torch.equal(shaved(x, 2), x[..., 2:5, 2:7])

@@ -28,15 +28,20 @@ def rounded(image: Tensor) -> Tensor:
 def planes(image_NCHW: Tensor, channel: Channel) -> Tensor:
     """What is compared of a picture in [0, 1]: N, 1 or 3, H, W on a scale to 255, float64.
 
-    `rgb`; `y` MATLAB's luma; `y8` that rounded to whole numbers, as 8-bit `rgb2ycbcr` returns it;
-    `y_ttsr` the luma of TTSR's published evaluation. A grey picture (one channel) is its own luma.
+    `rgb`; `y` MATLAB's luma; `y8` that of the 8-bit picture, rounded half up, as `rgb2ycbcr`
+    returns it; `y_ttsr` the luma of TTSR's published evaluation. A grey picture (one channel) is
+    its own luma.
     """
     image = image_NCHW.double()
     if channel == "rgb" or image.shape[1] == 1:
         return image * 255
+    if channel == "y8":
+        # In whole numbers, for halves that are halves: about one colour in 85,000 lies on one.
+        weights = image.new_tensor([round(1000 * weight) for weight in _MATLAB])
+        luma = ((image * 255).round() * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return ((luma + 127_500) / 255_000).floor() + 16
     weights = image.new_tensor(_TTSR if channel == "y_ttsr" else _MATLAB)
-    luma = (image * weights.view(1, 3, 1, 1)).sum(1, keepdim=True) + 16
-    return luma.round() if channel == "y8" else luma
+    return (image * weights.view(1, 3, 1, 1)).sum(1, keepdim=True) + 16
 
 
 def shaved(x: Tensor, border: int) -> Tensor:
