@@ -10,25 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from restore.attention.embedding import Pixels
-from restore.attention.transfer import joined, pack, unpack
+from restore.attention.transfer import Value, pack
 
 
 @dataclass(frozen=True)
 class Memory:
     """The reference side, made once and used for any number of inputs.
 
-    `keys` N, C, H, W embedded features of each reference; `rows` each value of all references as
-    `transfer.pack` has it; `channels` of each value.
+    `keys` N, C, H, W embedded features of each reference; `values`, coarse to fine, each of all
+    references.
     """
 
     keys: list[Tensor]
-    rows: list[Tensor]
-    channels: list[int]
+    values: list[Value]
 
     def __add__(self, other: "Memory") -> "Memory":
         """The union of references, of any sizes; of equal matches the first memory's wins."""
-        rows = [joined(one, two) for one, two in zip(self.rows, other.rows)]
-        return Memory([*self.keys, *other.keys], rows, self.channels)
+        values = [one + two for one, two in zip(self.values, other.values)]
+        return Memory([*self.keys, *other.keys], values)
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ class TextureAttention(nn.Module):
         with torch.autocast(key_NCHW.device.type, enabled=False):
             key = _split(embedding.key(_exact(key_NCHW)), heads)
         values = embedding.values(values)  # what is only handed on may stay in half precision
-        rows = [pack(_split(value, heads), (H, W)) for value in values]
-        return Memory([key], rows, [value.shape[1] for value in values])
+        return Memory([key], [pack(_split(value, heads), (H, W)) for value in values])
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """The transfer to each position of the query's features."""
@@ -79,11 +77,10 @@ class TextureAttention(nn.Module):
         # Half precision would choose among near-equals by its rounding; matching stays exact.
         with torch.autocast(query_NCHW.device.type, enabled=False):
             query = _split(embedding.query(_exact(query_NCHW)), heads)
-            score, rows, index = self.matching(query, memory.keys, memory.rows, embedding.patch)
-        textures = [
-            _merge(unpack(part, C // heads, (N * heads, H, W)), heads)
-            for part, C in zip(rows, memory.channels)
-        ]
+            score, textures, index = self.matching(
+                query, memory.keys, memory.values, embedding.patch
+            )
+        textures = [_merge(texture, heads) for texture in textures]
         if heads > 1:  # the heads' scores are averaged, and no one index tells their choices
             score, index = score.view(N, heads, H, W).mean(1, keepdim=True), None
         return Transfer(score, textures, index)

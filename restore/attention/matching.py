@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from restore.attention.search import box_sum, nearest_patch, nearest_pixel, patch_norm
-from restore.attention.transfer import from_neighbours, gather, neighbours, pack
+from restore.attention.transfer import (
+    Value,
+    from_neighbours,
+    gather,
+    neighbours,
+    pack,
+    transferred,
+)
 
 
 class Hard(nn.Module):
@@ -17,16 +24,17 @@ class Hard(nn.Module):
     """
 
     def forward(
-        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Tensor], patch: int
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
-            Score N1HW, textures as rows (`transfer.unpack`), index NHW.
+            Score N1HW, textures N, C, s·H, s·W, index NHW.
         """
         score, index = self._choose(query_NCHW, keys, patch)
         places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys])
-        return score[:, None], [gather(rows, places) / 9 for rows in values], index
+        size = (index.shape[0], index.shape[1], index.shape[2])
+        return score[:, None], [transferred(value, places, size) for value in values], index
 
     def _choose(self, query: Tensor, keys: list[Tensor], patch: int) -> tuple[Tensor, Tensor]:
         known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
@@ -60,7 +68,7 @@ class StraightThrough(nn.Module):
         self.forward_rule, self.backward_rule = forward_rule, backward_rule
 
     def forward(
-        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Tensor], patch: int
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """As `Hard`."""
         score, textures, index = self.forward_rule(query_NCHW, keys, values, patch)
@@ -101,7 +109,7 @@ class _PatchCosine(torch.autograd.Function):
 
         places = neighbours(index, [(Hk, Wk)])
         weights = from_neighbours(both)
-        crossed = gather(pack(key, (Hk, Wk)), places, weights)
+        crossed = gather(pack(key, (Hk, Wk)).rows, places, weights)
         grad_query = crossed.view(N, H, W, C).permute(0, 3, 1, 2) - query * box_sum(own_q[:, None])
 
         flat = query.permute(0, 2, 3, 1).reshape(-1, C)

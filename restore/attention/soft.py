@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from restore.attention.search import patch_norm
+from restore.attention.transfer import Value, unpack
 
 # Pairs of a tile that are held at a time.
 _TILE = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -49,12 +50,12 @@ class Soft(nn.Module):
         self.cosine, self.temperature, self.best = cosine, temperature, best
 
     def forward(
-        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Tensor], patch: int
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
     ) -> tuple[Tensor, list[Tensor], None]:
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
-            Score N1HW, textures as rows (`transfer.unpack`), and None, for there is no choice.
+            Score N1HW, textures N, C, s·H, s·W, and None, for there is no choice.
         """
         H, W = query_NCHW.shape[-2:]
         reach = patch // 2
@@ -63,7 +64,7 @@ class Soft(nn.Module):
         scale_q = self._scale(query_NCHW, patch)
         scales_k = [self._scale(key, patch) for key in keys]
         pairs = [F.pad(key, (reach,) * 4) for key in keys]
-        rows = [part[:-1] for part in values]
+        rows = [value.rows[:-1] for value in values]
         border = 1 + reach
         query = F.pad(query_NCHW, (border,) * 4)
         scale_q = F.pad(scale_q, (1,) * 4)
@@ -110,8 +111,10 @@ class Soft(nn.Module):
                     )
                 )
             lines.append([torch.cat(part, 2) for part in zip(*parts)])
-        score, *textures = (torch.cat(part, 1) for part in zip(*lines))
-        return score[:, None], [part.flatten(0, 2) for part in textures], None
+        score, *made = (torch.cat(part, 1) for part in zip(*lines))
+        size = (len(score), H, W)
+        textures = [unpack(x.flatten(0, 2), value.channels, size) for x, value in zip(made, values)]
+        return score[:, None], textures, None
 
     def _scale(self, x: Tensor, patch: int) -> Tensor:
         if not self.cosine:

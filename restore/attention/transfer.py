@@ -1,22 +1,36 @@
 """Taking textures from where the search found them."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pack(value: Tensor, grid: tuple[int, int]) -> Tensor:
+@dataclass(frozen=True)
+class Value:
     """A picture of features as rows, one for each position of the coarsest grid.
 
-    Args:
-        value: N, C, s·H, s·W, with s a whole number.
-        grid: H, W.
-
-    Returns:
-        (N·H·W + 1) × C·s², the last row zero: it stands for whatever lies outside.
+    `rows` is (positions + 1) × C·s²: cells of s×s pixels, each channels last; the last row is zero
+    and stands for whatever lies outside. `channels` is C.
     """
+
+    rows: Tensor
+    channels: int
+
+    @property
+    def scale(self) -> int:
+        """Side s of the cells."""
+        return math.isqrt(self.rows.shape[1] // self.channels)
+
+    def __add__(self, other: "Value") -> "Value":
+        """The rows of two references, one behind the other."""
+        return Value(torch.cat([self.rows[:-1], other.rows]), self.channels)
+
+
+def pack(value: Tensor, grid: tuple[int, int]) -> Value:
+    """N, C, s·H, s·W features as rows of a grid H, W, with s a whole number."""
     N, C, height, width = value.shape
     H, W = grid
     s = height // H
@@ -25,7 +39,7 @@ def pack(value: Tensor, grid: tuple[int, int]) -> Tensor:
     cells = value.reshape(N, C, H, s, W, s).permute(0, 2, 4, 3, 5, 1)
     rows[:-1].view(N, H, W, s, s, C).copy_(cells)
     rows[-1].zero_()
-    return rows
+    return Value(rows, C)
 
 
 def unpack(rows: Tensor, channels: int, size: tuple[int, int, int]) -> Tensor:
@@ -34,11 +48,6 @@ def unpack(rows: Tensor, channels: int, size: tuple[int, int, int]) -> Tensor:
     s = math.isqrt(rows.shape[1] // channels)
     cells = rows.reshape(N, H, W, s, s, channels).permute(0, 1, 3, 2, 4, 5)
     return cells.reshape(N, H * s, W * s, channels).permute(0, 3, 1, 2)
-
-
-def joined(first: Tensor, second: Tensor) -> Tensor:
-    """The rows of two references, one behind the other."""
-    return torch.cat([first[:-1], second])
 
 
 def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
@@ -89,10 +98,27 @@ def gather(rows: Tensor, places: Tensor, weights: Tensor | None = None) -> Tenso
     """Sum over the nine neighbours of each position, each times its weight; differentiable.
 
     Args:
-        rows: from `pack`.
-        places: from `neighbours`.
+        rows: the last one zero, for what lies outside.
+        places: from `neighbours`, numbers of rows.
         weights: the same shape, or None for ones.
     """
     return F.embedding_bag(
         places, rows, mode="sum", per_sample_weights=weights, padding_idx=len(rows) - 1
     )
+
+
+def transferred(value: Value, places: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """What every position gets of its neighbours, averaged, N, C, s·H, s·W (TTSR's transfer).
+
+    Args:
+        value: from `pack`.
+        places: from `neighbours`.
+        size: N, H, W of the positions.
+    """
+    N, H, W = size
+    s, C = value.scale, value.channels
+    # The cells' lines are gathered one by one, and so come out in the order of a picture's lines.
+    line = torch.arange(s, device=places.device)[:, None, None]
+    lines = places.view(N, H, 1, W, 9) * s + line
+    picture = gather(value.rows.view(-1, s * C), lines.view(-1, 9)).div_(9)
+    return picture.view(N, H * s, W * s, C).permute(0, 3, 1, 2)

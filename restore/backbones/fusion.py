@@ -8,11 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.backbones.blocks import conv
-
-
-def upsample(x: Tensor, ratio: int) -> Tensor:
-    """Bicubic (a = −0.75, as torch has it) upsampling by a whole ratio."""
-    return F.interpolate(x, scale_factor=ratio, mode="bicubic", align_corners=False)
+from restore.backbones.upsampling import upsample
 
 
 class PlainFusion(nn.Module):

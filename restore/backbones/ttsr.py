@@ -17,7 +17,8 @@ from restore.attention import Memory, TextureAttention, Transfer
 from restore.backbones import ttsr_layouts
 from restore.backbones.blocks import conv, keep_variance, shrink
 from restore.backbones.extractor import TextureExtractor
-from restore.backbones.fusion import PlainFusion, upsample
+from restore.backbones.fusion import PlainFusion
+from restore.backbones.upsampling import upsample
 from restore.errors import UserError
 from restore.types import Restoration
 
@@ -165,7 +166,11 @@ class Merge(nn.Module):
         if self.merge is not None:
             others = [path(x) for path, x in zip(self.paths, xs)]
             x = F.relu_(self.merge(torch.cat([x, *others], dim=1)))
-        return self.tail2(self.tail1(x))
+        # Nothing stands between the last two convolutions: they are one, with few outputs.
+        last, before = self.tail2.weight.flatten(1), self.tail1.weight
+        weight = (last @ before.flatten(1)).view(len(last), *before.shape[1:])
+        bias = last @ self.tail1.bias + self.tail2.bias  # type: ignore[operator]
+        return F.conv2d(x, weight, bias.to(weight.dtype), padding=1)
 
 
 class TTSR(nn.Module):

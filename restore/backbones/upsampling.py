@@ -1,0 +1,48 @@
+"""Bicubic upsampling by whole ratios."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def upsample(x_NCHW: Tensor, ratio: int) -> Tensor:
+    """Bicubic (a = −0.75, borders continued), as `torch.nn.functional.interpolate` has it.
+
+    On a CPU it goes by shifted sums of whole pictures, several times faster than torch's.
+    """
+    if x_NCHW.device.type != "cpu":
+        return F.interpolate(x_NCHW, scale_factor=ratio, mode="bicubic", align_corners=False)
+    x = F.pad(x_NCHW, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
+    return _along(_along(x, 1, ratio), 2, ratio).permute(0, 3, 1, 2)
+
+
+def _along(x: Tensor, axis: int, ratio: int) -> Tensor:
+    """Upsamples one axis, which loses a border of two."""
+    size = x.shape[axis] - 4
+    phases = []
+    for taps in _taps(ratio):
+        (first, weight), *others = ((at, w) for at, w in enumerate(taps) if w)
+        total = x.narrow(axis, first, size) * weight
+        for at, weight in others:
+            total.add_(x.narrow(axis, at, size), alpha=weight)
+        phases.append(total)
+    return torch.stack(phases, axis + 1).flatten(axis, axis + 1)
+
+
+@lru_cache
+def _taps(ratio: int) -> list[list[float]]:
+    """Weights of the five nearest samples, for each of the places between two samples."""
+    phases = []
+    for phase in range(ratio):
+        distance = (phase + 0.5) / ratio - 0.5
+        phases.append([_cubic(abs(distance - at)) for at in (-2, -1, 0, 1, 2)])
+    return phases
+
+
+def _cubic(t: float, a: float = -0.75) -> float:
+    """Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, equation 4."""
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0

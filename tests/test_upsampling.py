@@ -1,0 +1,33 @@
+"""Bicubic upsampling against torch's."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restore.backbones.upsampling import upsample
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(*(st.integers(1, 9) for _ in range(4))),
+    ratio=st.sampled_from([2, 3, 4]),
+)
+def test_equals_torch_with_gradients(seed, shape, ratio):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    expected = F.interpolate(x, scale_factor=ratio, mode="bicubic", align_corners=False)
+    made = upsample(x, ratio)
+    torch.testing.assert_close(made, expected)
+    weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (made, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_half_precision_stays_near():
+    x = torch.rand(1, 8, 10, 11, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
+    made = upsample(x.bfloat16(), 4)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.float(), expected, atol=0.03, rtol=0)
