@@ -34,24 +34,28 @@ def in_process(module: str, *case: object) -> dict[str, float]:
 def report(
     call: Callable[[], object], warm: Callable[[], object], repeats: int, device: str
 ) -> None:
-    """Prints milliseconds of a call, the median after one that is not counted, and megabytes.
+    """Prints milliseconds of a call, the median after some that are not counted, and megabytes.
 
     Args:
         call: what is measured.
         warm: something small of the same kind, to have the libraries loaded before memory is.
-        repeats: timed calls; with one, the first counts.
+        repeats: timed calls; before them come others for half a second, unless it is one.
         device: `cpu` or `cuda`; there the memory is what the allocator has had at most.
     """
     warm()
     before = _memory(device)
-    times = []
-    for _ in range(repeats + (repeats > 1)):
+
+    def timed() -> float:
         start = time.perf_counter()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    seconds = statistics.median(times[1:] if repeats > 1 else times)
+        return time.perf_counter() - start
+
+    spent = 0.0
+    while repeats > 1 and spent < 0.5:
+        spent += timed()
+    seconds = statistics.median(timed() for _ in range(repeats))
     print(json.dumps({"ms": seconds * 1000, "MB": (_memory(device) - before) / 2**20}))
 
 

@@ -33,7 +33,7 @@ class Network:
         precisions: to run in; speed-ups are against the plain formulation in the same precision,
             and `against fp32` against the plain one in fp32.
         batch: pictures at a time.
-        repeats: timed runs of each, after one that is not; the median is reported.
+        repeats: timed runs of each, whose median is reported.
     """
 
     def __init__(
