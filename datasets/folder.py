@@ -11,6 +11,11 @@ from restore.images import by_name, read_rgb
 from restore.types import Sample
 
 
+def position(key: str) -> float:
+    """A number in [0, 1) that depends on the name alone, evenly spread: shares cut splits of it."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+
+
 class FolderSplit:
     """Pictures of one split."""
 
@@ -91,7 +96,7 @@ class Folder:
     def _belongs(self, key: str, name: str) -> bool:
         if 1 in self.shares.values():
             return self.shares.get(name, 1) == 1
-        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+        place = position(key)
         valid, test = self.shares["valid"], self.shares["test"]
         if name == "valid":
             return place < valid

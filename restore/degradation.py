@@ -39,7 +39,7 @@ class PilBicubic:
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures; see the module."""
-        return _add(sample, scale, _pil_resize)  # type: ignore[return-value]
+        return _add(sample, scale, pil_resize)  # type: ignore[return-value]
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """Nothing is left to do."""
@@ -87,7 +87,8 @@ def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
     return out
 
 
-def _pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
+def pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
+    """PIL's bicubic: of 8-bit pictures in 8 bits, of float ones in float, not rounded."""
     if picture_CHW.dtype != torch.uint8:
         # 16-bit and noisy pictures: PIL's bicubic in float, a channel at a time, not rounded.
         planes = [

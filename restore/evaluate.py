@@ -17,8 +17,9 @@ from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
 from restore.images import save_png
 from restore.loading import EvalItems
+from restore.metrics import holes
 from restore.references import replaced
-from restore.types import Problem
+from restore.types import PerSplit, Problem
 
 log = logging.getLogger("restore")
 
@@ -32,7 +33,9 @@ class Job:
     def __init__(self, setting: settings.Evaluate):
         self.loaded = weights.load(setting.weights, setting.model)
         self.model = self.loaded.backbone()
-        task = self.loaded.task()
+        task = self.loaded.task(_changes(setting))
+        if isinstance(task, PerSplit):
+            task = task.of_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
         self.items = {str(kind): _items(setting, task, str(kind)) for kind in kinds}
         self.protocol = registry.instantiate(setting.protocol, "protocol")
@@ -42,6 +45,12 @@ class Job:
         }
         self.missing = {n: m.missing for n, m in measures.items() if m.missing is not None}
         self.measures = {n: m for n, m in measures.items() if m.missing is None}
+
+
+def _changes(setting: settings.Evaluate) -> dict[str, Any]:
+    """What is another than when the weights were trained, of the task."""
+    masks = {} if setting.masks is None else {"masks": setting.masks}
+    return {**(setting.task or {}), **masks}
 
 
 def _items(setting: settings.Evaluate, task: Any, kind: str) -> EvalItems:
@@ -182,6 +191,7 @@ def _facts(
         "split": setting.split,
         "references": setting.data.get("references", "the data's own") if kind == "given" else kind,
         "protocol": job.protocol.name,
+        "task changed": _changes(setting),
         "images": len(report.rows),
         "without a value": without,
         "skipped": [list(entry) for entry in report.skipped],
@@ -194,6 +204,9 @@ def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
     """Keeps what went in and what came out, ready for `restore apply` and `compare`."""
     pictures = {"restored": restored, "target": problem.target}
     pictures |= {k: problem.inputs[k] for k in ("low", "reference") if k in problem.inputs}
+    if "mask" in problem.aux:
+        whole, mask = problem.aux["whole"], problem.aux["mask"]
+        pictures |= {"whole": whole, "mask": mask.expand_as(whole), "input": whole * (1 - mask)}
     for kind, picture in pictures.items():
         if picture is not None:
             path = folder / kind / f"{problem.keys[0]}.png"
@@ -207,12 +220,13 @@ def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str
     base = [f"{report.baseline}/{name}" for name in report.rows[0]["baseline"]]
     with open(folder / "images.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", *names, *base])
+        writer.writerow(["key", *names, *base, *report.rows[0]["facts"]])
         for row in report.rows:
-            own, other = ([row[m][n] for n in row[m]] for m in ("restored", "baseline"))
-            writer.writerow([row["key"], *("" if math.isnan(v) else v for v in own + other)])
-    journal.write_text(folder / "summary.json", journal.to_json({**facts, **values}))
-    text = table(facts, report.baseline, values)
+            found = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
+            writer.writerow([row["key"], *("" if math.isnan(v) else v for v in found)])
+    binned = {"by share of holes": holes.by_share(report.rows)} if holes.known(report.rows) else {}
+    journal.write_text(folder / "summary.json", journal.to_json({**facts, **values, **binned}))
+    text = table(facts, report.baseline, values) + holes.section(report.rows, report.baseline)
     journal.write_text(folder / "table.md", text)
     log.info("\n%s", text)
     log.info("images.csv, summary.json and pictures in %s", folder)
@@ -254,7 +268,19 @@ def _heading(facts: dict[str, Any]) -> list[str]:
         f"{source} {facts['split']}, N = {facts['images']}, protocol {facts['protocol']}, "
         f"references: {facts['references']}",
         f"weights {facts['weights']} (sha256 {facts['sha256']}…; {facts['origin']})",
+        *([f"task changed: {_plainly(facts['task changed'])}"] if facts["task changed"] else []),
     ]
+
+
+def _plainly(changes: dict[str, Any]) -> str:
+    """Settings in a line, parts by their class."""
+    told = []
+    for name, value in changes.items():
+        if isinstance(value, dict) and "_target_" in value:
+            inner = {key: inside for key, inside in value.items() if key != "_target_"}
+            value = f"{value['_target_'].rpartition('.')[2]}({_plainly(inner)})"
+        told.append(f"{name}={value}")
+    return ", ".join(told)
 
 
 def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str:
@@ -271,7 +297,9 @@ def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
     for name, count in facts["without a value"].items():
-        lines.append(f"{name}: {count} of {facts['images']} image(s) too small or without weight")
+        lines.append(
+            f"{name}: {count} of {facts['images']} image(s) too small or without such pixels"
+        )
     for name, reason in facts["not measured"].items():
         lines.append(f"{name}: not measured: {reason}")
     lines += facts["measured by"].values()

@@ -16,6 +16,7 @@ from restore import distributed, mask_sheets, sheets
 from restore.errors import UserError
 from restore.images import save_png
 from restore.loading import EvalItems, eval_batches, to_device
+from restore.metrics import holes
 from restore.metrics.protocol import Protocol
 from restore.settings import Loader, Runtime
 from restore.types import Problem, Restoration, Task
@@ -27,7 +28,8 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Report:
     """What was measured: one row an image, for the restored picture and for the baseline.
 
-    A row holds `key`, `restored` and `baseline`, the two latter dicts of metric name → value.
+    A row holds `key`, `restored` and `baseline`, the two latter dicts of metric name → value, and
+    `facts`, numbers about the image itself.
     """
 
     rows: list[dict[str, Any]]
@@ -147,10 +149,16 @@ def evaluate(
                 key, target = problem.keys[0], _target(problem, restored.image)
                 measured = (
                     protocol.measure(image, target, task.scale, problem.weight, problem.grey)[0]
+                    | holes.measure(protocol, image, target, task.scale, problem)
                     for image in (restored.image, baseline)
                 )
                 rows.append(
-                    {"place": place, "key": key, **dict(zip(("restored", "baseline"), measured))}
+                    {
+                        "place": place,
+                        "key": key,
+                        "facts": holes.facts(problem),
+                        **dict(zip(("restored", "baseline"), measured)),
+                    }
                 )
                 if each is not None:
                     rows[-1]["restored"] |= each(problem, restored.image, baseline)

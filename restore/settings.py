@@ -128,6 +128,7 @@ class Train:
     fusion: Node | None = None
     degradation: Node | None = None
     noise: Node | None = None
+    masks: Node | None = None
     discriminator: Node | None = None
     adversarial: Node | None = None
 
@@ -141,6 +142,7 @@ class Evaluate:
     data: Node
     split: Literal["train", "valid", "test"]
     references: list[str | int] | None
+    task: dict[str, Any] | None
     protocol: Node
     pretrained: Node
     perceptual: dict[str, Node]
@@ -152,6 +154,7 @@ class Evaluate:
     limit: Positive | None
     seed: Count
     folder: str
+    masks: Node | None = None
 
 
 @dataclass

@@ -49,6 +49,10 @@ class Problem:
     `weight` (N1HW, ≥ 0) says how much each pixel counts in losses and metrics; None means equally.
     `target` is None when there is no ground truth (a user's photo). `grey` says that the targets
     come from files of one channel, which some protocols measure in another way.
+
+    `aux` holds by name, where the task makes them: `mask` (N1HW, 1 = hole), `start` (N3HW, what the
+    network was given at the target's size, holes filled), `whole` (the same before it was damaged),
+    `overlap` (list of N: share of the input that the reference shows too).
     """
 
     inputs: dict[str, Tensor]
@@ -56,6 +60,7 @@ class Problem:
     keys: list[str]
     weight: Tensor | None = None
     grey: bool = False
+    aux: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,6 +85,15 @@ class Scheduled(Protocol):
 
         Parts of networks are told the steps of the whole run, losses those of their stage.
         """
+        ...
+
+
+@runtime_checkable
+class PerSplit(Protocol):
+    """A task whose evaluation differs between splits, as its masks do."""
+
+    def of_split(self, name: str) -> Any:
+        """The same task for the evaluation of `train`, `valid` or `test`."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Weights from wherever they come: a run folder, one of our checkpoints, a published file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,9 +31,12 @@ class Loaded:
         checkpoint.load_into(model, self.state, str(self.path))
         return fold(model.eval())
 
-    def task(self) -> Any:
-        """The task that the weights were trained for."""
-        return registry.instantiate(self.config["task"], "task")
+    def task(self, changes: Mapping[str, Any] | None = None) -> Any:
+        """The task that the weights were trained for, its arguments changed as said.
+
+        Raises UserError for an argument that the task does not take.
+        """
+        return registry.instantiate({**self.config["task"], **(changes or {})}, "task")
 
     def sentence(self) -> str:
         """Where the weights come from, for the output."""

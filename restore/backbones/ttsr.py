@@ -30,15 +30,15 @@ Make = Callable[..., nn.Module]
 class ShallowFeatures(nn.Module):
     """Features of the low picture before any texture arrives (TTSR: "SFE")."""
 
-    def __init__(self, features: int, blocks: int, trunk: Make):
+    def __init__(self, features: int, blocks: int, trunk: Make, inputs: int = 3):
         super().__init__()
-        self.head = conv(3, features)
+        self.head = conv(inputs, features)
         self.trunk = trunk(features, blocks)
         self.tail = conv(features, features)
 
-    def forward(self, low_N3HW: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, low_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features, and the masks of the trunk's blocks."""
-        x = F.relu_(self.head(low_N3HW))
+        x = F.relu_(self.head(low_NCHW))
         y, masks = self.trunk(x)
         return self.tail(y).add_(x), masks
 
@@ -195,6 +195,8 @@ class TTSR(nn.Module):
             hardly anything reaches the last layers at first. Not in the paper.
         global_skip: add the network's output to the bicubically upsampled input, with the last
             layer starting at zero, so that an untrained network is bicubic. Not in the paper.
+        inputs: channels of the low picture; the fourth is a mask of its holes, for tasks that hand
+            one over (`task.coding: mask_channel`). Not in the paper.
     """
 
     scale = 4
@@ -215,13 +217,15 @@ class TTSR(nn.Module):
         features: Annotated[int, Field(ge=2)] = 64,
         global_skip: bool = False,
         variance_init: bool = False,
+        inputs: Literal[3, 4] = 3,
     ):
         super().__init__()
         _check(blocks, scales, textures)
         self.extractor = extractor
         self.attention = attention
         self.textures = sorted(textures)
-        self.shallow = ShallowFeatures(features, blocks[0], trunk)
+        self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
+        self.inputs = inputs
         made = dict(zip((4, 2, 1), extractor.channels))
         self.transferred = attention.channels([made[scale] for scale in self.textures])
         channels = dict(zip(self.textures, self.transferred))
@@ -287,6 +291,7 @@ class TTSR(nn.Module):
         reference: Tensor | None = None,
         reference_low_up: Tensor | None = None,
         memory: Memory | None = None,
+        mask: Tensor | None = None,
     ) -> Restoration:
         """Restores `low` with `reference` and `reference_low_up`, or `memory` of them.
 
@@ -298,11 +303,18 @@ class TTSR(nn.Module):
             reference: N3(H')(W') in [0, 1], any size divisible by 4.
             reference_low_up: the same after ÷4 and ×4.
             memory: what `remember` returned, instead of the two.
+            mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
 
         Returns:
             Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index`, and
             `masks` by the names of the blocks that were not executed everywhere.
         """
+        if (mask is None) != (self.inputs == 3):
+            raise UserError(
+                f"backbone.inputs={self.inputs}, but the task hands over "
+                f"{'a' if mask is not None else 'no'} mask: task.coding=mask_channel goes with "
+                "backbone.inputs=4"
+            )
         if memory is None and reference is not None:
             assert reference_low_up is not None, "a reference comes with its low_up"
             memory = self.remember(reference, reference_low_up)
@@ -311,7 +323,8 @@ class TTSR(nn.Module):
         else:
             transfer = self.attention(self.extractor(low_up)[-1], memory)
         textures = dict(zip(self.textures, transfer.textures))
-        x, made = self.shallow(low * 2 - 1)
+        seen = low if mask is None else torch.cat([low, mask], dim=1)
+        x, made = self.shallow(seen * 2 - 1)
         xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
         for place, stage in enumerate(self.stages):
             xs, more = stage(xs, textures, transfer.score)

@@ -1,0 +1,139 @@
+"""PSNR and SSIM on holes: over their pixels, and over a ring along their borders.
+
+Values are a protocol's (`restore.metrics.protocol`), with its channel, border and rounding. Over
+holes, PSNR takes the squared error of hole pixels alone; SSIM is the mean of the map's values at
+hole pixels, whose windows also see what is around. A picture without holes has no such values
+(NaN): it is left out of their means and counted.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from restore.metrics.protocol import Protocol
+from restore.types import Problem
+
+RING = 4  # pixels on either side of a hole's border
+_BIN = 10  # per cent of the area, as published tables have it
+
+
+def ring(mask_N1HW: Tensor) -> Tensor:
+    """The pixels within `RING` (in the larger of both directions) of the border of a hole.
+
+    The picture's own edge is no border: a hole that reaches it has none there.
+    """
+    side = 2 * RING + 1
+    grown, shrunk = (
+        sign * F.max_pool2d(sign * mask_N1HW, side, stride=1, padding=RING) for sign in (1, -1)
+    )
+    return grown - shrunk
+
+
+def measure(
+    protocol: Protocol, restored: Tensor, target: Tensor, scale: float, problem: Problem
+) -> dict[str, float]:
+    """`psnr_…_holes`, `ssim_…_holes`, `psnr_…_ring`, `ssim_…_ring` of a batch's only picture.
+
+    Nothing where the task knows no holes.
+    """
+    mask = problem.aux.get("mask")
+    if mask is None:
+        return {}
+    values: dict[str, float] = {}
+    for name, region in (("holes", mask), ("ring", ring(mask))):
+        weight = region if problem.weight is None else region * problem.weight
+        found = protocol.measure(restored, target, scale, weight, problem.grey)[0]
+        values |= {f"{metric}_{name}": value for metric, value in found.items()}
+    return values
+
+
+def facts(problem: Problem) -> dict[str, float]:
+    """Share of holes in a batch's only picture, and of what its reference shows too."""
+    found: dict[str, float] = {}
+    if "mask" in problem.aux:
+        found["hole_share"] = float(problem.aux["mask"].double().mean())
+    if "overlap" in problem.aux:
+        found["overlap"] = float(problem.aux["overlap"][0])
+    return found
+
+
+def known(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a report's rows say where holes are."""
+    return bool(rows) and "hole_share" in rows[0]["facts"]
+
+
+def by_share(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Means by share of holes: `none`, `0-10 %`, `10-20 %`, …, as far as there are images.
+
+    A share on the limit belongs to the lower bin.
+
+    Args:
+        rows: of a report, with `restored`, `baseline` and `facts`.
+
+    Returns:
+        By bin: `images`, and the means of `restored` and of `baseline` over the images that have a
+        value.
+    """
+    bins: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        # Shares are whole numbers of pixels over their count; float64 is exact enough to round.
+        percent = round(100 * row["facts"]["hole_share"], 9)
+        bins.setdefault(math.ceil(percent / _BIN), []).append(row)
+    table: dict[str, dict[str, Any]] = {}
+    for place in sorted(bins):
+        name = f"{(place - 1) * _BIN}-{place * _BIN} %" if place else "none"
+        table[name] = {"images": len(bins[place])}
+        for method in ("restored", "baseline"):
+            table[name][method] = {
+                metric: _mean([row[method][metric] for row in bins[place]])
+                for metric in bins[place][0][method]
+            }
+    return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return math.fsum(there) / len(there) if there else math.nan
+
+
+def section(rows: Sequence[dict[str, Any]], baseline: str) -> str:
+    """Markdown: how many have holes, how much input and reference overlap, means by share of holes.
+
+    Empty where the rows know no holes.
+    """
+    if not known(rows):
+        return ""
+    shares = [row["facts"]["hole_share"] for row in rows]
+    damaged = [share for share in shares if share > 0]
+    lines = [
+        "",
+        f"holes: {len(damaged)} of {len(rows)} images have some, on the mean {_mean(damaged):.1%} "
+        "of their area; the others are not in the columns _holes and _ring",
+        "_holes: PSNR over hole pixels only, SSIM map averaged at hole pixels; "
+        f"_ring: within {RING} pixels of a hole's border, on either side",
+    ]
+    if all("overlap" in row["facts"] for row in rows):
+        found = [row["facts"]["overlap"] for row in rows]
+        lines.append(
+            f"overlap: the reference shows {_mean(found):.1%} of the input on the mean "
+            f"({min(found):.1%} to {max(found):.1%})"
+        )
+    table = by_share(rows)
+    names = list(rows[0]["restored"])
+    lines += [
+        "",
+        "| holes | images | | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for share, entry in table.items():
+        for method, title in (("baseline", baseline), ("restored", "restored")):
+            cells = [_cell(entry[method].get(name, math.nan)) for name in names]
+            lines.append(f"| {share} | {entry['images']} | {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
