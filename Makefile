@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY) ## check format, style and types
 	$(BIN)/ruff format --check .

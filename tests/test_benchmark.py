@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path):
 def test_processes_fill_it_together(source: Path, tmp_path: Path):
     others = [write(source.with_name(f"{i}.png"), photo("chelsea", 90, 90, i)) for i in range(6)]
     expected = [int(chw(photo("chelsea", 90, 90, i)).sum()) for i in range(6)]
-    with multiprocessing.get_context("fork").Pool(3) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         task = [(tmp_path / "cache", others)] * 6
         assert pool.starmap(_sums, task) == [expected] * 6
     assert len(kept(tmp_path / "cache")) == 6

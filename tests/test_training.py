@@ -129,7 +129,7 @@ def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
         wait_for(lambda: (folder / "metrics.csv").exists(), process)
         time.sleep(chance.random() * 0.5)
         process.kill()
-        process.wait()
+        process.communicate()
         if not (folder / "checkpoints" / "last.pt").exists():
             assert main(["train", f"resume={folder}"]) == 0
             break
