@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or go on with a run (resume=FOLDER)",
     "evaluate": "measure weights on a data set by a named protocol",
     "apply": "restore pictures",
+    "compare": "results of several methods against the truth, in tables and pictures",
     "bench": "measure speed and memory",
     "list": "show every group and what can be chosen",
 }
@@ -104,7 +105,7 @@ def _hydra(command: str, overrides: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from restore.config import MODULE, explain, plain
+    from restore.config import MODULE, explain, opened, plain
 
     run: Callable[[dict[str, Any], list[str]], int] = import_module(f"restore.{command}").main
     codes: list[int] = []
@@ -124,7 +125,7 @@ def _hydra(command: str, overrides: list[str]) -> int:
                 if not os.path.samefile(folder, os.curdir):
                     os.rmdir(folder)
 
-    overrides = [_literal(override) for override in overrides]
+    overrides = opened(command, [_literal(override) for override in overrides])
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra prints errors itself and exits with 1 unless told to let them through.
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"restore {command}", *overrides], "1"

@@ -27,6 +27,8 @@ from restore.errors import UserError
 MODULE = "restore.conf"
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 Settings = TypeVar("Settings")
+# Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
+_OPEN = {"compare": ("methods.", "truths.")}
 
 
 def compose(command: str, overrides: list[str]) -> DictConfig:
@@ -36,9 +38,15 @@ def compose(command: str, overrides: list[str]) -> DictConfig:
     """
     try:
         with _composing():
-            return hydra.compose(command, overrides)
+            return hydra.compose(command, opened(command, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
+
+
+def opened(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, with Hydra's sign for adding where a command lets users add names."""
+    ours = _OPEN.get(command, ())
+    return [f"++{override}" if override.startswith(ours) else override for override in overrides]
 
 
 @contextmanager

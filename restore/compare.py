@@ -1,0 +1,41 @@
+"""`restore compare`: results of any methods against one or two truths, in tables and pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from restore import distributed, journal
+from restore.comparison import report
+from restore.comparison.distances import Distances
+from restore.comparison.job import Compare, Job
+from restore.comparison.measuring import POOLED, measure
+from restore.config import check
+from restore.errors import UserError
+
+
+def main(config: dict[str, Any], overrides: list[str]) -> int:
+    """Checks everything, measures, and writes tables, sheets and the page into the folder.
+
+    Returns the exit code 0; what could not be compared is listed.
+    """
+    setting = check(config, Compare)
+    folder = Path(setting.folder)
+    journal.refuse_taken(folder)
+    journal.log_to(None)
+    device = distributed.device(setting.runtime)
+    if setting.runtime.threads:
+        torch.set_num_threads(setting.runtime.threads)
+    job = Job(setting)
+    distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
+    lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
+    found = measure(job.pictures, list(job.matching.names), job.protocol, lpips, distances, device)
+    if setting.rank not in found.names() or setting.rank in POOLED:
+        shown = [name for name in found.names() if name not in POOLED]
+        if setting.rank != "psnr_holes":  # asked for by name
+            raise UserError(f"rank={setting.rank}: measured are {', '.join(shown)}")
+        setting.rank = "psnr"
+    journal.make_folder(folder, config)
+    journal.log_to(folder)
+    report.write(folder, job, found, distances)
+    return 0

@@ -1,0 +1,233 @@
+"""What a comparison needs, found and checked before any of it is measured."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from restore import registry, settings
+from restore.comparison import masks, sources
+from restore.comparison.measuring import Baseline, Pictures
+from restore.comparison.sources import Matching, Source
+from restore.comparison.tables import Layout
+from restore.errors import UnreadableImage, UserError
+from restore.images import by_name
+from restore.metrics.protocol import Protocol
+
+_LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
+SAME = 0.9  # intersection over union above which holes count as the same
+
+
+@dataclass
+class Compare:
+    """`restore compare`."""
+
+    methods: dict[str, str | settings.Node]
+    truth: str | None
+    truths: dict[str, str]
+    holes: str | None
+    holes_are: Literal["white", "black"]
+    inputs: str | None
+    references: str | None
+    against: str | None
+    rank: str
+    bins: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2)]
+    level: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=99)]
+    pictures: settings.Count
+    seed: settings.Count
+    layout: settings.Node
+    protocol: settings.Node
+    perceptual: dict[str, settings.Node]
+    pretrained: settings.Node
+    runtime: settings.Runtime
+    folder: str
+    method: settings.Node | None = None
+
+
+class Job:
+    """What a comparison needs, found to be there before anything is written.
+
+    Raises UserError for whatever is missing or does not fit.
+    """
+
+    def __init__(self, setting: Compare):
+        if sorted(set(setting.bins)) != setting.bins:
+            raise UserError(f"bins={setting.bins}: the edges must rise")
+        self.setting = setting
+        self.methods = _methods(setting)
+        self.against = setting.against or list(self.methods)[-1]
+        if self.against not in self.methods:
+            raise UserError(
+                f"against={self.against}: no such method; choose of {', '.join(self.methods)}"
+            )
+        self.folders = {t: m for t, m in self.methods.items() if isinstance(m, Source)}
+        self.palettes = {t: s for t, s in self.folders.items() if s.palette is not None}
+        self.truths = self._truths()
+        self.masks: dict[str, Path] = {}
+        if setting.holes is not None:
+            self.masks = by_name(sources.existing("holes", setting.holes))
+        self.masker = self._masker()
+        self.inputs, self.references = self._for_baselines()
+        self.matching = self._matching()
+        self.pictures = self._pictures()
+        self._check_polarity()
+        self.layout: Layout = registry.instantiate(setting.layout, "layout")
+        self.protocol: Protocol = registry.instantiate(setting.protocol, "protocol")
+        measures = {
+            name: registry.instantiate(node, f"perceptual.{name}")
+            for name, node in setting.perceptual.items()
+        }
+        self.unmeasured = {n: m.missing for n, m in measures.items() if m.missing is not None}
+        self.measures = {n: m for n, m in measures.items() if m.missing is None}
+
+    def _truths(self) -> dict[str, Source]:
+        given = dict(self.setting.truths)
+        if self.setting.truth is not None:
+            if "target" in given:
+                raise UserError("truth and truths.target name the same truth; give one of them")
+            given = {"target": self.setting.truth, **given}
+        if given:
+            return {
+                title: sources.truths("truth" if title == "target" else f"truths.{title}", folder)
+                for title, folder in given.items()
+            }
+        for title, source in self.palettes.items():
+            assert source.palette is not None
+            if source.palette.having("GT"):
+                return {"GT_": sources.truths(f"methods.{title}", source.palette.folder)}
+        raise UserError("there is no truth to measure against: give truth=FOLDER")
+
+    def _masker(self) -> str | None:
+        """The Palette method whose pictures show the holes, where no masks are given."""
+        if self.masks:
+            return None
+        for title, source in self.palettes.items():
+            assert source.palette is not None
+            if source.palette.having("Mask", "Process"):
+                return title
+        return None
+
+    def _for_baselines(self) -> tuple[Source | None, Source | None]:
+        """Inputs and references, where baselines ask for them."""
+        setting = self.setting
+        own = {t: m for t, m in self.methods.items() if not isinstance(m, Source)}
+        if not own:
+            return None, None
+        if not self.masks and self.masker is None:
+            raise UserError(f"{next(iter(own))} fills holes: give holes=FOLDER")
+        needing = [title for title, inpainter in own.items() if inpainter.needs_reference]
+        references = None
+        if needing:
+            if setting.references is None:
+                raise UserError(f"{needing[0]} needs references: give references=FOLDER")
+            references = sources.plain("references", setting.references)
+        if setting.inputs is not None:
+            return sources.plain("inputs", setting.inputs), references
+        return self.truths.get("low", next(iter(self.truths.values()))), references
+
+    def _matching(self) -> Matching:
+        named: dict[str, Iterable[str]] = {t: s.read for t, s in self.folders.items()}
+        measured = list(named)
+        for title, source in self.truths.items():
+            named[f"truth {title}"] = source.read
+            measured.append(f"truth {title}")
+        if self.masks:
+            named["masks"] = self.masks
+        if self.masker is not None:
+            palette = self.palettes[self.masker].palette
+            assert palette is not None
+            named["masks"] = palette.having("Mask", "Process")
+        if self.inputs is not None:
+            named["inputs"] = self.inputs.read
+        if self.references is not None:
+            named["references"] = self.references.read
+        return sources.match(named, measured)
+
+    def _read(self, source: Source, title: str) -> Callable[[str], Tensor]:
+        names = self.matching.names
+        return lambda key: source.read[names[key][title]]()
+
+    def _pictures(self) -> Pictures:
+        methods: dict[str, Any] = {}
+        for title, method in self.methods.items():
+            if isinstance(method, Source):
+                methods[title] = self._read(method, title)
+            else:
+                assert self.inputs is not None
+                references = None
+                if self.references is not None:
+                    references = self._read(self.references, "references")
+                methods[title] = Baseline(method, self._read(self.inputs, "inputs"), references)
+        shown = {}
+        for title, source in self.palettes.items():
+            if title != self.masker and source.palette is not None:
+                names = {key: name[title] for key, name in self.matching.names.items()}
+                shown[title] = (source.palette, names)
+        return Pictures(
+            methods,
+            {t: self._read(s, f"truth {t}") for t, s in self.truths.items()},
+            self._mask if self.masks or self.masker is not None else None,
+            shown,
+        )
+
+    def _mask(self, key: str) -> tuple[Tensor, int]:
+        name = self.matching.names[key]["masks"]
+        if self.masks:
+            return masks.read(self.masks[name], self.setting.holes_are), 0
+        assert self.masker is not None
+        palette = self.palettes[self.masker].palette
+        assert palette is not None
+        found = palette.mask(name)
+        if found is None:
+            raise UserError("no Mask_ or Process_ shows its holes")
+        return found.hole_HW, found.doubtful
+
+    def _check_polarity(self) -> None:
+        """Raises UserError when what Palette shows says that white and black are the other way."""
+        if not self.masks:
+            return
+        same, turned = [], []
+        for key in list(self.matching.names)[:_LOOKED_AT]:
+            for palette, names in self.pictures.palettes.values():
+                try:
+                    hole, shown = self._mask(key)[0], palette.mask(names[key])
+                except UnreadableImage:
+                    continue  # said with its reason when it is measured
+                if shown is not None and shown.hole_HW.shape == hole.shape:
+                    same.append(masks.agreement(hole, shown.hole_HW))
+                    turned.append(masks.agreement(~hole, shown.hole_HW))
+        if same and np.median(turned) > SAME > np.median(same):
+            other = "black" if self.setting.holes_are == "white" else "white"
+            raise UserError(
+                f"holes={self.setting.holes}: the holes that Palette's pictures show are "
+                f"{other} there; give holes_are={other}"
+            )
+
+
+def _methods(setting: Compare) -> dict[str, Any]:
+    """Every method by name: a `Source`, or an inpainter."""
+    nodes: dict[str, str | dict[str, Any]] = dict(setting.methods)
+    if setting.method is not None:
+        name = str(setting.method["_target_"]).rpartition(".")[2].lower()
+        nodes.setdefault(name, setting.method)
+    if not nodes:
+        raise UserError("there is nothing to compare: give methods.NAME=FOLDER")
+    found: dict[str, Any] = {}
+    for title, node in nodes.items():
+        if not isinstance(node, str):
+            found[title] = registry.instantiate(node, f"methods.{title}")
+        elif node in registry.names("method"):
+            found[title] = registry.build("method", node, command="compare")
+        elif not Path(node).expanduser().exists() and "/" not in node:
+            raise UserError(
+                f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "
+                f"baselines are {', '.join(registry.names('method'))}"
+            )
+        else:
+            found[title] = sources.results(f"methods.{title}", node)
+    return found

@@ -1,0 +1,294 @@
+"""What a comparison leaves behind: tables with their notes, lists, sheets and a page."""
+
+import csv
+import io
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+
+from restore import journal
+from restore.comparison import pages
+from restore.comparison.distances import Distances
+from restore.comparison.job import SAME, Job
+from restore.comparison.measuring import POOLED, Measured
+from restore.comparison.sources import Matching
+from restore.comparison.statistics import bins, mean, paired
+from restore.comparison.tables import Column, Table, best
+from restore.errors import UserError
+from restore.metrics.holes import RING
+
+log = logging.getLogger("restore")
+
+
+def write(folder: Path, job: Job, found: Measured, distances: Distances | None) -> None:
+    """Writes all of it into the folder, and says the main things."""
+    setting, layout = job.setting, job.layout
+    notes = _notes(job, found, distances)
+    tables = {"table": _results(job, found, notes)}
+    if len(job.methods) > 1:
+        tables["differences"] = _differences(job, found)
+    if found.shares is not None:
+        for truth in job.truths:
+            name = "bins" if len(job.truths) == 1 else f"bins_{truth}"
+            tables[name] = _by_share(job, found, truth)
+    for name, table in tables.items():
+        kinds = {"csv": table.csv, "md": table.markdown, "tex": table.latex, "html": table.html}
+        for suffix, render in kinds.items():
+            journal.write_text(folder / f"{name}.{suffix}", render())
+    journal.write_text(folder / "images.csv", _per_image(found))
+    lists = _lists(job.matching, found)
+    if lists:
+        journal.write_text(folder / "left_out.txt", "\n".join(lists) + "\n")
+    first, truth = next(iter(job.methods)), next(iter(job.truths))
+    places = pages.choices(found, truth, first, setting.rank, setting.pictures, setting.seed)
+    sheets = pages.draw(folder / "pictures", job.pictures, found, places, setting.rank, layout)
+    if "differ" in places:
+        lines = pages.spreads(found, truth, setting.rank, places["differ"])
+        heads = [Column("", head, "") for head in ("best", "worst", f"difference {setting.rank}")]
+        rows = [(key, [*rest]) for key, *rest in lines]
+        tables["differ"] = Table(f"Where methods differ most (truth {truth})", "image", heads, rows)
+        journal.write_text(folder / "differ.csv", tables["differ"].csv())
+    captions = {
+        "worst": f"Worst of {first} by {setting.rank} against truth {truth}",
+        "best": f"Best of {first} by {setting.rank} against truth {truth}",
+        "random": "By chance",
+        "differ": f"Where methods differ most by {setting.rank}",
+    }
+    shown = {f"pictures/{path.name}": captions[kind] for kind, path in sheets.items()}
+    journal.write_text(
+        folder / "index.html",
+        pages.page("Comparison", [*_facts(job), *lists], list(tables.values()), shown),
+    )
+    summary = {
+        "images": len(found.keys),
+        "notes": notes,
+        "left out": lists,
+        "values": {
+            truth: {
+                method: {name: found.mean(truth, method, name) for name in found.names()}
+                for method in job.methods
+            }
+            for truth in job.truths
+        },
+    }
+    journal.write_text(folder / "summary.json", journal.to_json(summary))
+    for line in lists:
+        log.warning(line)
+    log.info("\n%s", tables["table"].markdown())
+    log.info("tables (csv, md, tex, html), images.csv, pictures and index.html in %s", folder)
+
+
+def _facts(job: Job) -> list[str]:
+    """Where every picture came from."""
+    lines = []
+    for title, source in [
+        *job.folders.items(),
+        *((f"truth {title}", source) for title, source in job.truths.items()),
+    ]:
+        lossy = ""
+        if source.lossy:
+            lossy = (
+                f"; {source.lossy} of {len(source.read)} files are JPEG or WebP, whose loss is in "
+                "its numbers, known pixels too"
+            )
+        lines.append(f"{title}: {source.folder} ({source.kind}{lossy})")
+    for title, method in job.methods.items():
+        if title not in job.folders:
+            assert job.inputs is not None
+            about = [f"{k}={v}" for k, v in vars(method).items()]
+            told = f" ({', '.join(about)})" if about else ""
+            lines.append(
+                f"{title}: {type(method).__name__}{told}, run here on {job.inputs.folder} "
+                "outside the holes"
+            )
+    return lines
+
+
+def _notes(job: Job, found: Measured, distances: Distances | None) -> list[str]:
+    """Which truth, which pixels, how many images: what the numbers mean."""
+    setting = job.setting
+    lines = [
+        f"N = {len(found.keys)} images, the same for every method and truth; values are means over "
+        f"images; PSNR and SSIM by protocol {job.protocol.name}",
+        *_facts(job),
+    ]
+    if found.shares is None:
+        lines.append("no masks were given: whole pictures only")
+    else:
+        damaged = [share for share in found.shares if share > 0]
+        without = len(found.shares) - len(damaged)
+        lines.append(
+            f"holes: {mean(damaged):.1%} of the area on the mean; {without} image(s) without holes "
+            "are left out of the columns holes and ring"
+        )
+        lines.append(
+            "holes: PSNR over hole pixels only, SSIM map averaged at hole pixels; ring: within "
+            f"{RING} pixels of the holes' border on either side; the others: whole pictures"
+        )
+        lines += _on_masks(job, found)
+    for name in found.names():
+        if name in POOLED:
+            continue
+        for truth in job.truths:
+            for method in job.methods:
+                endless = sum(math.isinf(v) for v in found.column(truth, method, name))
+                if endless:
+                    lines.append(
+                        f"{method}, truth {truth}: {endless} image(s) equal it in {name} (∞)"
+                    )
+    lines += [f"{name}: not measured: {reason}" for name, reason in job.unmeasured.items()]
+    if "fid" in job.unmeasured:
+        lines.append("kid: not measured, for the same reason as fid")
+    if "lpips" in job.measures:
+        lines.append(job.measures["lpips"].sentence())
+    if distances is not None:
+        lines += distances.sentences()
+    hidden = [n for n in job.layout.measures or [] if n not in found.names()]
+    lines += [
+        f"{name}: not among what was measured" for name in hidden if name not in job.unmeasured
+    ]
+    if setting.holes is None and job.masker is None and job.palettes:
+        lines.append("Palette's folder shows no holes (neither Mask_ nor Process_)")
+    return lines
+
+
+def _on_masks(job: Job, found: Measured) -> list[str]:
+    """How sure the holes are, and whether every method worked with the same."""
+    lines = []
+    if job.masks:
+        lines.append(f"masks: {job.setting.holes}, holes are {job.setting.holes_are}")
+    else:
+        assert job.masker is not None
+        source = job.palettes[job.masker]
+        lossy = ", from JPEG or WebP files: thin strokes to a few per cent" if source.lossy else ""
+        lines.append(
+            f"masks: won back from {job.masker}'s pictures{lossy}; "
+            f"{sum(found.doubtful.values())} pixels in {len(found.doubtful)} of {len(found.keys)} "
+            "images are white with and without holes and were decided by their neighbours"
+        )
+    for title, values in found.holes.items():
+        other = sum(value < SAME for value in values)
+        if other:
+            lines.append(
+                f"{title} worked with OTHER HOLES in {other} of {len(values)} images (intersection "
+                f"over union with the masks: median {np.median(values):.2f}): its numbers on holes "
+                "are not comparable"
+            )
+        else:
+            lines.append(
+                f"{title}: its pictures show the same holes (intersection over union "
+                f"{min(values):.3f} at least)"
+            )
+    shares = found.shares or []
+    if job.masks and np.median(shares) > 0.5:
+        lines.append(
+            f"most of most pictures are holes (median {np.median(shares):.0%}): if it should be "
+            "the other way round, give holes_are"
+        )
+    return lines
+
+
+def _results(job: Job, found: Measured, notes: list[str]) -> Table:
+    """The table of results."""
+    layout = job.layout
+    names = layout.columns(found.names())
+    if not names:
+        raise UserError(f"layout: none of its measures was measured ({', '.join(found.names())})")
+    columns = [
+        Column(layout.truths.get(truth, truth), layout.title(name), name)
+        for truth in job.truths
+        for name in names
+    ]
+    pairs = [(truth, name) for truth in job.truths for name in names]
+    values = [
+        {i: found.mean(truth, method, name) for i, (truth, name) in enumerate(pairs)}
+        for method in job.methods
+    ]
+    rows = [
+        (method, [layout.cell(name, row[i]) for i, (_, name) in enumerate(pairs)])
+        for method, row in zip(job.methods, values)
+    ]
+    marked = best([name for _, name in pairs], values) if layout.best else set()
+    return Table("Results", "method", columns, rows, notes, marked)
+
+
+def _differences(job: Job, found: Measured) -> Table:
+    """Mean differences to one method with their intervals."""
+    setting, layout = job.setting, job.layout
+    names = [name for name in layout.columns(found.names()) if name not in POOLED]
+    columns, counts = [], set()
+    rows: dict[str, list[str]] = {m: [] for m in job.methods if m != job.against}
+    for truth in job.truths:
+        for name in names:
+            columns.append(Column(layout.truths.get(truth, truth), layout.title(name), name))
+            other = found.column(truth, job.against, name)
+            for method, cells in rows.items():
+                own = found.column(truth, method, name)
+                gap = paired(own, other, setting.level, setting.resamples, setting.seed)
+                counts.add(gap.count)
+                ends = [layout.cell(name, end, signed=True) for end in (gap.low, gap.high)]
+                cells.append(f"{layout.cell(name, gap.mean, signed=True)} [{', '.join(ends)}]")
+    notes = [
+        f"mean over images of method minus {job.against}, with its {setting.level:.0%} confidence "
+        f"interval: paired BCa bootstrap (scipy.stats.bootstrap), {setting.resamples} resamples, "
+        f"seed {setting.seed}",
+        f"over the images where both have a finite value: {min(counts)} to {max(counts)}",
+    ]
+    return Table(f"Differences to {job.against}", "method", columns, list(rows.items()), notes)
+
+
+def _by_share(job: Job, found: Measured, truth: str) -> Table:
+    """Means by hole share."""
+    layout, shares = job.layout, found.shares
+    assert shares is not None
+    ranges = bins(shares, job.setting.bins)
+    names = [n for n in layout.columns(found.names()) if n not in POOLED]
+    columns = [
+        Column(f"{title} (N = {len(places)})", layout.title(name), name)
+        for title, places in ranges.items()
+        for name in names
+    ]
+    rows = []
+    for method in job.methods:
+        cells = [
+            layout.cell(name, mean([found.column(truth, method, name)[i] for i in places]))
+            for places in ranges.values()
+            for name in names
+        ]
+        rows.append((method, cells))
+    inside = sum(map(len, ranges.values()))
+    notes = [
+        "a hole share on a limit belongs to the lower range",
+        f"{sum(share == 0 for share in shares)} image(s) without holes are in no range; "
+        f"{len(shares) - inside - sum(share == 0 for share in shares)} below the first",
+    ]
+    return Table(f"By hole share, truth {truth}", "method", columns, rows, notes)
+
+
+def _per_image(found: Measured) -> str:
+    """A csv line for each image, truth and method."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = [name for name in found.names() if name not in POOLED]
+    writer.writerow(["key", "hole_share", "doubtful_pixels", "truth", "method", *names])
+    for i, key in enumerate(found.keys):
+        share = "" if found.shares is None else found.shares[i]
+        for truth, methods in found.values.items():
+            for method, rows in methods.items():
+                cells = ["" if math.isnan(rows[i][name]) else rows[i][name] for name in names]
+                writer.writerow([key, share, found.doubtful.get(key, 0), truth, method, *cells])
+    return file.getvalue()
+
+
+def _lists(matching: Matching, found: Measured) -> list[str]:
+    """What is missing on either side, and what could not be measured."""
+    lines = []
+    for title, keys in matching.missing.items():
+        lines.append(f"{title} lacks {len(keys)} image(s): {', '.join(keys)}")
+    for title, keys in matching.extra.items():
+        lines.append(f"{title} alone has {len(keys)} image(s): {', '.join(keys)}")
+    for key, reason in found.left_out:
+        lines.append(f"{key} is left out: {reason}")
+    return lines
