@@ -22,7 +22,7 @@ from tqdm import tqdm
 from restore import checkpoint, distributed, registry, settings
 from restore.errors import NonFinite, UserError
 from restore.evaluation import Runner, evaluate
-from restore.journal import Journal, write_text
+from restore.journal import Journal, to_json, write_text
 from restore.loading import (
     Batch,
     EvalItems,
@@ -591,7 +591,7 @@ class Training:
             return
         values = _last_values(self.folder / "metrics.csv")
         best = {"step": self.step, "best": self.best, **values}
-        write_text(self.folder / "summary.json", _json(best))
+        write_text(self.folder / "summary.json", to_json(best))
         self.journal.summary(best)
         log.info("done: %d steps; weights and pictures in %s", self.step, self.folder)
 
@@ -599,12 +599,6 @@ class Training:
 def _last_values(path: Path) -> dict[str, float]:
     with open(path, newline="", encoding="utf-8") as file:
         return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(values, indent=2) + "\n"
 
 
 def _terminal() -> bool:
