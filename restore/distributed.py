@@ -184,6 +184,18 @@ def mean(x: torch.Tensor) -> torch.Tensor:
     return x if world() == 1 else _Sum.apply(x) / world()
 
 
+def rand(count: int, on: torch.device) -> torch.Tensor:
+    """`count` uniform numbers in [0, 1), for this process's part of a batch.
+
+    They are every world-th of those that the first process draws for the whole batch, as the items
+    are (`loading.Positions`): an item has the same for any number of processes.
+    """
+    drawn = torch.rand(count * world(), device=on)
+    if world() > 1:
+        dist.broadcast(drawn, src=0)
+    return drawn[rank() :: world()]
+
+
 def average(tensors: list[torch.Tensor]) -> None:
     """Replaces each tensor by its mean over the processes, in one exchange."""
     if world() == 1 or not tensors:

@@ -107,11 +107,10 @@ class Positions(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
-            mine = range(step * self.batch_size, (step + 1) * self.batch_size)[
-                self.rank :: self.world
-            ]
+            whole = range(step * self.batch_size, (step + 1) * self.batch_size)
             for part in range(self.accumulate):
-                yield list(mine[part :: self.accumulate])
+                # All processes' shares of a micro-batch are together what one process has in it.
+                yield list(whole[part :: self.accumulate][self.rank :: self.world])
 
 
 def collate(items: Sequence[Batch]) -> Batch:

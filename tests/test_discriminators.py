@@ -15,8 +15,9 @@ from restore.discriminators.srgan import SRGANDiscriminator
 from restore.discriminators.ttsr import TTSRDiscriminator
 from restore.discriminators.unet import UNetDiscriminator
 from restore.errors import UserError
-from restore.losses.adversarial import CriticTerm, RelativisticAverage
+from restore.losses.adversarial import BackboneTerm, CriticTerm, RelativisticAverage
 from restore.losses.penalties import GradientPenalty, input_gradient, interpolated
+from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
 from restore.types import Problem, Restoration
 from tests import published
 
@@ -128,35 +129,54 @@ def alike(kind: type[nn.Module]) -> nn.Module:
 
 
 def learned(critic: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """All gradients of a relativistic loss and a penalty, in a row."""
+    """All gradients of a relativistic loss and a penalty at random places, in a row."""
     problem, models = Problem({}, real, []), {"discriminator": critic}
     loss = CriticTerm(RelativisticAverage())(Restoration(fake), problem, models)
-    loss = loss + GradientPenalty().measured(critic, interpolated(real, fake, real[:, 0, 0, 0]))
+    loss = loss + GradientPenalty()(Restoration(fake), problem, models)
     loss.backward()
-    gradients = [p.grad for p in critic.parameters()]
+    return averaged([p.grad for p in critic.parameters()])
+
+
+def weighted(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The gradient of all weighted terms, of a network that shifts colours, judged by pixels."""
+    torch.manual_seed(1)
+    network, judge = (nn.Conv2d(3, outputs, 1).double() for outputs in (3, 1))
+    problem, models = Problem({}, real, [], weight), {"discriminator": judge}
+    restored, rule = Restoration(network(fake)), RelativisticAverage()
+    terms = [L1(), L2(), Charbonnier(), TotalVariation(), BackboneTerm(rule), CriticTerm(rule)]
+    sum(term(restored, problem, models) for term in terms).backward()
+    return averaged([p.grad for model in (network, judge) for p in model.parameters()])
+
+
+def averaged(gradients: list[torch.Tensor]) -> torch.Tensor:
     distributed.average(gradients)
     return torch.cat([g.flatten() for g in gradients])
 
 
 def half(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    real, fake = torch.load(Path(folder) / "pictures.pt")
+    real, fake, weight = (x[rank::2] for x in torch.load(Path(folder) / "pictures.pt"))
     critic = alike(BatchNorm)
-    gradients = learned(critic, real[rank::2], fake[rank::2])
+    torch.manual_seed(rank)  # as in training, where each process has chance of its own
+    found = learned(critic, real, fake), weighted(real, fake, weight), critic.state_dict()
     if rank == 0:
-        torch.save((gradients, critic.state_dict()), Path(folder) / "learned.pt")
+        torch.save(found, Path(folder) / "learned.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path):
     rng = np.random.default_rng(0)
     real, fake = (torch.from_numpy(rng.random((6, 3, 9, 8))) for _ in range(2))
-    torch.save((real, fake), tmp_path / "pictures.pt")
+    weight = torch.from_numpy(rng.random((6, 1, 9, 8)))
+    # Nearly all that counts falls to one process, and to the other hardly anything.
+    weight[1::2] *= torch.from_numpy(rng.random((3, 1, 9, 8)) > 0.9)
+    torch.save((real, fake, weight), tmp_path / "pictures.pt")
     os.environ["OMP_NUM_THREADS"] = "1"
     multiprocessing.spawn(half, (str(tmp_path),), nprocs=2)
-    gradients, state = torch.load(tmp_path / "learned.pt")
+    gradients, of_weighted, state = torch.load(tmp_path / "learned.pt")
     one = alike(nn.BatchNorm2d)
-    expected = learned(one, real, fake)
-    torch.testing.assert_close(gradients, expected, rtol=1e-5, atol=1e-7)
+    torch.manual_seed(0)
+    torch.testing.assert_close(gradients, learned(one, real, fake), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(of_weighted, weighted(real, fake, weight), rtol=1e-5, atol=1e-7)
     for name, value in one.state_dict().items():
         torch.testing.assert_close(state[name], value)

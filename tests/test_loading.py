@@ -88,6 +88,10 @@ def test_a_step_has_the_same_items_however_it_is_shared_out(first, steps, micro,
     batch = micro * accumulate * world
     shares = [list(Positions(first, first + steps, batch, accumulate, r, world))
               for r in range(world)]  # fmt: skip
+    alone = list(Positions(first, first + steps, batch, accumulate, 0, 1))
+    for place, micros in enumerate(zip(*shares, strict=True)):
+        together = [position for row in zip(*micros, strict=True) for position in row]
+        assert together == alone[place], "each micro-batch has the same items, in turn"
     for step in range(steps):
         own = [share[step * accumulate : (step + 1) * accumulate] for share in shares]
         assert all(len(part) == micro for parts in own for part in parts)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from restore import distributed
 from restore.types import Problem, Restoration
 
 
@@ -23,8 +24,13 @@ class Loss(Protocol):
 
 
 def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of `error` (NCHW), each pixel counting by `weight` (N1HW); 0 where nothing counts."""
+    """Mean of `error` (NCHW), each pixel counting by `weight` (N1HW); 0 where nothing counts.
+
+    A process divides by the mean of all processes' weights, so that the mean of their results, and
+    of their gradients, is that of one process with the whole batch, however unequally the weights
+    fall to them. A step's micro-batches count alike, as those to come are not known.
+    """
     if weight is None:
         return error.mean()
     weight = weight.expand_as(error)
-    return (error * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (error * weight).sum() / distributed.mean(weight.sum()).clamp_min(1e-12)

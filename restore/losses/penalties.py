@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from restore import distributed
 from restore.losses.pixel import Range
 from restore.types import Problem, Restoration
 
@@ -47,7 +48,7 @@ class GradientPenalty:
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
         assert problem.target is not None, "training problems have a target"
-        share = torch.rand(len(problem.target), device=problem.target.device)
+        share = distributed.rand(len(problem.target), problem.target.device)
         return self.measured(
             models[self.critic], interpolated(problem.target, restored.image, share)
         )
