@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from restore import distributed, journal, settings, weights
+from restore.comparison.masks import read as read_mask
 from restore.config import check
 from restore.errors import RunFailure, UserError
 from restore.images import Picture, by_name, find, fits, load, save, to_uint8, writable
@@ -30,6 +31,8 @@ class Apply:
     model: list[str]
     input: str
     reference: str | list[str] | None
+    mask: str | None
+    holes_are: Literal["white", "black"]
     output: str
     overwrite: bool
     ensemble: bool
@@ -41,10 +44,11 @@ class Apply:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture's way: where from, with which references together, where to."""
+    """One picture's way: where from, with which references together and whose holes, where to."""
 
     source: Path
     references: tuple[Path, ...]
+    mask: Path | None
     goal: Path
 
 
@@ -68,7 +72,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
             "would change; leave tile out"
         )
-    todo = jobs(setting, restorer.takes_reference)
+    todo = jobs(setting, restorer.takes_reference, restorer.fills)
     log.info(loaded.sentence())
     failed = run(todo, restorer, setting)
     for error in failed:
@@ -79,11 +83,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 1 if failed else 0
 
 
-def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
+def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> list[Job]:
     """What is to be done, found to be possible before any of it is.
 
-    Raises UserError: missing input or reference, outputs that exist, that would be written twice
-    or over an input or reference, or of a kind or in a place that cannot be written.
+    Raises UserError: missing input, reference or mask, outputs that exist, that would be written
+    twice or over something that is read, or of a kind or in a place that cannot be written.
     """
     source, goal = Path(setting.input).expanduser(), Path(setting.output).expanduser()
     many = source.is_dir()
@@ -93,16 +97,21 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
     _check_output(setting, goal, many, into)
     named = [setting.reference] if isinstance(setting.reference, str) else setting.reference or []
     given = [Path(name).expanduser() for name in named]
+    masks = [] if setting.mask is None else [Path(setting.mask).expanduser()]
+    if masks and not takes_mask:
+        raise UserError("mask: these weights are of a task that fills no holes")
     sources = [source]
     if many:
-        # Results of an earlier run, and references, may lie in a folder within the input's.
-        apart = [place for place in (goal, *given) if _within(place, source)]
+        # Results of an earlier run, references and masks may lie in a folder within the input's.
+        apart = [place for place in (goal, *given, *masks) if _within(place, source)]
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
     references = _references(given, source, sources, takes_reference)
-    used = {path.resolve() for path in [*sources, *(p for some in references for p in some)]}
+    holes = _of_each("mask", masks[0], source, sources) if masks else [None] * len(sources)
+    read = [*sources, *(p for some in references for p in some), *(p for p in holes if p)]
+    used = {path.resolve() for path in read}
     planned: list[Job] = []
     taken: dict[Path, Path] = {}
-    for path, some in zip(sources, references):
+    for path, some, hole in zip(sources, references, holes):
         end = goal
         if into:
             inside = path.relative_to(source) if many else Path(path.name)
@@ -112,11 +121,11 @@ def jobs(setting: Apply, takes_reference: bool) -> list[Job]:
         if end in taken:
             raise UserError(f"{taken[end]} and {path} would both be written to {end}")
         if end.resolve() in used:
-            raise UserError(f"{end} is itself an input or reference; name another output")
+            raise UserError(f"{end} is itself an input, reference or mask; name another output")
         if end.exists() and not setting.overwrite:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
-        planned.append(Job(path, some, end))
+        planned.append(Job(path, some, hole, end))
     return planned
 
 
@@ -150,23 +159,23 @@ def _references(
         raise UserError("reference: these weights are of a network that takes none")
     if takes_reference and not given:
         raise UserError("these weights need a reference picture: give reference=FILE_OR_FOLDER")
-    of_each = [_one_reference(place, source, sources) for place in given]
+    of_each = [_of_each("reference", place, source, sources) for place in given]
     return [*zip(*of_each)] if of_each else [()] * len(sources)
 
 
-def _one_reference(given: Path, source: Path, sources: list[Path]) -> list[Path]:
-    """One for all, or by name from a folder."""
+def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[Path]:
+    """The `reference` or `mask` of each source: one for all, or by name from a folder."""
     if given.is_file():
         return [given] * len(sources)
     if not given.is_dir():
-        raise UserError(f"reference={given}: there is no such file or folder")
+        raise UserError(f"{what}={given}: there is no such file or folder")
     found = by_name(given)
     base = source if source.is_dir() else source.parent
     names = [path.relative_to(base).with_suffix("").as_posix() for path in sources]
     missing = [path for path, name in zip(sources, names) if name not in found]
     if missing:
         raise UserError(
-            f"reference={given} has no picture of the same name for {len(missing)} of "
+            f"{what}={given} has no picture of the same name for {len(missing)} of "
             f"{len(sources)} input(s), such as {missing[0]}"
         )
     return [found[name] for name in names]
@@ -192,13 +201,14 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
             height, width = picture.colour.shape[-2:]
             fits(job.goal, height * restorer.scale, width * restorer.scale)
             memory = remember(job.references)
+            mask = None if job.mask is None else _holes(job, picture, setting.holes_are)
         except UserError as error:
             if job.source == Path(setting.input).expanduser():
                 raise
             failed.append(error)
             continue
         try:
-            result = restored(picture, restorer, memory, setting.tile, setting.ensemble)
+            result = restored(picture, restorer, memory, setting.tile, setting.ensemble, mask)
         except torch.OutOfMemoryError as error:
             raise RunFailure(
                 f"{job.source}: the device's memory is too small for it; take a smaller tile "
@@ -218,20 +228,23 @@ def restored(
     memory: Any,
     tile: int | Literal["auto"] | None,
     ensemble: bool,
+    mask: Tensor | None = None,
 ) -> Picture:
-    """The picture enlarged, with its transparency, depth and colour profile.
+    """The picture enlarged and its holes (1HW bool) filled.
+
+    It keeps its transparency, depth and colour profile.
 
     Transparency goes through the network as a grey picture, and is then kept between the least
     and the greatest of the 3×3 given pixels around: what was wholly opaque stays so.
     """
 
-    def whole(layer: Picture) -> Tensor:
+    def whole(layer: Picture, mask: Tensor | None) -> Tensor:
         low = _pixels(layer)
-        height, width = low.shape[-2:]
+        height, width = (-(-side // restorer.shrink) for side in low.shape[-2:])
         side = automatic(height, width, restorer.reach) if tile == "auto" else tile
-        return restorer.restore(low, memory, side, ensemble)
+        return restorer.restore(low, memory, side, ensemble, mask)
 
-    colour = whole(picture)
+    colour = whole(picture, mask)
     if picture.grey:
         colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
     alpha = picture.alpha
@@ -243,8 +256,21 @@ def restored(
             F.interpolate(bound[None], scale_factor=restorer.scale)[0] for bound in (least, most)
         )
         layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
-        alpha = whole(layer).mean(0, keepdim=True).clamp(least, most)
+        alpha = whole(layer, None).mean(0, keepdim=True).clamp(least, most)
     return replace(picture, colour=colour, alpha=alpha)
+
+
+def _holes(job: Job, picture: Picture, holes_are: Literal["white", "black"]) -> Tensor:
+    """A job's mask, 1HW bool; UserError when it is not of the picture's size."""
+    assert job.mask is not None
+    mask = read_mask(job.mask, holes_are)[None]
+    height, width = picture.colour.shape[-2:]
+    if mask.shape[-2:] != (height, width):
+        raise UserError(
+            f"{job.mask} ({mask.shape[-1]}×{mask.shape[-2]}) is not of the size of {job.source} "
+            f"({width}×{height}), whose holes it should show"
+        )
+    return mask
 
 
 def _pixels(picture: Picture) -> Tensor:

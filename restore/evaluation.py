@@ -73,10 +73,11 @@ class Runner:
         """Context in which the network runs."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
-    def __call__(self, problem: Problem) -> Restoration:
+    def __call__(self, problem: Problem, **more: Any) -> Restoration:
+        """The network's answer; `more` is handed to it as it is."""
         inputs = {k: v.contiguous(memory_format=self.format) for k, v in problem.inputs.items()}
         with self.autocast():
-            restored = self.model(**inputs)
+            restored = self.model(**inputs, **more)
         restored.image = restored.image.float()
         return restored
 

@@ -1,6 +1,7 @@
 """Trained weights as something that restores one picture."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from restore.evaluation import Runner, evaluating
 from restore.settings import Runtime
 from restore.tiling import Window, tiled
-from restore.types import Sample
+from restore.types import Filling, Problem, Sample
 from restore.weights import Loaded
 
 
@@ -31,6 +32,9 @@ class Restorer:
         self.takes_reference: bool = getattr(self.model, "takes_reference", False)
         # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
         self.reach: int | None = self.model.reach  # type: ignore[assignment]
+        self.fills = isinstance(self.task, Filling)
+        # How many times smaller than what is given the network's low picture is.
+        self.shrink: int = self.task.shrink if self.fills else 1
 
     def remember(self, reference: Tensor) -> Any:
         """What the network makes of a reference; good for many pictures.
@@ -42,47 +46,65 @@ class Restorer:
         for axis in (-2, -1):
             places = torch.arange(max(reference.shape[axis], self.scale))
             reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
-        inputs = self._inputs(torch.zeros(3, 1, 1), reference)
+        inputs = self._problem(Sample(key="picture", low=torch.zeros(3, 1, 1)), reference).inputs
         with evaluating(self.model), self.runner.autocast():
             return self.model.remember(inputs["reference"], inputs["reference_low_up"])
 
-    def restore(self, low: Tensor, memory: Any, tile: int | None, ensemble: bool = False) -> Tensor:
-        """The picture, enlarged.
+    def restore(
+        self,
+        low: Tensor,
+        memory: Any,
+        tile: int | None,
+        ensemble: bool = False,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The picture, enlarged and with its holes filled.
 
         Args:
             low: 3HW, uint8 or in [0, 1].
             memory: from `remember`, or None for networks without a reference.
-            tile: largest side of tiles in low pixels, None for the whole at once (and where
-                `reach` is None).
+            tile: largest side of tiles in pixels of the network's low picture, None for the whole
+                at once (and where `reach` is None).
             ensemble: mean over the eight flips and turns of the picture (Lim et al., "Enhanced
                 Deep Residual Networks", CVPRW 2017: geometric self-ensemble).
+            mask: 1HW bool, true = hole, for a task that fills holes; None: there are none.
 
         Returns:
             3, scale·H, scale·W in [0, 1], on the CPU.
         """
         assert tile is None or self.reach is not None, "tiles would differ from the whole"
         more = {} if memory is None else {"memory": memory}
+        sample = Sample(key="picture", low=low)
+        if mask is not None:
+            sample["mask"] = mask
+        overlap = self.reach or 0
+        if self.fills:
+            # Holes are filled from all of the picture, so before it is cut.
+            sample = self.task.opened(sample)
+            overlap += self.task.margin
+        pictures = {name: x for name, x in sample.items() if isinstance(x, Tensor)}
+        # One over the other, to be cut and turned as one.
+        stack = torch.cat([x.to(low.dtype) for x in pictures.values()])
 
-        def once(picture: Tensor) -> Tensor:
-            inputs = {
-                name: x.contiguous(memory_format=self.runner.format)
-                for name, x in self._inputs(picture, None).items()
-            }
-            with self.runner.autocast():
-                return self.model(**inputs, **more).image.float()
+        def once(part: Tensor) -> Tensor:
+            layers = part.split([len(x) for x in pictures.values()])
+            layer = {name: x.contiguous() for name, x in zip(pictures, layers)}
+            problem = self._problem(Sample(key="picture", **layer), None)  # type: ignore[typeddict-item]
+            return self.task.finish(self.runner(problem, **more), problem).image
 
         def part(window: Window) -> Tensor:
-            picture = window.of(low)
-            return mean_over_turns(once, picture) if ensemble else once(picture)
+            cut = window.of(stack, self.shrink)
+            return mean_over_turns(once, cut) if ensemble else once(cut)
 
         with evaluating(self.model):
-            height, width = low.shape[-2:]
-            overlap, scale = self.reach or 0, self.scale
-            return tiled(part, height, width, tile=tile, overlap=overlap, scale=scale)[0]
+            rows, columns = (side // self.shrink for side in stack.shape[-2:])
+            scale = self.scale * self.shrink
+            whole = tiled(part, rows, columns, tile=tile, overlap=overlap, scale=scale)[0]
+        height, width = (side * self.scale for side in low.shape[-2:])
+        return whole[:, :height, :width]
 
-    def _inputs(self, low: Tensor, reference: Tensor | None) -> dict[str, Tensor]:
+    def _problem(self, sample: Sample, reference: Tensor | None) -> Problem:
         """The task's own preparation, so that a picture meets what training met."""
-        sample = Sample(key="picture", low=low.contiguous())
         if self.takes_reference:
             blank = torch.zeros(3, self.scale, self.scale)
             sample["reference"] = blank if reference is None else reference
@@ -91,10 +113,11 @@ class Restorer:
             name: [value] if name == "key" else value[None].to(self.device)
             for name, value in item.items()
         }
-        inputs = self.task.prepare(batch).inputs
-        if reference is None:
-            return {name: x for name, x in inputs.items() if not name.startswith("reference")}
-        return inputs
+        problem = self.task.prepare(batch)
+        if reference is not None:
+            return problem
+        inputs = {k: x for k, x in problem.inputs.items() if not k.startswith("reference")}
+        return replace(problem, inputs=inputs)
 
 
 def mean_over_turns(function: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:

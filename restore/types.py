@@ -97,6 +97,26 @@ class PerSplit(Protocol):
         ...
 
 
+@runtime_checkable
+class Filling(Protocol):
+    """A task that takes pictures as large as its results, with holes.
+
+    `shrink` is how many times smaller the network's low picture is; `margin` how far, in pixels of
+    that, the task itself (not the network) feels what lies beside a window of a picture.
+    """
+
+    shrink: int
+    margin: int
+
+    def opened(self, sample: Sample) -> Sample:
+        """A picture without a target, its holes filled: ready to be cut into windows.
+
+        Its sides are continued to multiples of `shrink`; windows at such multiples are samples for
+        `eval_item`, whose results are those of the whole.
+        """
+        ...
+
+
 class Task(Protocol):
     """How pictures become a problem, and an answer a result."""
 

@@ -105,6 +105,8 @@ class PartialSR:
         self.degradation, self.masks = degradation, masks
         self.crop, self.holes, self.augment, self.shrink = crop, holes, augment, shrink
         self.coding, self.low_holes, self.known, self.border = coding, low_holes, known, border
+        # Bicubic's support, and the passage from kept pixels to restored ones.
+        self.margin = 2 - (-2 * border // shrink)
         self.evaluated = "valid"
 
     def of_split(self, name: str) -> "PartialSR":
@@ -145,13 +147,21 @@ class PartialSR:
             cut = self._cut(sample, np.random.default_rng([seed, 1]))
             item = self._item(cut, self.evaluated, np.random.default_rng([seed, 2]), None)
         else:
-            cut = Item(key=sample["key"], low_up=self._continued(_wide(sample)))
-            cut["mask"] = self._continued(
-                sample.get("mask", torch.zeros(1, *_wide(sample).shape[-2:], dtype=torch.bool))
-            )
-            if "reference" in sample:
-                cut["reference"] = self._continued(sample["reference"])
-            item = self._item(cut, self.evaluated, np.random.default_rng(0), None)
+            item = self._item(self.opened(sample), self.evaluated, np.random.default_rng(0), None)
+        return item
+
+    def opened(self, sample: Sample | Item) -> Item:
+        """See `restore.types.Filling`; what is opened already stays as it is."""
+        if "whole" in sample:
+            return Item(**sample)
+        whole = self._continued(_wide(sample))
+        if "mask" in sample:
+            mask = self._continued(sample["mask"]).bool()
+        else:
+            mask = torch.zeros(1, *whole.shape[-2:], dtype=torch.bool)
+        item = Item(key=sample["key"], low_up=_filled(whole, mask), whole=whole, mask=mask)
+        if "reference" in sample:
+            item["reference"] = self._continued(sample["reference"])
         return item
 
     def _cut(self, sample: Sample, rng: np.random.Generator) -> Item:
@@ -209,10 +219,9 @@ class PartialSR:
         """Everything else that is made of the crops."""
         if "low_up" not in cut:
             cut["low_up"] = self.degradation.wide(cut["target"])
-        whole = cut["low_up"].contiguous()
         mask, small = self._holes(cut, split, chance)
-        start = _filled(whole, mask)
-        item: Item = {**cut, "low_up": start}
+        whole = cut.get("whole", cut["low_up"])
+        item: Item = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
         made = self.degradation.worker(item, self.shrink, noise)
         item = Item(**made, whole=whole, mask=mask)  # type: ignore[typeddict-item]
         if self.low_holes == "damaged":

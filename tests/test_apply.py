@@ -505,7 +505,7 @@ def test_inputs_and_references_are_never_overwritten(run, folder: Path, capfd):
         ["input=in/a.png", "output=reference.png"],
     ):
         assert apply(run, *line, "overwrite=true") == 2
-        refused(capfd, "is itself an input or reference")
+        refused(capfd, "is itself an input, reference or mask")
     assert before == (Path("in/a.png").read_bytes(), Path("reference.png").read_bytes())
 
 
