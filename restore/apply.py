@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from restore import distributed, journal, settings, weights
+from restore import distributed, journal, settings, stepwise, weights
 from restore.comparison.masks import read as read_mask
 from restore.config import check
 from restore.errors import RunFailure, UserError
@@ -34,6 +34,7 @@ class Apply:
     mask: str | None
     holes_are: Literal["white", "black"]
     output: str
+    scale: Annotated[float, Field(ge=1, le=32)] | None
     overwrite: bool
     ensemble: bool
     tile: Annotated[int, Field(ge=16)] | Literal["auto"] | None
@@ -66,7 +67,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
-    restorer = Restorer(loaded, setting.runtime, device)
+    restorer = stepwise.restorer(loaded, setting.runtime, device, setting.scale)
     if isinstance(setting.tile, int) and restorer.reach is None:
         raise UserError(
             f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
@@ -199,7 +200,7 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
         try:
             picture = load(job.source)
             height, width = picture.colour.shape[-2:]
-            fits(job.goal, height * restorer.scale, width * restorer.scale)
+            fits(job.goal, *restorer.size(height, width))
             memory = remember(job.references)
             mask = None if job.mask is None else _holes(job, picture, setting.holes_are)
         except UserError as error:
@@ -240,8 +241,8 @@ def restored(
 
     def whole(layer: Picture, mask: Tensor | None) -> Tensor:
         low = _pixels(layer)
-        height, width = (-(-side // restorer.shrink) for side in low.shape[-2:])
-        side = automatic(height, width, restorer.reach) if tile == "auto" else tile
+        sides = restorer.works_on(*low.shape[-2:])
+        side = automatic(*sides, restorer.reach) if tile == "auto" else tile
         return restorer.restore(low, memory, side, ensemble, mask)
 
     colour = whole(picture, mask)
@@ -253,7 +254,8 @@ def restored(
             sign * F.max_pool2d(sign * alpha, 3, stride=1, padding=1) for sign in (-1, 1)
         )
         least, most = (
-            F.interpolate(bound[None], scale_factor=restorer.scale)[0] for bound in (least, most)
+            F.interpolate(bound[None], restorer.size(*alpha.shape[-2:]))[0]
+            for bound in (least, most)
         )
         layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
         alpha = whole(layer, None).mean(0, keepdim=True).clamp(least, most)

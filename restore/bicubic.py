@@ -57,6 +57,42 @@ def resize(picture: Tensor, factor: float, edges: Edges = "replicate") -> Tensor
     return result.reshape(*leading, rows.size, columns.size).contiguous()
 
 
+def resized(
+    picture_NCHW: Tensor, factor: float, height: int, width: int, edges: Edges = "replicate"
+) -> Tensor:
+    """The picture as `resize` makes it but in float, without rounding, and with gradients.
+
+    Args:
+        picture_NCHW: float, of any range; the result may go beyond it.
+        factor: ratio of the sides.
+        height, width: of the result, no more than ceil(side · factor); the rest is cut off.
+        edges: see `resize`.
+    """
+    for axis, length in ((-2, height), (-1, width)):
+        side = picture_NCHW.shape[axis]
+        places, weights = _tables(side, float(factor), edges, picture_NCHW.device)
+        assert length <= len(places), (side, factor, length)
+        if factor == 1:  # nothing but a cut
+            picture_NCHW = picture_NCHW.narrow(axis, 0, length)
+            continue
+        shape = (-1, 1) if axis == -2 else (-1,)
+        total: Tensor | None = None
+        for k in range(places.shape[1]):
+            weight = weights[:length, k].to(picture_NCHW.dtype).view(shape)
+            term = picture_NCHW.index_select(axis, places[:length, k]) * weight
+            total = term if total is None else total + term
+        assert total is not None
+        picture_NCHW = total
+    return picture_NCHW
+
+
+@lru_cache(maxsize=64)
+def _tables(side: int, factor: float, edges: Edges, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The taps of one side as tensors: i, K both."""
+    places, weights = _taps(side, factor, edges)
+    return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)
+
+
 def keys(x: np.ndarray) -> np.ndarray:
     """Cubic convolution with a = −1/2 (Keys 1981, eq. 15), float64."""
     x = np.abs(x)

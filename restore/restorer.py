@@ -103,6 +103,14 @@ class Restorer:
         height, width = (side * self.scale for side in low.shape[-2:])
         return whole[:, :height, :width]
 
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of the result for a picture of these sides."""
+        return height * self.scale, width * self.scale
+
+    def works_on(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of what is cut into tiles, the network's low picture."""
+        return -(-height // self.shrink), -(-width // self.shrink)
+
     def _problem(self, sample: Sample, reference: Tensor | None) -> Problem:
         """The task's own preparation, so that a picture meets what training met."""
         if self.takes_reference:

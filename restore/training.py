@@ -480,6 +480,8 @@ class Training:
 
     def _announce(self, leg: Leg) -> None:
         """Tells the parts that change in the course of training which step this is."""
+        if isinstance(self.task, Scheduled):
+            self.task.at(self.step, self.total)
         for model in self.models.values():
             for part in model.modules():
                 if isinstance(part, Scheduled):

@@ -78,12 +78,13 @@ class Restoration:
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """A part of a network, or a loss, that changes in the course of training."""
+    """A part of a network, a loss or a task that changes in the course of training."""
 
     def at(self, step: int, steps: int) -> None:
         """Told before each step: which it is, from 0, of how many.
 
-        Parts of networks are told the steps of the whole run, losses those of their stage.
+        Parts of networks and tasks are told the steps of the whole run, losses those of their
+        stage.
         """
         ...
 

@@ -38,6 +38,11 @@ class Loaded:
         """
         return registry.instantiate({**self.config["task"], **(changes or {})}, "task")
 
+    def takes_scale(self) -> bool:
+        """Whether the network enlarges by any scale that its task asks for."""
+        kind = locate(self.config["backbone"]["_target_"], "backbone")
+        return getattr(kind, "takes_scale", False)
+
     def sentence(self) -> str:
         """Where the weights come from, for the output."""
         return f"weights: {self.path} ({self.origin}, sha256 {self.fingerprint}…)"

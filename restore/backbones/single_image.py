@@ -1,6 +1,6 @@
 """What networks for one picture, without a reference, have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -51,13 +51,18 @@ class SingleImage(nn.Module):
         Raises:
             UserError: the task hands over more.
         """
-        if others:
-            raise UserError(
-                f"{type(self).__name__} takes the low picture alone, not {', '.join(others)}: "
-                "choose task=single_sr"
-            )
+        refuse_more(self, others, "single_sr")
         image = self.enlarged(low).float()
         return Restoration(image if self.training else image.clamp(0, 1))
+
+
+def refuse_more(network: nn.Module, others: Mapping[str, Tensor], task: str) -> None:
+    """Raises UserError when a task hands over more than the low picture to a network."""
+    if others:
+        raise UserError(
+            f"{type(network).__name__} takes the low picture alone, not {', '.join(others)}: "
+            f"choose task={task}"
+        )
 
 
 class Colours(nn.Module):

@@ -1,0 +1,69 @@
+"""FSDN: ASDN made a network of one whole scale, for what fixed scales can do better.
+
+Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image Super-Resolution",
+2020 (arXiv 2010.02414): a transposed convolution before the reconstruction branch, fine-tuned from
+ASDN.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from restore.backbones.asdn import Branch, Levels
+from restore.backbones.mapping import Mapping
+from restore.backbones.single_image import Scale, SingleImage
+from restore.bicubic import resized
+
+
+class FSDN(SingleImage):
+    """Fixed-scale deep network: works on the low picture, and enlarges features.
+
+    The transposed convolution begins as bilinear interpolation of each feature by itself, and trunk
+    and branch have the names that they have in ASDN: after a warm start from it the network is an
+    ASDN that interpolates its features.
+
+    Args:
+        mapping: the trunk, as in the ASDN that it is begun from.
+        scale: enlargement of each side.
+        levels: of that ASDN, whose last level's branch is taken over.
+        spatial_attention: whether the branch ends with it.
+        global_skip: whether the bicubic picture is added.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        scale: Scale,
+        levels: Levels = 11,
+        spatial_attention: bool = True,
+        global_skip: bool = True,
+    ):
+        super().__init__()
+        self.scale, self.global_skip = scale, global_skip
+        self.mapping = mapping
+        self.deconvolution = bilinear(mapping.features, scale)
+        self.last = str(levels - 1)
+        self.branches = nn.ModuleDict({self.last: Branch(mapping.features, spatial_attention)})
+        # Bicubic needs two low pixels to each side, the transposed convolution one.
+        self.reach = None if mapping.reach is None else max(2, mapping.reach + 1)  # type: ignore[assignment]
+
+    def enlarged(self, low: Tensor) -> Tensor:
+        missing = self.branches[self.last](self.deconvolution(self.mapping(low)))
+        if not self.global_skip:
+            return missing
+        height, width = low.shape[-2:]
+        return missing + resized(low, self.scale, height * self.scale, width * self.scale)
+
+
+def bilinear(features: int, scale: int) -> nn.ConvTranspose2d:
+    """Transposed convolution to `scale` times the size that begins as bilinear interpolation."""
+    kernel = 2 * scale - scale % 2
+    layer = nn.ConvTranspose2d(features, features, kernel, scale, padding=(kernel - scale) // 2)
+    away = torch.arange(kernel) - (kernel - 1) / 2
+    tent = 1 - away.abs() / scale
+    with torch.no_grad():
+        layer.weight.zero_()
+        torch.diagonal(layer.weight).copy_(
+            (tent[:, None] * tent)[..., None].expand(-1, -1, features)
+        )
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
