@@ -4,10 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from restore import mapped
 from restore.errors import UserError
 from restore.images import read_rgb
 
@@ -41,13 +40,13 @@ class Cache:
         if kept is None:
             return read_rgb(path)  # which says what is wrong with it
         try:
-            return _mapped(kept)
+            return mapped.read(kept)
         except OSError:
             pass  # not kept yet, or not to be had: then writing says why
         except (ValueError, EOFError):
             kept.unlink(missing_ok=True)  # a crash of the machine left it without its content
         self._write(kept, read_rgb(path))
-        return _mapped(kept)
+        return mapped.read(kept)
 
     def _place(self, path: Path) -> Path | None:
         assert self.folder is not None
@@ -64,8 +63,7 @@ class Cache:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with open(temporary, "wb") as file:
-                    np.save(file, picture_CHW.permute(1, 2, 0).contiguous().numpy())
+                mapped.write(temporary, picture_CHW)
                 os.replace(temporary, kept)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -78,8 +76,3 @@ class Cache:
                 f"cannot keep decoded pictures in {kept.parent}: {error}; give data.cache another "
                 "folder, or data.cache=null to decode every time"
             ) from error
-
-
-def _mapped(path: Path) -> Tensor:
-    # "c": changes stay in memory. Read-only memory is nothing that torch knows.
-    return torch.from_numpy(np.load(path, mmap_mode="c")).permute(2, 0, 1)

@@ -39,7 +39,7 @@ def test_the_core_knows_no_task_and_no_dataset(part):
 
 
 def test_datasets_import_only_types_and_image_helpers():
-    allowed = ("types", "images", "bicubic", "zoom", "errors", "datasets")
+    allowed = ("types", "images", "mapped", "bicubic", "zoom", "errors", "datasets")
     assert ours("datasets", *(f"restore.{name}" for name in allowed)) == []
 
 
