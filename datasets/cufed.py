@@ -5,17 +5,25 @@ Training: `train/input` and `train/ref`, 160×160 patches with the same names. T
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from restore.errors import UserError
 from restore.images import find, read_rgb
-from restore.types import Sample
+from restore.types import Pictures, Sample
 
 _CANVAS = 500
+_LEVELS = ["1", "2", "3", "4", "5"]
+# Typed without quotes, a level is a number.
+Level = Annotated[
+    Literal["1", "2", "3", "4", "5"],
+    BeforeValidator(lambda x: str(x) if isinstance(x, int) else x),
+]
+Levels = Annotated[list[Level], Field(min_length=1)]
 
 
 class CufedTrain:
@@ -40,11 +48,11 @@ class CufedTrain:
 
 
 class Cufed5:
-    """The test groups with the reference of a protocol."""
+    """The test groups with some of their references, or all of them stitched together."""
 
-    def __init__(self, root: Path, references: str):
+    def __init__(self, root: Path, references: list[str], together: bool):
         folder = root / "test" / "CUFED5"
-        self.references = ["1", "2", "3", "4", "5"] if references == "stitched" else [references]
+        self.references, self.together = references, together
         self.targets = [path for path in find(folder) if path.stem.endswith("_0")]
         if not self.targets:
             raise UserError(f"{folder} holds no inputs NNN_0.png")
@@ -63,7 +71,9 @@ class Cufed5:
     def __getitem__(self, index: int) -> Sample:
         target = self.targets[index]
         pictures = [read_rgb(path) for path in self._paths(target)]
-        reference = pictures[0] if len(pictures) == 1 else stitched(pictures, target.stem)
+        reference: Pictures = pictures[0] if len(pictures) == 1 else pictures
+        if self.together:
+            reference = stitched(pictures, target.stem)
         return Sample(key=target.stem, target=read_rgb(target), reference=reference)
 
 
@@ -88,13 +98,18 @@ class Cufed:
 
     Args:
         root: the folder that holds `train` and `test`.
-        references: which of the five test references: `1` (most alike) … `5`, or `stitched`, all
-            five on one canvas, as TTSR's headline numbers were made.
+        references: which of the five test references: `1` (most alike) … `5`; a list of them, or
+            `all`, of which the best patches are taken; `stitched`, all five on one canvas, as
+            TTSR's headline numbers were made.
     """
 
-    def __init__(self, root: str, references: Literal["1", "2", "3", "4", "5", "stitched"] = "1"):
-        self.root, self.references = Path(root), references
+    def __init__(self, root: str, references: Level | Literal["all", "stitched"] | Levels = "1"):
+        self.root, self.together = Path(root), references == "stitched"
+        chosen = references if isinstance(references, list) else [references]
+        self.references = _LEVELS if chosen[0] in ("all", "stitched") else [*map(str, chosen)]
 
     def split(self, name: str) -> CufedTrain | Cufed5:
         """`train`, or CUFED5 for `valid` and `test`."""
-        return CufedTrain(self.root) if name == "train" else Cufed5(self.root, self.references)
+        if name == "train":
+            return CufedTrain(self.root)
+        return Cufed5(self.root, self.references, self.together)

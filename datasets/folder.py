@@ -20,7 +20,10 @@ class FolderSplit:
     """Pictures of one split."""
 
     def __init__(
-        self, targets: dict[str, Path], references: dict[str, Path], lows: dict[str, Path]
+        self,
+        targets: dict[str, Path],
+        references: list[dict[str, Path]],
+        lows: dict[str, Path],
     ):
         self.keys = list(targets)
         self.targets, self.references, self.lows = targets, references, lows
@@ -31,8 +34,9 @@ class FolderSplit:
     def __getitem__(self, index: int) -> Sample:
         key = self.keys[index]
         sample = Sample(key=key, target=read_rgb(self.targets[key]))
-        if self.references:
-            sample["reference"] = read_rgb(self.references[key])
+        given = [read_rgb(paths[key]) for paths in self.references]
+        if given:
+            sample["reference"] = given[0] if len(given) == 1 else given
         if self.lows:
             sample["low"] = read_rgb(self.lows[key])
         return sample
@@ -43,7 +47,8 @@ class Folder:
 
     Args:
         targets: high-resolution pictures.
-        references: their references, or None.
+        references: their references, or None; of several folders, each gives every target one, and
+            the best patches of all are taken.
         lows: their low pictures, made before, or None to have them made.
         valid: share of the pictures kept for validation.
         test: share kept for testing. Which ones depends on each one's name alone, so pictures that
@@ -54,23 +59,22 @@ class Folder:
     def __init__(
         self,
         targets: str,
-        references: str | None = None,
+        references: str | list[str] | None = None,
         lows: str | None = None,
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
         test: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ):
         self.targets = by_name(Path(targets))
-        self.references = self._partners("references", references)
-        self.lows = self._partners("lows", lows)
+        folders = [references] if isinstance(references, str) else references or []
+        self.references = [self._partners("references", folder) for folder in folders]
+        self.lows = {} if lows is None else self._partners("lows", lows)
         if max(valid, test) < 1 < valid + test:
             raise UserError(
                 f"data.valid={valid} and data.test={test} are more than all pictures together"
             )
         self.shares = {"valid": valid, "test": test}
 
-    def _partners(self, what: str, folder: str | None) -> dict[str, Path]:
-        if folder is None:
-            return {}
+    def _partners(self, what: str, folder: str) -> dict[str, Path]:
         found = by_name(Path(folder))
         missing = [name for name in self.targets if name not in found]
         if missing:

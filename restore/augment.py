@@ -4,13 +4,16 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+# Whether left-right and up-down are flipped, and how many quarter turns follow.
+Turn = tuple[bool, bool, int]
 
-def turn(rng: np.random.Generator) -> tuple[bool, bool, int]:
+
+def turn(rng: np.random.Generator) -> Turn:
     """Draws a flip of each axis and a number of quarter turns."""
     return bool(rng.integers(2)), bool(rng.integers(2)), int(rng.integers(4))
 
 
-def turned(picture: Tensor, how: tuple[bool, bool, int]) -> Tensor:
+def turned(picture: Tensor, how: Turn) -> Tensor:
     """The picture flipped left-right, up-down, and turned by quarters, in this order."""
     across, along, quarters = how
     axes = [axis for axis, flip in ((-1, across), (-2, along)) if flip]
@@ -34,7 +37,7 @@ def padded(picture: Tensor, height: int, width: int) -> Tensor:
     return F.pad(picture, missing) if any(missing) else picture
 
 
-def shaped(picture: Tensor, side: int, how: tuple[bool, bool, int] | None) -> Tensor:
+def shaped(picture: Tensor, side: int, how: Turn | None) -> Tensor:
     """The picture padded to a square and, with `how`, turned."""
     square = padded(picture, side, side)
     return square if how is None else turned(square, how)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from restore.errors import UserError
 from restore.images import to_uint8
-from restore.types import Sample
+from restore.types import Sample, each
 
 Edges = Literal["replicate", "mirror"]
 
@@ -226,10 +226,12 @@ class MatlabBicubic:
             if "target" in out:
                 out["low_up"] = _cut(out["low_up"], out["target"], scale, out["key"])
         if "reference" in out and "reference_low_up" not in out:
-            low = self._resized(out["reference"], 1 / scale)
-            height, width = out["reference"].shape[-2:]
-            out["reference_low_up"] = self._resized(low, scale)[..., :height, :width]
+            out["reference_low_up"] = each(lambda x: self._down_up(x, scale), out["reference"])
         return out
+
+    def _down_up(self, picture_NCHW: Tensor, scale: float) -> Tensor:
+        height, width = picture_NCHW.shape[-2:]
+        return self._resized(self._resized(picture_NCHW, 1 / scale), scale)[..., :height, :width]
 
     def _resized(self, picture_NCHW: Tensor, factor: float) -> Tensor:
         return resize(to_uint8(picture_NCHW), factor, self.edges).float() / 255

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.types import Sample
+from restore.types import Sample, each
 
 
 class Degradation(Protocol):
@@ -81,10 +81,14 @@ def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
             f"the target ({out['target'].shape[-1]}×{out['target'].shape[-2]})"
         )
     if "reference" in out and "reference_low_up" not in out:
-        height, width = out["reference"].shape[-2:]
-        low = resize(out["reference"], max(1, height // scale), max(1, width // scale))
-        out["reference_low_up"] = resize(low, height, width)
+        out["reference_low_up"] = each(lambda x: _down_up(x, scale, resize), out["reference"])
     return out
+
+
+def _down_up(picture: Tensor, scale: int, resize: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+    height, width = picture.shape[-2:]
+    low = resize(picture, max(1, height // scale), max(1, width // scale))
+    return resize(low, height, width)
 
 
 def pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:

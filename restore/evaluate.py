@@ -4,7 +4,7 @@ import copy
 import csv
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +37,7 @@ class Job:
         if isinstance(task, PerSplit):
             task = task.of_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
-        self.items = {str(kind): _items(setting, task, str(kind)) for kind in kinds}
+        self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
         self.protocol = registry.instantiate(setting.protocol, "protocol")
         measures = {
             name: registry.instantiate(node, f"perceptual.{name}")
@@ -53,13 +53,18 @@ def _changes(setting: settings.Evaluate) -> dict[str, Any]:
     return {**(setting.task or {}), **masks}
 
 
-def _items(setting: settings.Evaluate, task: Any, kind: str) -> EvalItems:
-    """The split with a kind of reference: one of ours, or one that the data set has itself."""
+def _named(kind: Any) -> str:
+    """A kind of reference in a word; several at once are joined by a plus."""
+    return "+".join(map(str, kind)) if isinstance(kind, list) else str(kind)
+
+
+def _items(setting: settings.Evaluate, task: Any, kind: Any) -> EvalItems:
+    """The split with a kind of reference: one of ours, or what the data set has itself."""
     ours, data = get_args(settings.Reference), setting.data
     if kind not in ours:
         if "references" not in data:
             raise UserError(
-                f"references: there is no kind '{kind}'; choose of {', '.join(ours)} "
+                f"references: there is no kind '{_named(kind)}'; choose of {', '.join(ours)} "
                 "(this data set has no references to choose from)"
             )
         data, kind = {**data, "references": kind}, "given"
@@ -189,7 +194,7 @@ def _facts(
         "origin": job.loaded.origin,
         "data": dict(setting.data),
         "split": setting.split,
-        "references": setting.data.get("references", "the data's own") if kind == "given" else kind,
+        "references": _given(setting.data) if kind == "given" else kind,
         "protocol": job.protocol.name,
         "task changed": _changes(setting),
         "images": len(report.rows),
@@ -200,10 +205,17 @@ def _facts(
     }
 
 
+def _given(data: Mapping[str, Any]) -> str:
+    return _named(data["references"]) if data.get("references") else "the data's own"
+
+
 def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
     """Keeps what went in and what came out, ready for `restore apply` and `compare`."""
     pictures = {"restored": restored, "target": problem.target}
-    pictures |= {k: problem.inputs[k] for k in ("low", "reference") if k in problem.inputs}
+    pictures |= {"low": problem.inputs["low"]} if "low" in problem.inputs else {}
+    given = problem.inputs.get("reference", [])
+    for place, picture in enumerate(given if isinstance(given, list) else [given], 1):
+        pictures["reference" if place == 1 else f"reference_{place}"] = picture
     if "mask" in problem.aux:
         whole, mask = problem.aux["whole"], problem.aux["mask"]
         pictures |= {"whole": whole, "mask": mask.expand_as(whole), "input": whole * (1 - mask)}

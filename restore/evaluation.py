@@ -19,7 +19,7 @@ from restore.loading import EvalItems, eval_batches, to_device
 from restore.metrics import holes
 from restore.metrics.protocol import Protocol
 from restore.settings import Loader, Runtime
-from restore.types import Problem, Restoration, Task
+from restore.types import Problem, Restoration, Task, each
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -75,7 +75,10 @@ class Runner:
 
     def __call__(self, problem: Problem, **more: Any) -> Restoration:
         """The network's answer; `more` is handed to it as it is."""
-        inputs = {k: v.contiguous(memory_format=self.format) for k, v in problem.inputs.items()}
+        inputs = {
+            name: each(lambda x: x.contiguous(memory_format=self.format), pictures)
+            for name, pictures in problem.inputs.items()
+        }
         with self.autocast():
             restored = self.model(**inputs, **more)
         restored.image = restored.image.float()

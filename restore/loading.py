@@ -5,8 +5,9 @@ items. So the stream does not depend on the number of workers or processes, two 
 draw the same crops, and going on after an interruption means starting at a later position.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from restore.errors import UnreadableImage, UserError
 from restore.settings import Loader
-from restore.types import Source, Task
+from restore.types import Pictures, Source, Task, each
 
 Batch = dict[str, Any]
 
@@ -116,7 +117,9 @@ class Positions(Sampler[list[int]]):
 def collate(items: Sequence[Batch]) -> Batch:
     """Stacks the pictures of items by name; everything else becomes a list.
 
-    Raises UserError when pictures of one name differ in size.
+    Of several references of each item the first are stacked, the second, and so on.
+
+    Raises UserError when pictures of one name differ in size or number.
     """
     batch: Batch = {"skipped": [entry for item in items for entry in item["skipped"]]}
     items = [item for item in items if "key" in item]
@@ -124,19 +127,31 @@ def collate(items: Sequence[Batch]) -> Batch:
         if name == "skipped":
             continue
         values = [item[name] for item in items if name in item]
-        if not isinstance(values[0], torch.Tensor):
+        if isinstance(values[0], list):
+            places = zip_longest(*values)
+            batch[name] = [_stacked(name, [*place], items) for place in places]
+        elif isinstance(values[0], torch.Tensor):
+            batch[name] = _stacked(name, values, items)
+        else:
             batch[name] = values
-            continue
-        if len({v.shape for v in values}) > 1 or len(values) < len(items):
-            sizes = ", ".join(
-                f"{i['key']} {tuple(i[name].shape[1:]) if name in i else 'none'}" for i in items
-            )
-            raise UserError(
-                f"the '{name}' pictures of a batch differ in size ({sizes}): "
-                "set task.crop and task.reference_crop, or a batch of 1"
-            )
-        batch[name] = torch.stack(values)
     return batch
+
+
+def _stacked(name: str, values: list[torch.Tensor | None], items: Sequence[Batch]) -> torch.Tensor:
+    """One picture of each item, as a batch."""
+    pictures = [value for value in values if value is not None]
+    if len({x.shape for x in pictures}) > 1 or len(pictures) < len(items):
+        sizes = ", ".join(f"{item['key']} {_size(item.get(name))}" for item in items)
+        raise UserError(
+            f"the '{name}' pictures of a batch differ in size ({sizes}): "
+            "set task.crop and task.reference_crop, or a batch of 1"
+        )
+    return torch.stack(pictures)
+
+
+def _size(pictures: Pictures | None) -> str:
+    several = pictures if isinstance(pictures, list) else [pictures]
+    return " + ".join("none" if x is None else f"{tuple(x.shape[1:])}" for x in several)
 
 
 class _Collated(Dataset):
@@ -222,5 +237,4 @@ def _quiet(worker: int) -> None:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device."""
-    move: Callable[[Any], Any] = lambda v: v.to(device, non_blocking=True)  # noqa: E731
-    return {k: move(v) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return {k: each(lambda x: x.to(device, non_blocking=True), v) for k, v in batch.items()}

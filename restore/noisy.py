@@ -16,7 +16,7 @@ from torch import Tensor
 
 from restore.degradation import Degradation, as_float
 from restore.noise import Noise
-from restore.types import Sample
+from restore.types import Sample, each
 
 
 class Noisy:
@@ -109,7 +109,7 @@ def fixed(key: str, seed: int) -> np.random.Generator:
 def _degraded(base: Degradation, sample: Sample, scale: int, rng: np.random.Generator) -> Sample:
     """What the base adds to one sample, wherever its own place is."""
     made: dict[str, Any] = {**base.worker(sample, scale, rng)}
-    batch = {k: as_float(v)[None] if isinstance(v, Tensor) else v for k, v in made.items()}
+    batch = {k: each(lambda x: as_float(x)[None], v) for k, v in made.items()}
     done = base.device(batch, scale)
-    made |= {k: v[0] for k, v in done.items() if k not in made}
+    made |= {k: each(lambda x: x[0], v) for k, v in done.items() if k not in made}
     return made  # type: ignore[return-value]

@@ -141,7 +141,7 @@ class Evaluate:
     model: list[str]
     data: Node
     split: Literal["train", "valid", "test"]
-    references: list[str | int] | None
+    references: list[str | int | list[str | int]] | None
     task: dict[str, Any] | None
     protocol: Node
     pretrained: Node

@@ -20,7 +20,7 @@ def comparison(
 ) -> Tensor:
     """A sheet of the first picture of a batch.
 
-    Panels: low (pixels enlarged), reference, baseline, restored, target, error (absolute, x4) and
+    Panels: low (pixels enlarged), references, baseline, restored, target, error (absolute, x4) and
     score map, those that there are.
 
     Returns:
@@ -31,7 +31,10 @@ def comparison(
     if "low" in problem.inputs:
         panels["low"] = F.interpolate(problem.inputs["low"][:1].float(), (height, width))[0]
     if "reference" in problem.inputs:
-        panels["reference"] = _fit(problem.inputs["reference"][0], height)
+        given = problem.inputs["reference"]
+        for place, picture in enumerate(given if isinstance(given, list) else [given], 1):
+            name = "reference" if place == 1 else f"reference {place}"
+            panels[name] = _fit(picture[0], height)
     panels[baseline_name] = baseline[0]
     panels["restored"] = restored.image[0]
     if problem.target is not None:

@@ -1,5 +1,6 @@
 """What is handed from dataset to task to backbone to losses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Required, TypedDict, runtime_checkable
 
@@ -7,23 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# One picture, or several of any sizes, whose union is searched.
+Pictures = Tensor | list[Tensor]
+
+
+def each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The function of a picture, or of each of several; anything else (a key) as it is."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, list) and value and all(isinstance(x, Tensor) for x in value):
+        return [function(x) for x in value]
+    return value
+
 
 class Sample(TypedDict, total=False):
     """One item of a dataset.
 
     Pictures are CHW, RGB, uint8 or float in [0, 1]; masks are 1HW with 1 = hole. `target` is the
     ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
-    target's size, `reference` another high-resolution picture of any size, `reference_low_up` the
-    reference after the same down- and upsampling. `grey` says that the target's file had one
-    channel, whose values the three hold alike.
+    target's size, `reference` another high-resolution picture of any size, or several,
+    `reference_low_up` the same after the same down- and upsampling. `grey` says that the target's
+    file had one channel, whose values the three hold alike.
     """
 
     key: Required[str]
     target: Tensor
     low: Tensor
     low_up: Tensor
-    reference: Tensor
-    reference_low_up: Tensor
+    reference: Pictures
+    reference_low_up: Pictures
     mask: Tensor
     grey: bool
 
@@ -55,7 +68,7 @@ class Problem:
     `overlap` (list of N: share of the input that the reference shows too).
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]  # Pictures
     target: Tensor | None
     keys: list[str]
     weight: Tensor | None = None

@@ -17,7 +17,7 @@ from restore.filling import blended, filled
 from restore.images import to_uint8
 from restore.overlap import Overlap, pair, share
 from restore.tiling import Window
-from restore.types import Problem, Restoration, Sample
+from restore.types import Problem, Restoration, Sample, each
 from restore.zoom import Zoomed
 
 # The thesis's code: a crop's place and its reference's are at most 192 of 256 pixels apart.
@@ -126,14 +126,17 @@ class PartialSR:
                 f"{sample['key']}: {width}×{height} pixels are smaller than task.crop={self.crop}"
             )
         cut = self._cut(sample, rng)
-        if "reference" in cut and cut["reference"].shape[-2:] != (self.crop, self.crop):
-            raise UserError(f"{sample['key']}: the reference is smaller than task.crop={self.crop}")
+        own = cut.get("reference", [])
+        for picture in own if isinstance(own, list) else [own]:
+            if picture.shape[-2:] != (self.crop, self.crop):
+                raise UserError(
+                    f"{sample['key']}: the reference is smaller than task.crop={self.crop}"
+                )
         item = self._item(cut, "train", chance, noise)
         if self.augment:
             how = turn(rng)
             for name, value in item.items():
-                if isinstance(value, Tensor):
-                    item[name] = turned(value, how)  # type: ignore[literal-required]
+                item[name] = each(lambda x: turned(x, how), value)  # type: ignore[literal-required]
         return item
 
     def eval_item(self, sample: Sample) -> Item:
@@ -161,7 +164,7 @@ class PartialSR:
             mask = torch.zeros(1, *whole.shape[-2:], dtype=torch.bool)
         item = Item(key=sample["key"], low_up=_filled(whole, mask), whole=whole, mask=mask)
         if "reference" in sample:
-            item["reference"] = self._continued(sample["reference"])
+            item["reference"] = each(self._continued, sample["reference"])
         return item
 
     def _cut(self, sample: Sample, rng: np.random.Generator) -> Item:
@@ -187,7 +190,7 @@ class PartialSR:
         if "reference" in sample:
             for name in ("reference", "reference_low_up"):
                 if name in sample:
-                    out[name] = self._inside(there, sample[name])  # type: ignore[literal-required]
+                    out[name] = each(lambda x: self._inside(there, x), sample[name])  # type: ignore[literal-required]
         else:
             out["reference"] = there.of(sample["target"])
             if "low_up" in out:
@@ -233,7 +236,7 @@ class PartialSR:
             item["low_mask"] = small
             item["low"] = torch.where(small, made["low"], intact)
         return Item(
-            **{k: v.contiguous() if isinstance(v, Tensor) else v for k, v in item.items()}  # type: ignore[typeddict-item]
+            **{k: each(lambda x: x.contiguous(), v) for k, v in item.items()}  # type: ignore[typeddict-item]
         )
 
     def _holes(self, cut: Item, split: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -251,7 +254,7 @@ class PartialSR:
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], their holes coded."""
-        batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = {name: each(as_float, value) for name, value in batch.items()}
         batch = self.degradation.device(batch, self.shrink)
         mask, low_mask = (batch[name].float() for name in ("mask", "low_mask"))
         inputs = {name: batch[name] for name in ("low", "low_up")}

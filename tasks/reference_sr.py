@@ -1,4 +1,4 @@
-"""Reference super-resolution: a low picture and a sharp one of something alike."""
+"""Reference super-resolution: a low picture and sharp ones of something alike."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,10 @@ from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
 from restore import pairs
-from restore.augment import corner, cropped, shaped, turn
+from restore.augment import Turn, corner, cropped, shaped, turn
 from restore.degradation import Degradation
 from restore.errors import UserError
-from restore.types import Sample
+from restore.types import Pictures, Sample, each
 
 
 class ReferenceSR(SingleSR):
@@ -25,7 +25,7 @@ class ReferenceSR(SingleSR):
         reference_at: where the reference's crop is taken: `same` relative place as the target's,
             for pairs that show the same scene from nearly the same place; `random`.
         jitter: how far, in pixels, a `same` crop may lie from the target's place.
-        augment: random flips and quarter turns, of target and reference independently.
+        augment: random flips and quarter turns, of target and each reference independently.
     """
 
     inputs = ("low", "low_up", "reference", "reference_low_up")
@@ -56,15 +56,24 @@ class ReferenceSR(SingleSR):
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
         out, middle = pairs.random_crop(sample, self.crop, self.scale, rng)
-        out["reference"] = self._reference_crop(sample["reference"], sample["target"], middle, rng)
+        out["reference"] = each(
+            lambda picture: self._reference_crop(picture, sample["target"], middle, rng),
+            sample["reference"],
+        )
         # Chance of its own: what noise draws changes neither crops nor turns.
         out = self.degradation.worker(out, self.scale, rng.spawn(1)[0])
-        turns = (turn(rng), turn(rng)) if self.augment else (None, None)
-        out = pairs.finished(out, self.crop, self.scale, turns[0])
+        out = pairs.finished(out, self.crop, self.scale, turn(rng) if self.augment else None)
+        count = len(out["reference"]) if isinstance(out.get("reference"), list) else 1
+        turns = [turn(rng) if self.augment else None for _ in range(count)]
         for name in ("reference", "reference_low_up"):
             if name in out:
-                out[name] = shaped(out[name], self.reference_crop, turns[1])  # type: ignore[literal-required]
+                out[name] = self._shaped(out[name], turns)  # type: ignore[literal-required]
         return out
+
+    def _shaped(self, references: Pictures, turns: list[Turn | None]) -> Pictures:
+        """Padded to the crop's size and turned, each in its own way."""
+        own = iter(turns)
+        return each(lambda picture: shaped(picture, self.reference_crop, next(own)), references)
 
     def _reference_crop(
         self,
@@ -92,12 +101,14 @@ class ReferenceSR(SingleSR):
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
         out = pairs.whole(sample, self.scale)
-        reference = sample["reference"]
+        out["reference"] = each(lambda x: self._whole(x, sample["key"]), sample["reference"])
+        return self.degradation.worker(out, self.scale)
+
+    def _whole(self, reference: Tensor, key: str) -> Tensor:
         height, width = (side // self.scale * self.scale for side in reference.shape[-2:])
         if not height or not width:
-            raise UserError(f"{sample['key']}: the reference is smaller than {self.scale} pixels")
-        out["reference"] = cropped(reference, 0, 0, height, width).contiguous()
-        return self.degradation.worker(out, self.scale)
+            raise UserError(f"{key}: the reference is smaller than {self.scale} pixels")
+        return cropped(reference, 0, 0, height, width).contiguous()
 
 
 def _no_reference(key: str) -> str:

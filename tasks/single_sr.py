@@ -11,7 +11,7 @@ from restore import pairs
 from restore.augment import turn
 from restore.degradation import Degradation, as_float
 from restore.errors import UserError
-from restore.types import Problem, Restoration, Sample
+from restore.types import Problem, Restoration, Sample, each
 
 
 class SingleSR:
@@ -54,7 +54,7 @@ class SingleSR:
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], degraded where that is the device's work."""
-        batch = {k: as_float(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = {name: each(as_float, value) for name, value in batch.items()}
         batch = self.degradation.device(batch, self.scale)
         inputs = {name: batch[name] for name in self.inputs if name in batch}
         grey = all(batch.get("grey", [False]))

@@ -5,7 +5,9 @@ CVPR 2020 (below: TTSR), figures 2-4.
 """
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import Annotated, Literal
 
 import torch
@@ -20,7 +22,7 @@ from restore.backbones.extractor import TextureExtractor
 from restore.backbones.fusion import PlainFusion
 from restore.backbones.upsampling import upsample
 from restore.errors import UserError
-from restore.types import Restoration
+from restore.types import Pictures, Restoration
 
 Scale = Literal[1, 2, 4]
 # What a part makes for a number of channels and whatever else it is made for.
@@ -268,12 +270,12 @@ class TTSR(nn.Module):
         later = sum(6 + 2 * count for count in blocks[2:])
         return max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5
 
-    def remember(self, reference: Tensor, reference_low_up: Tensor) -> Memory:
+    def remember(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
         """The reference side of the attention, reusable for any number of inputs.
 
         Args:
-            reference: N3HW in [0, 1], H and W divisible by 4.
-            reference_low_up: the same picture after ÷4 and ×4, same shape.
+            reference: N3HW in [0, 1], H and W divisible by 4; several are searched as one.
+            reference_low_up: the same after ÷4 and ×4, same shapes.
         """
         if reference.shape[-2] % 4 or reference.shape[-1] % 4:
             raise UserError(
@@ -288,9 +290,13 @@ class TTSR(nn.Module):
         self,
         low: Tensor,
         low_up: Tensor,
-        reference: Tensor | None = None,
-        reference_low_up: Tensor | None = None,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
         memory: Memory | None = None,
+        if isinstance(reference, list):
+            made = [self.remember(*pair) for pair in zip(reference, reference_low_up, strict=True)]
+            return reduce(add, made)
+        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         mask: Tensor | None = None,
     ) -> Restoration:
         """Restores `low` with `reference` and `reference_low_up`, or `memory` of them.
@@ -300,7 +306,7 @@ class TTSR(nn.Module):
         Args:
             low: N3HW in [0, 1].
             low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
-            reference: N3(H')(W') in [0, 1], any size divisible by 4.
+            reference: N3(H')(W') in [0, 1], any size divisible by 4, or several of them.
             reference_low_up: the same after ÷4 and ×4.
             memory: what `remember` returned, instead of the two.
             mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
