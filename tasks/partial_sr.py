@@ -263,7 +263,7 @@ class PartialSR:
             inputs["low"] = _reserved(batch["low"], low_mask)
             inputs["low_up"] = _reserved(batch["low_up"], mask)
         else:
-            inputs["mask"] = low_mask
+            inputs |= {"mask": low_mask, "mask_up": mask}
         aux = {"mask": mask, "start": batch["low_up"], "whole": batch["whole"]}
         if "overlap" in batch:
             aux["overlap"] = batch["overlap"]

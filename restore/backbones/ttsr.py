@@ -134,10 +134,19 @@ class Stage(nn.Module):
         self.tails = nn.ModuleList(conv(features, features) for _ in going_on)
 
     def forward(
-        self, xs: list[Tensor], textures: Mapping[int, Tensor], score: Tensor
+        self,
+        xs: list[Tensor],
+        textures: Mapping[int, Tensor],
+        score: Tensor,
+        details: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Features of the scales that go on, and masks by the names of their blocks."""
+        """Features of the scales that go on, and masks by the names of their blocks.
+
+        `details` are added to the features that are made here.
+        """
         x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
+        if details is not None:
+            x = x + details
         if self.fusion is not None:
             x = self.fusion(x, textures[self.scale], score)
         coarser = xs[: len(self.trunks) - 1]
@@ -199,6 +208,8 @@ class TTSR(nn.Module):
             layer starting at zero, so that an untrained network is bicubic. Not in the paper.
         inputs: channels of the low picture; the fourth is a mask of its holes, for tasks that hand
             one over (`task.coding: mask_channel`). Not in the paper.
+        details: the finest scale also sees `low_up` (and, with four inputs, the mask at its size)
+            as it is: where `low_up` holds more than `low`, as in `partial_sr`. Not in the paper.
     """
 
     scale = 4
@@ -220,6 +231,7 @@ class TTSR(nn.Module):
         global_skip: bool = False,
         variance_init: bool = False,
         inputs: Literal[3, 4] = 3,
+        details: bool = False,
     ):
         super().__init__()
         _check(blocks, scales, textures)
@@ -228,6 +240,7 @@ class TTSR(nn.Module):
         self.textures = sorted(textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs = inputs
+        self.details = conv(inputs, features) if details else None
         made = dict(zip((4, 2, 1), extractor.channels))
         self.transferred = attention.channels([made[scale] for scale in self.textures])
         channels = dict(zip(self.textures, self.transferred))
@@ -250,8 +263,9 @@ class TTSR(nn.Module):
                     ends.append(part.conv)
                 elif isinstance(part, Stage):
                     ends += part.tails
-            for part in (self.shallow, self.stages, self.merge):
-                keep_variance(part)
+            for part in (self.shallow, self.stages, self.merge, self.details):
+                if part is not None:
+                    keep_variance(part)
             shrink(ends)
         self.global_skip = global_skip
         if global_skip:
@@ -268,7 +282,9 @@ class TTSR(nn.Module):
         if any(getattr(part, "whole_picture", False) for part in self.modules()):
             return None
         later = sum(6 + 2 * count for count in blocks[2:])
-        return max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5
+        return (
+            max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
+        )
 
     def remember(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
         """The reference side of the attention, reusable for any number of inputs.
@@ -277,6 +293,10 @@ class TTSR(nn.Module):
             reference: N3HW in [0, 1], H and W divisible by 4; several are searched as one.
             reference_low_up: the same after ÷4 and ×4, same shapes.
         """
+        if isinstance(reference, list):
+            made = [self.remember(*pair) for pair in zip(reference, reference_low_up, strict=True)]
+            return reduce(add, made)
+        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         if reference.shape[-2] % 4 or reference.shape[-1] % 4:
             raise UserError(
                 f"TTSR needs a reference whose sides divide by 4, not "
@@ -293,11 +313,8 @@ class TTSR(nn.Module):
         reference: Pictures | None = None,
         reference_low_up: Pictures | None = None,
         memory: Memory | None = None,
-        if isinstance(reference, list):
-            made = [self.remember(*pair) for pair in zip(reference, reference_low_up, strict=True)]
-            return reduce(add, made)
-        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         mask: Tensor | None = None,
+        mask_up: Tensor | None = None,
     ) -> Restoration:
         """Restores `low` with `reference` and `reference_low_up`, or `memory` of them.
 
@@ -310,6 +327,7 @@ class TTSR(nn.Module):
             reference_low_up: the same after ÷4 and ×4.
             memory: what `remember` returned, instead of the two.
             mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
+            mask_up: N1(4H)(4W), the same of `low_up`.
 
         Returns:
             Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index`, and
@@ -332,8 +350,13 @@ class TTSR(nn.Module):
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, made = self.shallow(seen * 2 - 1)
         xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
+        details = None
+        if self.details is not None:
+            fine = low_up if mask_up is None else torch.cat([low_up, mask_up], dim=1)
+            details = F.relu_(self.details(fine * 2 - 1))
         for place, stage in enumerate(self.stages):
-            xs, more = stage(xs, textures, transfer.score)
+            last = place == len(self.stages) - 1
+            xs, more = stage(xs, textures, transfer.score, details if last else None)
             masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
         if self.global_skip:
