@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure weights on a data set by a named protocol",
     "apply": "restore pictures",
     "compare": "results of several methods against the truth, in tables and pictures",
+    "export": "write a data set for another program",
     "prepare": "make raw data ready for training, or go on with that",
     "bench": "measure speed and memory",
     "list": "show every group and what can be chosen",

@@ -9,9 +9,8 @@ from restore import distributed, journal
 from restore.comparison import report
 from restore.comparison.distances import Distances
 from restore.comparison.job import Compare, Job
-from restore.comparison.measuring import POOLED, measure
+from restore.comparison.measuring import measure
 from restore.config import check
-from restore.errors import UserError
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:
@@ -26,15 +25,10 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     device = distributed.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    job = Job(setting)
+    job = Job(setting, device)
     distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
     lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
-    found = measure(job.pictures, list(job.matching.names), job.protocol, lpips, distances, device)
-    if setting.rank not in found.names() or setting.rank in POOLED:
-        shown = [name for name in found.names() if name not in POOLED]
-        if setting.rank != "psnr_holes":  # asked for by name
-            raise UserError(f"rank={setting.rank}: measured are {', '.join(shown)}")
-        setting.rank = "psnr"
+    found = measure(job.pictures, job.keys, job.protocol, lpips, distances, device)
     journal.make_folder(folder, config)
     journal.log_to(folder)
     report.write(folder, job, found, distances)

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError, with_config
+from pydantic_core import SchemaError
 
 from restore import settings
 from restore.errors import UserError
@@ -129,7 +130,7 @@ def check_part(path: str, node: Mapping[str, Any]) -> None:
         if name in hints and not _holds_part(value):
             try:
                 adapter = TypeAdapter(hints[name], config=_ANY_CLASS)
-            except PydanticUserError:
+            except (PydanticUserError, SchemaError):
                 continue  # a type that only code can make
             try:
                 adapter.validate_python(value)

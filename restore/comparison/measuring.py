@@ -1,21 +1,19 @@
 """Every method's pictures against every truth: whole, inside the holes and along their border."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from restore.comparison.distances import Distances
+from restore.comparison.makers import Maker, size
 from restore.comparison.masks import agreement
 from restore.comparison.palette import PaletteFolder
 from restore.comparison.statistics import mean
-from restore.degradation import pil_resize
 from restore.errors import UserError
-from restore.images import to_uint8
-from restore.inpainting import Inpainter
 from restore.metrics.holes import ring
 from restore.metrics.perceptual import Lpips
 from restore.metrics.protocol import Protocol
@@ -27,40 +25,22 @@ POOLED = ("fid", "kid")
 
 
 @dataclass
-class Baseline:
-    """A method without training, run here: fills the holes of the inputs.
+class Made:
+    """A method that is run here: what it is, and where an image's input and reference come from."""
 
-    `inputs` and `references` give pictures (uint8 3HW) by an image's key.
-    """
-
-    inpainter: Inpainter
+    maker: Maker
     inputs: Read
     references: Read | None
 
-    def picture(self, key: str, hole_HW: Tensor) -> Tensor:
-        """The filled input, uint8 3HW of the mask's size.
-
-        An input smaller by a whole factor is filled at its own size, with every pixel a hole that
-        covers any of one, and enlarged by PIL's bicubic: nothing from inside the holes gets in.
-
-        Raises UserError when the input has another size, or cannot be filled.
-        """
-        given = self.inputs(key).float() / 255
-        reference = None if self.references is None else self.references(key).float() / 255
-        height, width = hole_HW.shape
-        factor = height // given.shape[-2]
-        if factor < 1 or tuple(given.shape[-2:]) != (height // factor, width // factor):
-            raise UserError(f"the input is {_size(given)}, the mask {_size(hole_HW)}")
-        small = hole_HW
-        if factor > 1:
-            small = F.max_pool2d(hole_HW[None].float(), factor)[0] > 0
-        filled = to_uint8(self.inpainter.fill(given, small, reference))
-        return filled if factor == 1 else pil_resize(filled, height, width)
+    def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
+        """The result, uint8 3HW; UserError as `Maker.make`, or for an input that is broken."""
+        reference = None if self.references is None else self.references(key)
+        return self.maker.make(self.inputs(key), hole_HW, reference)
 
 
 @dataclass
 class Measured:
-    """What was measured of the images that could be.
+    """What was measured.
 
     `values[truth][method]` holds a dict of values for each of `keys`, in their order; `pooled` the
     values of whole sets. `shares` are hole shares of the images (None without masks), `doubtful`
@@ -68,20 +48,18 @@ class Measured:
     holes that it shows agree with those measured on (intersection over union, per image).
     """
 
-    keys: list[str] = field(default_factory=list)
+    keys: list[str]
     values: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     pooled: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     shares: list[float] | None = None
     doubtful: dict[str, int] = field(default_factory=dict)
     holes: dict[str, list[float]] = field(default_factory=dict)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        """The measures, those of the holes first."""
+        """The measures, in the order in which they are shown."""
         first = next(iter(next(iter(self.values.values())).values()))
-        found = list(dict.fromkeys(name for row in first for name in row))
         pooled = next(iter(next(iter(self.pooled.values())).values()), {}) if self.pooled else {}
-        return sorted(found, key=lambda n: not n.endswith("_holes")) + list(pooled)
+        return [*first[0], *pooled]
 
     def mean(self, truth: str, method: str, name: str) -> float:
         """A measure over all images: of a whole set, or the mean of those that have a value."""
@@ -97,40 +75,89 @@ class Measured:
 class Pictures:
     """Where an image's pictures come from; each gives uint8 3HW by the image's key.
 
-    `mask` gives its holes (bool HW) and how many of their pixels are a guess, or is None.
+    `mask` gives its holes (bool HW) and how many of their pixels are a guess, or is None;
+    `palettes` are folders that show the holes which their method worked with, and the images' names
+    there.
     """
 
-    methods: dict[str, Read | Baseline]
+    methods: dict[str, Read | Made]
     truths: dict[str, Read]
     mask: Callable[[str], tuple[Tensor, int]] | None
     palettes: dict[str, tuple[PaletteFolder, dict[str, str]]]
 
-    def load(self, key: str) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None, int]:
-        """Truths, methods' results, holes and doubtful pixels of one image.
+    def read(self, key: str) -> "Image":
+        """All of an image that is in files.
 
-        Raises UserError when one cannot be read, or is not as large as the first truth.
+        Raises UserError when some of it cannot be read, or is not as large as the first truth.
         """
         truths = {title: read(key) for title, read in self.truths.items()}
-        first, shape = next((title, x.shape[-2:]) for title, x in truths.items())
-
-        def fitting(what: str, x: Tensor) -> Tensor:
-            if x.shape[-2:] != shape:
-                raise UserError(f"{what} is {_size(x)}, {first} {shape[1]}×{shape[0]}")
-            return x
-
+        first, like = next(iter(truths.items()))
         for title, x in truths.items():
-            fitting(f"truth {title}", x)
+            _fitting(f"truth {title}", x, first, like)
         hole, doubtful = (None, 0) if self.mask is None else self.mask(key)
         if hole is not None:
-            fitting("its mask", hole)
+            _fitting("its mask", hole, first, like)
         results = {}
         for title, method in self.methods.items():
-            if isinstance(method, Baseline):
-                assert hole is not None
-                results[title] = fitting(title, method.picture(key, hole))
+            if isinstance(method, Made):
+                method.inputs(key)
+                if method.references is not None:
+                    method.references(key)
             else:
-                results[title] = fitting(title, method(key))
-        return truths, results, hole, doubtful
+                results[title] = _fitting(title, method(key), first, like)
+        shown = {}
+        for title, (folder, names) in self.palettes.items():
+            mask = folder.mask(names[key])
+            if mask is not None and mask.hole_HW.shape == like.shape[-2:]:
+                shown[title] = mask.hole_HW
+        return Image(truths, results, hole, doubtful, shown)
+
+    def load(self, key: str) -> "Image":
+        """The same with the results of the methods that are run here."""
+        image = self.read(key)
+        first, like = next(iter(image.truths.items()))
+        found = {}
+        for title, method in self.methods.items():
+            if isinstance(method, Made):
+                made = method.picture(key, image.hole_HW)
+                found[title] = _fitting(title, made, first, like)
+            else:
+                found[title] = image.results[title]
+        return replace(image, results=found)
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: truths and results uint8 3HW, holes, what Palette folders show of their own."""
+
+    truths: dict[str, Tensor]
+    results: dict[str, Tensor]
+    hole_HW: Tensor | None
+    doubtful: int
+    shown: dict[str, Tensor]
+
+
+def usable(
+    pictures: Pictures, keys: list[str], on_error: Literal["raise", "skip"]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Reads every image once: which can be measured, and which not with the reason.
+
+    Raises UserError over the first that cannot where `on_error` says so, or when none can.
+    """
+    good, bad = [], []
+    for key in tqdm(keys, desc="read", unit="img", leave=False, disable=None):
+        try:
+            pictures.read(key)
+            good.append(key)
+        except UserError as error:
+            if on_error == "raise":
+                raise UserError(
+                    f"{key}: {error}; on_error=skip leaves such images out and lists them"
+                ) from error
+            bad.append((key, str(error)))
+    if not good:
+        raise UserError(f"no image can be measured: {': '.join(bad[0])}")
+    return good, bad
 
 
 def measure(
@@ -141,7 +168,7 @@ def measure(
     distances: Distances | None,
     device: torch.device,
 ) -> Measured:
-    """Measures every image that can be read and whose pictures fit each other.
+    """Measures the images.
 
     Args:
         pictures: where they come from.
@@ -152,47 +179,48 @@ def measure(
         device: where LPIPS runs.
 
     Raises:
-        UserError: no image at all could be measured.
+        UserError: a method that is run here cannot make one of them.
     """
-    found = Measured()
+    found = Measured(keys)
     found.values = {t: {m: [] for m in pictures.methods} for t in pictures.truths}
     found.shares = None if pictures.mask is None else []
-    for key in tqdm(keys, desc="compare", unit="img", leave=False):
+    for key in tqdm(keys, desc="compare", unit="img", leave=False, disable=None):
         try:
-            truths, results, hole, doubtful = pictures.load(key)
-            shown = {n: _shown(p, names[key]) for n, (p, names) in pictures.palettes.items()}
+            image = pictures.load(key)
         except UserError as error:
-            found.left_out.append((key, str(error)))
-            continue
-        found.keys.append(key)
-        if hole is not None:
+            raise UserError(f"{key}: {error}") from error
+        if image.hole_HW is not None:
             assert found.shares is not None
-            found.shares.append(hole.double().mean().item())
-            if doubtful:
-                found.doubtful[key] = doubtful
-            for title, other in shown.items():
-                if other is not None and other.shape == hole.shape:
-                    found.holes.setdefault(title, []).append(agreement(hole, other))
-        for truth, target in truths.items():
-            for method, restored in results.items():
-                values = compare(restored, target, hole, protocol)
+            found.shares.append(image.hole_HW.double().mean().item())
+            if image.doubtful:
+                found.doubtful[key] = image.doubtful
+            for title, other in image.shown.items():
+                found.holes.setdefault(title, []).append(agreement(image.hole_HW, other))
+        for truth, target in image.truths.items():
+            for method, restored in image.results.items():
+                values = compare(restored, target, image.hole_HW, protocol)
                 if lpips is not None:
                     x, y = (z[None].float().to(device) / 255 for z in (restored, target))
                     values |= lpips.update("lpips", x, x, y)
                 found.values[truth][method].append(values)
         if distances is not None:
-            for title, picture in truths.items():
+            for title, picture in image.truths.items():
                 distances.add(f"truth {title}", picture)
-            for title, picture in results.items():
+            for title, picture in image.results.items():
                 distances.add(f"method {title}", picture)
-    if not found.keys:
-        raise UserError(f"no image could be measured: {'; '.join(map(': '.join, found.left_out))}")
     if distances is not None:
         found.pooled = {
             truth: {m: distances.between(f"method {m}", f"truth {truth}") for m in pictures.methods}
             for truth in pictures.truths
         }
     return found
+
+
+def names(holes: bool, lpips: bool) -> list[str]:
+    """The measures of single images that are taken, those of holes first."""
+    regions = ["_holes", "", "_ring"] if holes else [""]
+    found = [f"{metric}{region}" for region in regions for metric in ("psnr", "ssim")]
+    return [*found, "lpips"] if lpips else found
 
 
 def compare(
@@ -214,10 +242,7 @@ def compare(
     return values
 
 
-def _shown(folder: PaletteFolder, base: str) -> Tensor | None:
-    mask = folder.mask(base)
-    return None if mask is None else mask.hole_HW
-
-
-def _size(x: Tensor) -> str:
-    return f"{x.shape[-1]}×{x.shape[-2]}"
+def _fitting(what: str, x: Tensor, first: str, like: Tensor) -> Tensor:
+    if x.shape[-2:] != like.shape[-2:]:
+        raise UserError(f"{what} is {size(x)}, truth {first} {size(like)}")
+    return x

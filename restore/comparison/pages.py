@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from restore.comparison.measuring import Measured, Pictures
 from restore.comparison.tables import Layout, Table, lower
@@ -15,6 +16,7 @@ from restore.images import save_png
 from restore.sheets import GAP, side_by_side
 
 _HOLE = 0.5  # grey of holes in the input's picture
+_SIDE = 512  # largest side of a panel, pixels
 
 
 def choices(
@@ -61,18 +63,20 @@ def sheet(
     first = next(iter(pictures.truths))
     for place in places:
         key = found.keys[place]
-        truths, results, hole, _ = pictures.load(key)
-        panels = {f"{title}: {key}": x.float() / 255 for title, x in truths.items()}
+        image = pictures.load(key)
+        hole = image.hole_HW
+        panels = {f"{title}: {key}": x.float() / 255 for title, x in image.truths.items()}
         if hole is not None:
             assert found.shares is not None
             base = next(iter(panels.values()))
             panels[f"holes {found.shares[place]:.0%}"] = torch.where(
                 hole, torch.full_like(base, _HOLE), base
             )
-        for title, x in results.items():
+        for title, x in image.results.items():
             value = found.values[first][title][place][name]
-            panels[f"{title} {layout.cell(name, value)}"] = x.float() / 255
-        rows.append(side_by_side(panels))
+            told = layout.cell(name, value).replace("∞", "inf")  # not in the sheets' font
+            panels[f"{title} {told}"] = x.float() / 255
+        rows.append(side_by_side({title: _small(x) for title, x in panels.items()}))
     width = max(row.shape[-1] for row in rows)
     height = sum(row.shape[-2] for row in rows) + GAP * (len(rows) - 1)
     whole = torch.full((3, height, width), 255, dtype=torch.uint8)
@@ -81,6 +85,12 @@ def sheet(
         whole[:, top : top + row.shape[-2], : row.shape[-1]] = row
         top += row.shape[-2] + GAP
     return whole
+
+
+def _small(picture_3HW: Tensor) -> Tensor:
+    """The picture, shrunk by a whole factor if it is larger than a sheet has room for."""
+    factor = -(-max(picture_3HW.shape[-2:]) // _SIDE)
+    return F.avg_pool2d(picture_3HW, factor, ceil_mode=True) if factor > 1 else picture_3HW
 
 
 def draw(

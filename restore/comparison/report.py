@@ -13,10 +13,9 @@ from restore.comparison import pages
 from restore.comparison.distances import Distances
 from restore.comparison.job import SAME, Job
 from restore.comparison.measuring import POOLED, Measured
-from restore.comparison.sources import Matching
-from restore.comparison.statistics import bins, mean, paired
-from restore.comparison.tables import Column, Table, best
-from restore.errors import UserError
+from restore.comparison.sources import Source
+from restore.comparison.statistics import Difference, bins, mean, paired
+from restore.comparison.tables import Column, Layout, Table, best
 from restore.metrics.holes import RING
 
 log = logging.getLogger("restore")
@@ -38,23 +37,23 @@ def write(folder: Path, job: Job, found: Measured, distances: Distances | None) 
         for suffix, render in kinds.items():
             journal.write_text(folder / f"{name}.{suffix}", render())
     journal.write_text(folder / "images.csv", _per_image(found))
-    lists = _lists(job.matching, found)
+    lists = _lists(job)
     if lists:
         journal.write_text(folder / "left_out.txt", "\n".join(lists) + "\n")
     first, truth = next(iter(job.methods)), next(iter(job.truths))
-    places = pages.choices(found, truth, first, setting.rank, setting.pictures, setting.seed)
-    sheets = pages.draw(folder / "pictures", job.pictures, found, places, setting.rank, layout)
+    places = pages.choices(found, truth, first, job.rank, setting.pictures, setting.seed)
+    sheets = pages.draw(folder / "pictures", job.pictures, found, places, job.rank, layout)
     if "differ" in places:
-        lines = pages.spreads(found, truth, setting.rank, places["differ"])
-        heads = [Column("", head, "") for head in ("best", "worst", f"difference {setting.rank}")]
+        lines = pages.spreads(found, truth, job.rank, places["differ"])
+        heads = [Column("", head, "") for head in ("best", "worst", f"difference {job.rank}")]
         rows = [(key, [*rest]) for key, *rest in lines]
         tables["differ"] = Table(f"Where methods differ most (truth {truth})", "image", heads, rows)
         journal.write_text(folder / "differ.csv", tables["differ"].csv())
     captions = {
-        "worst": f"Worst of {first} by {setting.rank} against truth {truth}",
-        "best": f"Best of {first} by {setting.rank} against truth {truth}",
+        "worst": f"Worst of {first} by {job.rank} against truth {truth}",
+        "best": f"Best of {first} by {job.rank} against truth {truth}",
         "random": "By chance",
-        "differ": f"Where methods differ most by {setting.rank}",
+        "differ": f"Where methods differ most by {job.rank}",
     }
     shown = {f"pictures/{path.name}": captions[kind] for kind, path in sheets.items()}
     journal.write_text(
@@ -94,21 +93,16 @@ def _facts(job: Job) -> list[str]:
                 "its numbers, known pixels too"
             )
         lines.append(f"{title}: {source.folder} ({source.kind}{lossy})")
+    outside = " outside the holes" if job.pictures.mask is not None else ""
     for title, method in job.methods.items():
-        if title not in job.folders:
+        if not isinstance(method, Source):
             assert job.inputs is not None
-            about = [f"{k}={v}" for k, v in vars(method).items()]
-            told = f" ({', '.join(about)})" if about else ""
-            lines.append(
-                f"{title}: {type(method).__name__}{told}, run here on {job.inputs.folder} "
-                "outside the holes"
-            )
+            lines.append(f"{title}: {method.sentence()}, run here on {job.inputs.folder}{outside}")
     return lines
 
 
 def _notes(job: Job, found: Measured, distances: Distances | None) -> list[str]:
     """Which truth, which pixels, how many images: what the numbers mean."""
-    setting = job.setting
     lines = [
         f"N = {len(found.keys)} images, the same for every method and truth; values are means over "
         f"images; PSNR and SSIM by protocol {job.protocol.name}",
@@ -145,11 +139,12 @@ def _notes(job: Job, found: Measured, distances: Distances | None) -> list[str]:
         lines.append(job.measures["lpips"].sentence())
     if distances is not None:
         lines += distances.sentences()
-    hidden = [n for n in job.layout.measures or [] if n not in found.names()]
     lines += [
-        f"{name}: not among what was measured" for name in hidden if name not in job.unmeasured
+        f"{name}: not among what was measured"
+        for name in job.layout.measures or []
+        if name not in found.names() and name not in job.unmeasured
     ]
-    if setting.holes is None and job.masker is None and job.palettes:
+    if found.shares is None and job.palettes:
         lines.append("Palette's folder shows no holes (neither Mask_ nor Process_)")
     return lines
 
@@ -158,7 +153,7 @@ def _on_masks(job: Job, found: Measured) -> list[str]:
     """How sure the holes are, and whether every method worked with the same."""
     lines = []
     if job.masks:
-        lines.append(f"masks: {job.setting.holes}, holes are {job.setting.holes_are}")
+        lines.append(f"masks: {job.masks_from}, holes are {job.holes_are}")
     else:
         assert job.masker is not None
         source = job.palettes[job.masker]
@@ -194,8 +189,6 @@ def _results(job: Job, found: Measured, notes: list[str]) -> Table:
     """The table of results."""
     layout = job.layout
     names = layout.columns(found.names())
-    if not names:
-        raise UserError(f"layout: none of its measures was measured ({', '.join(found.names())})")
     columns = [
         Column(layout.truths.get(truth, truth), layout.title(name), name)
         for truth in job.truths
@@ -228,8 +221,7 @@ def _differences(job: Job, found: Measured) -> Table:
                 own = found.column(truth, method, name)
                 gap = paired(own, other, setting.level, setting.resamples, setting.seed)
                 counts.add(gap.count)
-                ends = [layout.cell(name, end, signed=True) for end in (gap.low, gap.high)]
-                cells.append(f"{layout.cell(name, gap.mean, signed=True)} [{', '.join(ends)}]")
+                cells.append(_gap(layout, name, gap))
     notes = [
         f"mean over images of method minus {job.against}, with its {setting.level:.0%} confidence "
         f"interval: paired BCa bootstrap (scipy.stats.bootstrap), {setting.resamples} resamples, "
@@ -237,6 +229,15 @@ def _differences(job: Job, found: Measured) -> Table:
         f"over the images where both have a finite value: {min(counts)} to {max(counts)}",
     ]
     return Table(f"Differences to {job.against}", "method", columns, list(rows.items()), notes)
+
+
+def _gap(layout: Layout, name: str, gap: Difference) -> str:
+    """A mean difference with its interval, where there are images enough for one."""
+    middle = layout.cell(name, gap.mean, signed=True)
+    if math.isnan(gap.low):
+        return middle
+    low, high = (layout.cell(name, end, signed=True) for end in (gap.low, gap.high))
+    return f"{middle} [{low}, {high}]"
 
 
 def _by_share(job: Job, found: Measured, truth: str) -> Table:
@@ -282,13 +283,13 @@ def _per_image(found: Measured) -> str:
     return file.getvalue()
 
 
-def _lists(matching: Matching, found: Measured) -> list[str]:
+def _lists(job: Job) -> list[str]:
     """What is missing on either side, and what could not be measured."""
     lines = []
-    for title, keys in matching.missing.items():
+    for title, keys in job.matching.missing.items():
         lines.append(f"{title} lacks {len(keys)} image(s): {', '.join(keys)}")
-    for title, keys in matching.extra.items():
+    for title, keys in job.matching.extra.items():
         lines.append(f"{title} alone has {len(keys)} image(s): {', '.join(keys)}")
-    for key, reason in found.left_out:
+    for key, reason in job.left_out:
         lines.append(f"{key} is left out: {reason}")
     return lines

@@ -1,6 +1,6 @@
 """Where a comparison's pictures come from: folders of any method, matched by name."""
 
-from collections import Counter
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ class Source:
 
     `read` holds by name what gives the picture (uint8 3HW, or raises UnreadableImage); `kind` says
     how the folder was understood, `lossy` how many of its files are JPEG or WebP; `palette` is the
-    folder where it is Palette's.
+    folder where it is Palette's, `problems` an evaluation's, which also keeps what was asked.
     """
 
     folder: Path
@@ -30,6 +30,7 @@ class Source:
     read: Mapping[str, Callable[[], Tensor]]
     lossy: int = 0
     palette: PaletteFolder | None = None
+    problems: Path | None = None
 
 
 def results(where: str, folder: str | Path) -> Source:
@@ -86,19 +87,21 @@ def existing(where: str, folder: str | Path) -> Path:
 
 
 def _plain(where: str, root: Path, inside: str | None) -> Source:
-    """A folder of pictures, or the part of a run's folder that holds them."""
-    run = (root / "config.yaml").is_file()
-    if inside and run:
+    """A folder of pictures, or the part of an evaluation's folder that holds them."""
+    evaluated = inside is not None and (root / "config.yaml").is_file()
+    problems = None
+    if inside is not None and evaluated:
         if not (root / inside).is_dir():
             raise UserError(
-                f"{where}={root} is a run without saved pictures: restore evaluate weights=… "
-                f"save=true keeps them, and that evaluation's folder is what is compared"
+                f"{where}={root} holds no saved pictures: restore evaluate weights=… save=true "
+                "keeps them"
             )
-        root = root / inside
+        root, problems = root / inside, root
     found = by_name(root)
     lossy = sum(path.suffix.lower() in _LOSSY for path in found.values())
     read = {name: partial(read_rgb, path) for name, path in found.items()}
-    return Source(root, f"{inside} of a run" if inside and run else "pictures", read, lossy)
+    kind = f"{inside} of an evaluation" if evaluated else "pictures"
+    return Source(root, kind, read, lossy, problems=problems)
 
 
 @dataclass
@@ -117,6 +120,8 @@ class Matching:
 def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matching:
     """Matches images over sources by name, the base name alone where that is unambiguous.
 
+    Signs that `flat` replaces count as equal, where that is unambiguous too.
+
     Args:
         sources: by what they are called, the names (paths without suffix) that they have.
         measured: those of them (methods and truths) whose images the comparison is about. What
@@ -126,14 +131,8 @@ def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matc
         UserError: no image is in all of them.
     """
     listed = {title: list(names) for title, names in sources.items()}
-    flat = all(
-        max(Counter(_base(name) for name in names).values(), default=0) <= 1
-        for names in listed.values()
-    )
-    keyed = {
-        title: {_base(name) if flat else name: name for name in names}
-        for title, names in listed.items()
-    }
+    plainly = next(how for how in (_base, flat, str) if _unambiguous(listed.values(), how))
+    keyed = {title: {plainly(name): name for name in names} for title, names in listed.items()}
     wanted = dict.fromkeys(key for title in measured for key in keyed[title])
     shared = [key for key in wanted if all(key in names for names in keyed.values())]
     if not shared:
@@ -158,5 +157,14 @@ def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matc
     return matched
 
 
+def flat(name: str) -> str:
+    """A name (path without suffix) that any program takes as a file's: no folders, no blanks."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 def _base(name: str) -> str:
-    return name.rpartition("/")[2]
+    return flat(name.rpartition("/")[2])
+
+
+def _unambiguous(listed: Iterable[list[str]], how: Callable[[str], str]) -> bool:
+    return all(len({how(name) for name in names}) == len(names) for names in listed)

@@ -7,139 +7,184 @@ What it differs by from the known pixels around the hole is taken off it inside 
 cloning does (Pérez, Gangnet and Blake, SIGGRAPH 2003): no seam, and none of the reference's tint.
 """
 
-import math
 from typing import Annotated
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from scipy.ndimage import distance_transform_edt
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from restore.attention.search import nearest_patch
-from restore.inpainting.diffusion import Biharmonic
+from restore.attention.search import nearest_pixel
+from restore.errors import UserError
+from restore.inpainting.diffusion import refuse_without_known
+from restore.inpainting.membrane import Membrane
 
-# How fast trust in the estimate falls towards the middle of a hole (γ of the paper).
+# How fast trust in the estimate falls towards the middle of a hole (γ of the paper), a pixel.
 _FALL = 1.3
 
 
 class Exemplar:
-    """Patches of 3×3 cells from the reference, chosen by masked squared distance, averaged.
+    """Patches from the reference, chosen by masked squared distance, averaged.
 
     Args:
-        cells: sides of a cell in pixels, from coarse to fine; a patch is three cells wide.
-        rounds: of search and averaging at each size.
+        radius: of a patch, whose side is twice as much and one.
+        rounds: of search and averaging at each size of the picture.
     """
 
     needs_reference = True
 
     def __init__(
         self,
-        cells: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)],
-        rounds: Annotated[int, Field(ge=1)],
+        radius: Annotated[int, Field(ge=1, le=15)] = 3,
+        rounds: Annotated[int, Field(ge=1)] = 2,
     ):
-        self.cells, self.rounds = cells, rounds
+        self.radius, self.rounds = radius, rounds
 
     def fill(
         self, picture_3HW: Tensor, hole_HW: Tensor, reference_3HW: Tensor | None = None
     ) -> Tensor:
-        """See `Inpainter.fill`; begins with the smoothest surface."""
+        """See `Inpainter.fill`; UserError too for a reference smaller than a patch."""
         assert reference_3HW is not None
-        filled = Biharmonic().fill(picture_3HW, hole_HW)
+        refuse_without_known(hole_HW)
+        if min(reference_3HW.shape[-2:]) < 2 * self.radius + 1:
+            height, width = reference_3HW.shape[-2:]
+            raise UserError(f"the reference is {width}×{height}, smaller than a patch")
+        known = torch.where(hole_HW, 0, picture_3HW.float())
         if not hole_HW.any():
-            return filled
-        membrane = Membrane(hole_HW)
-        depth = torch.from_numpy(distance_transform_edt(hole_HW.numpy())).float()
-        for cell in self.cells:
-            trust = _FALL ** (-depth / cell)
-            for _ in range(self.rounds):
-                found = _vote(filled, trust, reference_3HW.float(), cell)
-                offset = membrane.over(filled - found)
-                filled = torch.where(hole_HW, (found + offset).clamp(0, 1), filled)
-        return filled
+            return known
+        found = self._at(known, hole_HW, reference_3HW.float())[0]
+        offset = Membrane(hole_HW).over(known - found)
+        return torch.where(hole_HW, (found + offset).clamp(0, 1), known)
+
+    def _at(
+        self, picture: Tensor, hole: Tensor, reference: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the reference has in and around the holes: colours, and which patch came where.
+
+        Places are row and column of patches' middles, Q × 2; the second ones are the reference's.
+        """
+        places = touching(hole, self.radius)
+        # A part of all patches, of which each pixel still has four at least.
+        places = places[(places % self.radius == 0).all(1)]
+        patches = Patches(reference, self.radius)
+        if self._smallest(picture, hole, reference):
+            # From the border inwards: what is not known yet does not count.
+            found, missing = picture, hole
+            while missing.any():
+                near = places[
+                    _around((~missing)[None].float(), places, self.radius).sum((0, 1)) > 0
+                ]
+                matched = patches.nearest(found, (~missing).float(), near)
+                laid, there = patches.laid(near, matched, *hole.shape)
+                found = torch.where(missing & there, laid, found)
+                missing = missing & ~there
+        else:
+            coarse, there, where = self._at(*halved(picture, hole), F.avg_pool2d(reference, 2))
+            smooth = F.interpolate(coarse[None], hole.shape, mode="bilinear")[0]
+            laid, covered = patches.laid(*doubled(there, where), *hole.shape)
+            found = torch.where(hole, torch.where(covered, laid, smooth), picture)
+        trust = torch.from_numpy(_FALL ** -distance_transform_edt(hole.numpy())).float()
+        for _ in range(self.rounds):
+            matched = patches.nearest(found, trust, places)
+            laid, there = patches.laid(places, matched, *hole.shape)
+            found = torch.where(hole, laid, picture)
+        return torch.where(there, laid, picture), places, matched
+
+    def _smallest(self, picture: Tensor, hole: Tensor, reference: Tensor) -> bool:
+        """Whether to begin at this size: patches see over the hole, or would soon be too large."""
+        depth = distance_transform_edt(hole.numpy()).max()
+        least = min(*picture.shape[-2:], *reference.shape[-2:])
+        small = halved(picture, hole)[1]
+        return bool(depth <= self.radius or least < 4 * (2 * self.radius + 1) or small.all())
 
 
-class Membrane:
-    """Values inside holes from those around: each pixel the mean of its four neighbours.
+class Patches:
+    """All patches of a reference that lie wholly inside it, for exact search.
 
-    The equations depend on the hole alone and are factorised once.
+    The inner product of a query Σ over its pixels of w·(p·r − r²/2) is all of −½ Σ w·(p − r)² that
+    depends on the reference's pixels r, with p the estimate's and w their trust. One more number,
+    which no query asks for, makes all patches equally long: then the greatest cosine is the
+    greatest inner product.
+
+    Args:
+        reference_3HW: colours in [0, 1], no smaller than a patch.
+        radius: of a patch.
     """
 
-    def __init__(self, hole_HW: Tensor):
-        self.hole = hole_HW.numpy()
-        number = np.cumsum(self.hole).reshape(self.hole.shape) - 1  # of each pixel in the hole
-        at = np.argwhere(self.hole)
-        rows, columns, values = [number[self.hole]], [number[self.hole]], []
-        degree = np.zeros(len(at))
-        self.around: list[tuple[np.ndarray, np.ndarray]] = []  # pixels, their known neighbours
-        for step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-            near = at + step
-            inside = ((near >= 0) & (near < self.hole.shape)).all(1)
-            degree += inside
-            own, near = np.flatnonzero(inside), near[inside]
-            unknown = self.hole[tuple(near.T)]
-            rows.append(own[unknown])
-            columns.append(number[tuple(near[unknown].T)])
-            values.append(np.full(int(unknown.sum()), -1.0))
-            self.around.append((own[~unknown], near[~unknown]))
-        entries = np.concatenate([degree, *values])
-        table = csr_array((entries, (np.concatenate(rows), np.concatenate(columns))))
-        self.solver = splu(table.tocsc())
+    def __init__(self, reference_3HW: Tensor, radius: int):
+        self.reference, self.radius = reference_3HW, radius
+        side = 2 * radius + 1
+        self.columns = reference_3HW.shape[-1] - side + 1
+        colours = reference_3HW - 0.5
+        every = torch.cat([colours, colours.square().sum(0, keepdim=True)])
+        keys = F.unfold(every[None], side)  # 1, 4·side², K
+        length = keys.square().sum(1, keepdim=True)
+        rest = (length.amax() - length).clamp_min(0).sqrt()
+        self.keys = torch.cat([keys, rest], 1)[:, :, None]
 
-    def over(self, values_CHW: Tensor) -> Tensor:
-        """The values with those inside the holes replaced; what stood there is not looked at."""
-        values = values_CHW.double().numpy().copy()
-        sums = np.zeros((int(self.hole.sum()), len(values)))
-        for own, near in self.around:
-            sums[own] += values[:, near[:, 0], near[:, 1]].T
-        values[:, self.hole] = self.solver.solve(sums).T
-        return torch.from_numpy(values).float()
+    def nearest(self, picture_3HW: Tensor, trust_HW: Tensor, places_Q2: Tensor) -> Tensor:
+        """Middles (row, column) of the patches nearest to those of the picture, Q × 2."""
+        weight = _around(trust_HW[None], places_Q2, self.radius)
+        colours = _around(picture_3HW - 0.5, places_Q2, self.radius)
+        query = torch.cat([colours * weight, -0.5 * weight]).flatten(0, 1)
+        query = torch.cat([query, torch.zeros_like(query[:1])])
+        _, index = nearest_pixel(query[None, :, None], self.keys)
+        rows, columns = index.flatten() // self.columns, index.flatten() % self.columns
+        return torch.stack([rows, columns], 1) + self.radius
 
+    def laid(
+        self, places_Q2: Tensor, matched_Q2: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """The picture that arises when a patch is laid at each place: the mean where they overlap.
 
-def _vote(picture_3HW: Tensor, trust_HW: Tensor, reference_3HW: Tensor, cell: int) -> Tensor:
-    """Each pixel as the mean of the reference's nearest patches that cover it."""
-    height, width = picture_3HW.shape[-2:]
-    picture = _whole_cells(picture_3HW[None], cell)
-    trust = _whole_cells(trust_HW.expand(1, 3, -1, -1), cell)
-    reference = _whole_cells(reference_3HW[None], cell)
-    query, key = queries(picture, trust, cell), keys(reference, cell)
-    _, index = nearest_patch(query, key)
-    shape = {"kernel_size": 3 * cell, "stride": cell, "padding": cell}
-    # What lies over the reference's edge is nothing, and does not count.
-    content = torch.cat([reference, torch.ones_like(reference[:, :1])], 1)
-    patches = F.unfold(content, **shape)[:, :, index.flatten()]
-    voted = F.fold(patches, picture.shape[-2:], **shape)[0]
-    return (voted[:3] / voted[3:])[:, :height, :width]
+        Returns:
+            Colours 3HW, and where any patch lies, HW bool.
+        """
+        total = torch.zeros(4, height * width)
+        reference = torch.cat([self.reference, torch.ones_like(self.reference[:1])])
+        for step in _steps(self.radius):
+            to, source = places_Q2 + step, matched_Q2 + step
+            inside = _inside(to, height, width) & _inside(source, *reference.shape[-2:])
+            (rows, columns), source = to[inside].T, source[inside]
+            total.index_add_(1, rows * width + columns, reference[:, source[:, 0], source[:, 1]])
+        total = total.view(4, height, width)
+        return total[:3] / total[3].clamp_min(1), total[3] > 0
 
 
-def queries(picture_13HW: Tensor, trust_13HW: Tensor, cell: int) -> Tensor:
-    """Features of the estimate for `nearest_patch`, one position a cell.
-
-    The inner product with `keys` is Σ w·(p·r − r²/2): all of −½ Σ w·(p − r)² that depends on the
-    reference pixels r, with p the estimate's pixels and w their trust.
-    """
-    picture = F.pixel_unshuffle(picture_13HW - 0.5, cell)
-    trust = F.pixel_unshuffle(trust_13HW, cell)
-    nothing = torch.zeros_like(picture[:, :1])
-    return torch.cat([trust * picture, -0.5 * trust, nothing], 1)
+def touching(region_HW: Tensor, radius: int) -> Tensor:
+    """Middles (row, column) of the patches that hold a pixel of the region, Q × 2."""
+    grown = F.max_pool2d(region_HW[None].float(), 2 * radius + 1, stride=1, padding=radius)
+    return grown[0].nonzero()
 
 
-def keys(reference_13HW: Tensor, cell: int) -> Tensor:
-    """Features of the reference for `nearest_patch`; see `queries`.
-
-    A last channel, which no query asks for, makes all positions equally long: then the greatest
-    cosine is the greatest inner product. Only patches over the reference's edge are shorter.
-    """
-    reference = F.pixel_unshuffle(reference_13HW - 0.5, cell)
-    plain = torch.cat([reference, reference.square()], 1)
-    square = plain.square().sum(1, keepdim=True)
-    return torch.cat([plain, (square.max() - square).clamp_min(0).sqrt()], 1)
+def halved(picture_3HW: Tensor, hole_HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Half as large, sides rounded up; a pixel that holds any hole is one."""
+    small = F.max_pool2d(hole_HW[None].float(), 2, ceil_mode=True)[0] > 0
+    return F.avg_pool2d(picture_3HW, 2, ceil_mode=True) * ~small, small
 
 
-def _whole_cells(picture_NCHW: Tensor, cell: int) -> Tensor:
-    height, width = picture_NCHW.shape[-2:]
-    down, right = (math.ceil(side / cell) * cell - side for side in (height, width))
-    return F.pad(picture_NCHW, (0, right, 0, down), mode="replicate")
+def doubled(places_Q2: Tensor, matched_Q2: Tensor) -> tuple[Tensor, Tensor]:
+    """The same patches in pictures twice as large: four for each."""
+    steps = [torch.tensor(step) for step in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    return tuple(  # type: ignore[return-value]
+        torch.cat([2 * middle + step for step in steps]) for middle in (places_Q2, matched_Q2)
+    )
+
+
+def _steps(radius: int) -> Tensor:
+    line = torch.arange(-radius, radius + 1)
+    return torch.cartesian_prod(line, line)
+
+
+def _inside(places: Tensor, height: int, width: int) -> Tensor:
+    return ((places >= 0) & (places < torch.tensor([height, width]))).all(1)
+
+
+def _around(values_CHW: Tensor, places_Q2: Tensor, radius: int) -> Tensor:
+    """Values around the places as `F.unfold` orders them, C × side² × Q; zeros outside."""
+    padded = F.pad(values_CHW, [radius] * 4)
+    steps = _steps(radius) + radius
+    rows = places_Q2[:, 0] + steps[:, :1]
+    columns = places_Q2[:, 1] + steps[:, 1:]
+    return padded[:, rows, columns]

@@ -1,0 +1,49 @@
+"""`restore export`: what other people's programs need, in their own formats."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from restore import journal, registry, settings
+from restore.config import check
+from restore.errors import UserError
+from restore.exports import Format
+
+log = logging.getLogger("restore")
+
+
+@dataclass
+class Export:
+    """`restore export`; a format refers to the groups that it needs."""
+
+    format: settings.Node
+    folder: str
+    data: settings.Node | None = None
+    task: settings.Node | None = None
+    degradation: settings.Node | None = None
+    masks: settings.Node | None = None
+
+
+def main(config: dict[str, Any], overrides: list[str]) -> int:
+    """Writes an export into a folder of its own.
+
+    Returns the exit code 0.
+    """
+    setting = check(config, Export)
+    folder = Path(setting.folder).expanduser()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"folder={folder} is there already; name another one, or remove it")
+    journal.log_to(None)
+    form: Format = registry.instantiate(setting.format, "format")
+    journal.make_folder(folder, config)
+    try:
+        told = form.write(folder)
+    except UserError:
+        shutil.rmtree(folder)  # half of it would look like all of it
+        raise
+    for line in told:
+        log.info(line)
+    log.info("written to %s", folder)
+    return 0
