@@ -2,10 +2,11 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +46,14 @@ class Apply:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture's way: where from, with which references together and whose holes, where to."""
+    """One picture's way: where from, with which references together and whose holes, where to.
+
+    `key` is its name within the input, without the suffix.
+    """
 
     source: Path
-    references: tuple[Path, ...]
+    key: str
+    references: tuple[Path, ...] | settings.StandIn
     mask: Path | None
     goal: Path
 
@@ -68,6 +73,10 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         torch.set_num_threads(setting.runtime.threads)
     loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
     restorer = stepwise.restorer(loaded, setting.runtime, device, setting.scale)
+    trained = loaded.config.get("reference")
+    if setting.reference is None and restorer.takes_reference and trained in _STAND_INS:
+        setting.reference = trained
+        log.info("reference=%s, as these weights were trained", trained)
     if isinstance(setting.tile, int) and restorer.reach is None:
         raise UserError(
             f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
@@ -96,8 +105,7 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
         raise UserError(f"input={source}: there is no such file or folder")
     into = many or goal.is_dir() or not goal.suffix
     _check_output(setting, goal, many, into)
-    named = [setting.reference] if isinstance(setting.reference, str) else setting.reference or []
-    given = [Path(name).expanduser() for name in named]
+    given, kind = _given(setting.reference)
     masks = [] if setting.mask is None else [Path(setting.mask).expanduser()]
     if masks and not takes_mask:
         raise UserError("mask: these weights are of a task that fills no holes")
@@ -106,10 +114,10 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
         # Results of an earlier run, references and masks may lie in a folder within the input's.
         apart = [place for place in (goal, *given, *masks) if _within(place, source)]
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
-    references = _references(given, source, sources, takes_reference)
+    references = _references(given, kind, source, sources, takes_reference)
     holes = _of_each("mask", masks[0], source, sources) if masks else [None] * len(sources)
-    read = [*sources, *(p for some in references for p in some), *(p for p in holes if p)]
-    used = {path.resolve() for path in read}
+    pictures = [path for some in references if not isinstance(some, str) for path in some]
+    used = {path.resolve() for path in [*sources, *pictures, *(p for p in holes if p)]}
     planned: list[Job] = []
     taken: dict[Path, Path] = {}
     for path, some, hole in zip(sources, references, holes):
@@ -126,8 +134,32 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
         if end.exists() and not setting.overwrite:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
-        planned.append(Job(path, some, hole, end))
+        planned.append(Job(path, _key(path, source), some, hole, end))
     return planned
+
+
+def _key(path: Path, source: Path) -> str:
+    """The name of an input within all of them, as references and masks are found by it."""
+    base = source if source.is_dir() else source.parent
+    return path.relative_to(base).with_suffix("").as_posix()
+
+
+# What `reference` may say instead of files; a file of such a name is reached as ./black.
+_STAND_INS = get_args(settings.StandIn)
+
+
+def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.StandIn | None]:
+    """Files and folders, or what stands in for them."""
+    named = [reference] if isinstance(reference, str) else reference or []
+    kind = next((name for name in named if name in _STAND_INS), None)
+    if kind is None:
+        return [Path(name).expanduser() for name in named], None
+    if len(named) > 1:
+        raise UserError(
+            f"reference={kind} stands for no picture, so it cannot be one of several; a file or "
+            f"folder of that name is ./{kind}"
+        )
+    return [], kind  # type: ignore[return-value]
 
 
 # Kinds of input whose results are of the same kind; those of others are PNGs.
@@ -153,13 +185,22 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _references(
-    given: list[Path], source: Path, sources: list[Path], takes_reference: bool
-) -> list[tuple[Path, ...]]:
+    given: list[Path],
+    kind: settings.StandIn | None,
+    source: Path,
+    sources: list[Path],
+    takes_reference: bool,
+) -> Sequence[tuple[Path, ...] | settings.StandIn]:
     """The references of each source."""
-    if not takes_reference and given:
-        raise UserError("reference: these weights are of a network that takes none")
+    if not takes_reference and (given or kind):
+        raise UserError("reference: these weights are of a network or task that takes none")
+    if kind:
+        return [kind] * len(sources)
     if takes_reference and not given:
-        raise UserError("these weights need a reference picture: give reference=FILE_OR_FOLDER")
+        raise UserError(
+            "these weights need a reference picture: give reference=FILE_OR_FOLDER, or one of "
+            f"{', '.join(_STAND_INS)}"
+        )
     of_each = [_of_each("reference", place, source, sources) for place in given]
     return [*zip(*of_each)] if of_each else [()] * len(sources)
 
@@ -171,8 +212,7 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
     if not given.is_dir():
         raise UserError(f"{what}={given}: there is no such file or folder")
     found = by_name(given)
-    base = source if source.is_dir() else source.parent
-    names = [path.relative_to(base).with_suffix("").as_posix() for path in sources]
+    names = [_key(path, source) for path in sources]
     missing = [path for path, name in zip(sources, names) if name not in found]
     if missing:
         raise UserError(
@@ -194,15 +234,19 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
         memories = [restorer.remember(_pixels(load(path))) for path in paths]
         return sum(memories[1:], memories[0]) if memories else None
 
-    if len({job.references for job in todo}) == 1:
-        remember(todo[0].references)
+    first = todo[0].references
+    if isinstance(first, tuple) and len({job.references for job in todo}) == 1:
+        remember(first)
     for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
             height, width = picture.colour.shape[-2:]
             fits(job.goal, *restorer.size(height, width))
-            memory = remember(job.references)
             mask = None if job.mask is None else _holes(job, picture, setting.holes_are)
+            if isinstance(job.references, tuple):
+                memory = remember(job.references)
+            else:
+                memory = restorer.stand_in(job.references, _pixels(picture), job.key, mask)
         except UserError as error:
             if job.source == Path(setting.input).expanduser():
                 raise

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from restore.degradation import Degradation
 from restore.errors import UserError
-from restore.settings import Reference
+from restore.settings import Reference, StandIn
 from restore.types import Sample, Source
 
 _PARTS = ("reference", "reference_low_up")
@@ -40,18 +40,38 @@ def replaced(kind: Reference, source: Source, task: Any) -> tuple[Source, Any]:
         task: one with a `degradation` (`restore.degradation.Degradation`); it is not changed.
 
     Raises:
-        UserError: `other_image` of a split that has only one.
+        UserError: `other_image` of a split that has only one; a task without references.
     """
     if kind == "given":
         return source, task
-    if kind == "other_image" and len(source) < 2:
-        raise UserError("references: other_image needs a split of two images or more")
+    if not task.takes_reference:
+        raise UserError(
+            f"references: '{kind}' changes nothing, as this task hands no reference over "
+            "(task=reference_sr does)"
+        )
+    if kind == "other_image":
+        if len(source) < 2:
+            raise UserError("references: other_image needs a split of two images or more")
+        return Replaced(source, _other), task
+    return Replaced(source, lambda _, index, sample: _of(kind, sample)), changed(kind, task)
+
+
+def changed(kind: StandIn, task: Any) -> Any:
+    """The task as a kind of reference needs it; the one given stays as it is."""
+    around = {"self": OwnReference, "none": NoReference}.get(kind)
+    if around is None:
+        return task
     task = copy.copy(task)
-    if kind == "self":
-        task.degradation = OwnReference(task.degradation)
-    if kind == "none":
-        task.degradation = NoReference(task.degradation)
-    return Replaced(source, _PICTURES.get(kind, _black)), task
+    task.degradation = around(task.degradation)
+    return task
+
+
+def picture(kind: StandIn, key: str, height: int, width: int) -> Tensor:
+    """What a sample is given as its reference, uint8 3HW; black where the task makes its own."""
+    if kind != "noise":
+        return torch.zeros(3, height, width, dtype=torch.uint8)
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    return torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
 
 
 class Replaced:
@@ -75,34 +95,32 @@ class Replaced:
         return sample
 
 
-def _black(source: Source, index: int, sample: Sample) -> Tensor:
-    return torch.zeros_like(sample["target"])
-
-
-def _noise(source: Source, index: int, sample: Sample) -> Tensor:
-    rng = np.random.default_rng(zlib.crc32(sample["key"].encode()))
-    values = rng.integers(0, 256, tuple(sample["target"].shape), np.uint8)
-    return torch.from_numpy(values)
+def _of(kind: StandIn, sample: Sample) -> Tensor:
+    height, width = sample["target"].shape[-2:]
+    return picture(kind, sample["key"], height, width)
 
 
 def _other(source: Source, index: int, sample: Sample) -> Tensor:
     return source[(index + len(source) // 2) % len(source)]["target"]
 
 
-_PICTURES = {"black": _black, "noise": _noise, "other_image": _other}
-
-
-class OwnReference:
-    """Makes the upsampled low picture the reference, once the base has made it.
-
-    In training that is the crop's own, with the crop's own noise.
-
-    Args:
-        base: makes the low pictures.
-    """
+class _Around:
+    """A degradation around another, which does whatever else a task asks for."""
 
     def __init__(self, base: Degradation):
         self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+
+class OwnReference(_Around):
+    """Makes the upsampled low picture the reference, once the base has made it.
+
+    In training that is the crop's own, with the crop's own noise.
+    """
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Where the base works here, adds the low pictures and the reference."""
@@ -120,15 +138,8 @@ def _own(pictures: Any, degraded: Callable[[Any], Any]) -> Any:
     return degraded({**made, "reference": made["low_up"]}) if "low_up" in made else made
 
 
-class NoReference:
-    """Leaves the reference away.
-
-    Args:
-        base: makes the low pictures.
-    """
-
-    def __init__(self, base: Degradation):
-        self.base = base
+class NoReference(_Around):
+    """Leaves the reference away."""
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures where the base works here."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from restore.evaluation import Runner, evaluating
-from restore.settings import Runtime
+from restore.references import changed, picture
+from restore.settings import Runtime, StandIn
 from restore.tiling import Window, tiled
 from restore.types import Filling, Problem, Sample
 from restore.weights import Loaded
@@ -29,7 +30,9 @@ class Restorer:
         self.runner = Runner(self.model, runtime, device)
         self.device = device
         self.scale: int = self.task.scale
-        self.takes_reference: bool = getattr(self.model, "takes_reference", False)
+        self.takes_reference: bool = self.task.takes_reference and getattr(
+            self.model, "takes_reference", False
+        )
         # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
         self.reach: int | None = self.model.reach  # type: ignore[assignment]
         self.fills = isinstance(self.task, Filling)
@@ -46,7 +49,27 @@ class Restorer:
         for axis in (-2, -1):
             places = torch.arange(max(reference.shape[axis], self.scale))
             reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
-        inputs = self._problem(Sample(key="picture", low=torch.zeros(3, 1, 1)), reference).inputs
+        sample = Sample(key="picture", low=torch.zeros(3, 1, 1), reference=reference)
+        return self._memory(sample, self.task)
+
+    def stand_in(self, kind: StandIn, low: Tensor, key: str, mask: Tensor | None = None) -> Any:
+        """The same of what stands in for a picture's reference, see `restore.references`.
+
+        Args:
+            kind: None is what `none` gives.
+            low, mask: as for `restore`.
+            key: of the picture, for the noise.
+        """
+        if kind == "none":
+            return None
+        blank = picture(kind, key, *self.size(*low.shape[-2:]))
+        sample = Sample(key=key, low=low, reference=blank)
+        if mask is not None:
+            sample["mask"] = mask
+        return self._memory(sample, changed(kind, self.task))
+
+    def _memory(self, sample: Sample, task: Any) -> Any:
+        inputs = self._prepared(sample, task).inputs
         with evaluating(self.model), self.runner.autocast():
             return self.model.remember(inputs["reference"], inputs["reference_low_up"])
 
@@ -89,7 +112,7 @@ class Restorer:
         def once(part: Tensor) -> Tensor:
             layers = part.split([len(x) for x in pictures.values()])
             layer = {name: x.contiguous() for name, x in zip(pictures, layers)}
-            problem = self._problem(Sample(key="picture", **layer), None)  # type: ignore[typeddict-item]
+            problem = self._problem(Sample(key="picture", **layer))  # type: ignore[typeddict-item]
             return self.task.finish(self.runner(problem, **more), problem).image
 
         def part(window: Window) -> Tensor:
@@ -111,21 +134,22 @@ class Restorer:
         """Sides of what is cut into tiles, the network's low picture."""
         return -(-height // self.shrink), -(-width // self.shrink)
 
-    def _problem(self, sample: Sample, reference: Tensor | None) -> Problem:
-        """The task's own preparation, so that a picture meets what training met."""
+    def _problem(self, sample: Sample) -> Problem:
+        """A picture's, without its reference, which is remembered."""
         if self.takes_reference:
-            blank = torch.zeros(3, self.scale, self.scale)
-            sample["reference"] = blank if reference is None else reference
-        item = self.task.eval_item(sample)
+            sample["reference"] = torch.zeros(3, self.scale, self.scale)
+        problem = self._prepared(sample, self.task)
+        inputs = {k: x for k, x in problem.inputs.items() if not k.startswith("reference")}
+        return replace(problem, inputs=inputs)
+
+    def _prepared(self, sample: Sample, task: Any) -> Problem:
+        """The task's own preparation, so that a picture meets what training met."""
+        item = task.eval_item(sample)
         batch: dict[str, Any] = {
             name: [value] if name == "key" else value[None].to(self.device)
             for name, value in item.items()
         }
-        problem = self.task.prepare(batch)
-        if reference is not None:
-            return problem
-        inputs = {k: x for k, x in problem.inputs.items() if not k.startswith("reference")}
-        return replace(problem, inputs=inputs)
+        return task.prepare(batch)
 
 
 def mean_over_turns(function: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Precision = Literal["fp32", "bf16", "fp16"]
 # What stands in for a sample's reference; see `restore.references`.
-Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
+StandIn = Literal["black", "noise", "self", "none"]
+Reference = Literal["given", "other_image", StandIn]
 
 # Any class below refuses keys that it does not know.
 STRICT = ConfigDict(extra="forbid", strict=False)

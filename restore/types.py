@@ -132,9 +132,13 @@ class Filling(Protocol):
 
 
 class Task(Protocol):
-    """How pictures become a problem, and an answer a result."""
+    """How pictures become a problem, and an answer a result.
+
+    `takes_reference` says whether a sample's reference reaches the network.
+    """
 
     scale: int
+    takes_reference: bool
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Crop, augment and (where the protocol demands it) degrade; runs in a loader worker."""

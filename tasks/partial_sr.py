@@ -79,6 +79,7 @@ class PartialSR:
     """
 
     scale = 1  # a result is as large as what is given
+    takes_reference = True
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class ReferenceSR(SingleSR):
     """
 
     inputs = ("low", "low_up", "reference", "reference_low_up")
+    takes_reference = True
 
     def __init__(
         self,

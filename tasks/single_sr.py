@@ -25,6 +25,7 @@ class SingleSR:
     """
 
     inputs: tuple[str, ...] = ("low", "low_up")
+    takes_reference = False
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -559,7 +560,81 @@ def test_a_missing_reference(run, folder: Path, capfd):
     assert apply(run, *line, reference="nowhere.png") == 2
     refused(capfd, "reference=nowhere.png", "no such file or folder")
     assert apply(run, *line, reference=None) == 2
-    refused(capfd, "need a reference", "reference=FILE_OR_FOLDER")
+    refused(capfd, "need a reference", "reference=FILE_OR_FOLDER", "black, noise, self, none")
+
+
+# ---- what stands in for a reference
+
+
+def stood_in(kind: str, key: str, low: torch.Tensor) -> torch.Tensor:
+    """The reference that a kind means, made plainly."""
+    height, width = (4 * side for side in low.shape[1:])
+    if kind == "noise":
+        rng = np.random.default_rng(zlib.crc32(key.encode()))
+        return torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
+    if kind == "self":
+        image = Image.fromarray(low.permute(1, 2, 0).contiguous().numpy())
+        array = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+        return torch.from_numpy(array).permute(2, 0, 1)
+    return torch.zeros(3, height, width, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", ["black", "noise", "self"])
+def test_what_stands_in_for_a_reference_is_a_picture(run, restorer, folder: Path, kind: str):
+    for place, name in enumerate(("a", "deeper/b")):
+        write(folder / "in" / f"{name}.png", 9 + place, 12, seed=place)
+    assert apply(run, "input=in", "output=out", reference=kind) == 0
+    for name in ("a", "deeper/b"):
+        low = read_rgb(folder / "in" / f"{name}.png")
+        expected = by_hand(restorer, low, stood_in(kind, name, low))
+        assert levels(read_rgb(folder / "out" / f"{name}.png"), eight(expected)) <= 1
+
+
+def test_no_reference_means_no_texture(run, restorer, folder: Path):
+    low = write(folder / "low.png", 9, 12)
+    assert apply(run, "input=low.png", "output=o.png", reference="none") == 0
+    pictures = low[None] / 255, stood_in("self", "", low)[None] / 255
+    with torch.no_grad():
+        expected = restorer.model(*pictures).image[0]
+    assert levels(read_rgb(folder / "o.png"), eight(expected)) <= 1
+
+
+def test_files_of_such_names_are_reached_by_their_paths(run, folder: Path, capfd):
+    write(folder / "low.png", 9, 12)
+    shutil.copy("reference.png", "black")
+    for place, reference in enumerate(("./black", "reference.png", "black")):
+        assert apply(run, "input=low.png", f"output={place}.png", reference=reference) == 0
+    results = [Path(f"{place}.png").read_bytes() for place in range(3)]
+    assert results[0] == results[1] != results[2]
+    assert apply(run, "input=low.png", "output=o.png", reference="[reference.png,black]") == 2
+    refused(capfd, "reference=black stands for no picture", "./black")
+
+
+def test_weights_trained_without_references_are_applied_without(folder: Path, capfd):
+    own = write_run(folder / "own", "reference=self")
+    write(folder / "low.png", 9, 12)
+    assert apply(own, "input=low.png", "output=a.png", reference=None) == 0
+    assert "reference=self, as these weights were trained" in capfd.readouterr().out
+    assert apply(own, "input=low.png", "output=b.png", reference="self") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_task_without_references_leaves_a_network_without(folder: Path, capfd):
+    """TTSR trained for single images: textures of zero, and nothing to give or compare."""
+    single = write_run(folder / "single", "backbone=ttsr", "task=single_sr", "task.crop=32")
+    low = write(folder / "low.png", 9, 12)
+    network = weights.load(single).backbone()
+    with torch.no_grad():
+        expected = network(low[None] / 255, stood_in("self", "", low)[None] / 255).image[0]
+    assert apply(single, "input=low.png", "output=o.png", reference=None) == 0
+    assert levels(read_rgb(folder / "o.png"), eight(expected)) <= 1
+    for reference in ("reference.png", "black"):
+        assert apply(single, "input=low.png", "output=x.png", reference=reference) == 2
+        refused(capfd, "reference: these weights are of a network or task that takes none")
+    line = [f"weights={single}", "folder=compared", "references=[black,given]"]
+    assert main(["evaluate", *line, "runtime.device=cpu", "wandb.mode=disabled"]) == 2
+    assert "'black' changes nothing, as this task hands no reference" in capfd.readouterr().err
+    assert not Path("compared").exists()
 
 
 def test_an_empty_folder_survives_a_mistake(run, tmp_path: Path, monkeypatch):
