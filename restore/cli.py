@@ -15,6 +15,7 @@ from restore.errors import RunFailure, UserError
 COMMANDS = {
     "train": "train a model, or go on with a run (resume=FOLDER)",
     "evaluate": "measure weights on a data set by a named protocol",
+    "scales": "fidelity of a network of any scale against the scale, beside others",
     "apply": "restore pictures",
     "compare": "results of several methods against the truth, in tables and pictures",
     "export": "write a data set for another program",

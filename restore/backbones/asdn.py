@@ -132,7 +132,7 @@ class ASDN(nn.Module):
         missing = self.branches[upper](features)
         if weight:
             missing = missing + weight * (self.branches[lower](features) - missing)
-        return (picture + missing if self.global_skip else missing).float()
+        return picture + missing if self.global_skip else missing.to(picture.dtype)
 
     def forward(
         self,

@@ -1,0 +1,235 @@
+"""`restore scales`: fidelity against scale, of a network of any scale beside others and bicubic."""
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import matplotlib
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from restore import distributed, journal, registry, settings, weights
+from restore.bicubic import resized
+from restore.config import check
+from restore.errors import UserError
+from restore.evaluation import Runner, evaluate
+from restore.loading import EvalItems
+from restore.types import Restoration
+from restore.weights import Loaded
+
+log = logging.getLogger("restore")
+
+# By method, then scale: the means of the measures, under names without channel and border.
+Found = dict[str, dict[float, dict[str, float]]]
+
+
+@dataclass
+class Scales:
+    """`restore scales`."""
+
+    weights: str
+    beside: list[str]
+    scales: Annotated[list[Annotated[float, Field(ge=1, le=32)]], Field(min_length=1)]
+    data: settings.Node
+    split: Literal["train", "valid", "test"]
+    protocol: settings.Node
+    runtime: settings.Runtime
+    loader: settings.Loader
+    limit: settings.Positive | None
+    folder: str
+
+
+class Resized(nn.Module):
+    """A network of one whole scale for any other: what it makes is resized by bicubic.
+
+    Args:
+        network: called with the low picture.
+        scale: of the network.
+    """
+
+    def __init__(self, network: nn.Module, scale: int):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, low: Tensor, low_up: Tensor, ratios: Tensor) -> Restoration:
+        """The result of `low_up`'s size; the product of the ratios is the scale asked for."""
+        image = self.network(low=low, low_up=low_up).image
+        factor = math.prod(ratios[0].flatten().tolist()) / self.scale
+        height, width = low_up.shape[-2:]
+        return Restoration(resized(image, factor, height, width).clamp(0, 1))
+
+
+def main(config: dict[str, Any], overrides: list[str]) -> int:
+    """Evaluates at each scale, and writes `scales.csv`, `scales.md`, `scales.png`, `summary.json`.
+
+    Returns the exit code 0.
+    """
+    setting = check(config, Scales)
+    folder = Path(setting.folder)
+    if setting.runtime.devices > 1:
+        raise UserError(f"runtime.devices={setting.runtime.devices}: scales works on one device")
+    device = distributed.device(setting.runtime)
+    if setting.runtime.threads:
+        torch.set_num_threads(setting.runtime.threads)
+    journal.refuse_taken(folder)
+    journal.log_to(None)
+    loaded = weights.load(Path(setting.weights).expanduser())
+    if not loaded.takes_scale():
+        raise UserError(
+            f"weights={setting.weights} are of a network of one scale; give them as beside=[…], "
+            "and weights of backbone asdn"
+        )
+    methods = {_title(loaded): (loaded, loaded.backbone())}
+    for path in setting.beside:
+        other = weights.load(Path(path).expanduser())
+        methods |= {_title(other): (other, _any_scale(other, path))}
+    if len(methods) <= len(setting.beside):
+        raise UserError(f"beside={setting.beside} has the same weights twice")
+    protocol = registry.instantiate(setting.protocol, "protocol")
+    scales = sorted({float(scale) for scale in setting.scales})
+    splits = {scale: _split(setting, loaded, scale) for scale in scales}
+    journal.make_folder(folder, config)
+    journal.log_to(folder)
+    found: Found = {}
+    count = 0
+    for scale, items in splits.items():
+        for title, (_, model) in methods.items():
+            report = evaluate(
+                Runner(model.to(device), setting.runtime, device),
+                items.task,
+                items,
+                protocol,
+                setting.loader,
+                limit=setting.limit,
+                title=f"×{scale:g} {title}",
+            )
+            if not report.rows:
+                raise UserError(f"no image of the split could be read: {report.skipped[0]}")
+            count = len(report.rows)
+            base = _plainly(report.mean("baseline"))
+            found.setdefault(report.baseline, {})[scale] = base
+            values = _plainly(report.mean("restored"))
+            found.setdefault(title, {})[scale] = values
+            log.info("×%g: %s %.4f, %s %.4f", scale, title, *_firsts(values, base, report.baseline))
+    facts = {
+        "weights": {title: (str(w.path), w.fingerprint) for title, (w, _) in methods.items()},
+        "data": dict(setting.data),
+        "split": setting.split,
+        "protocol": protocol.name,
+        "images": count,
+    }
+    _write(folder, facts, found)
+    return 0
+
+
+def _any_scale(loaded: Loaded, path: str) -> nn.Module:
+    model = loaded.backbone()
+    if loaded.takes_scale():
+        return model
+    if getattr(model, "takes_reference", False):
+        raise UserError(f"beside: {path} needs a reference picture")
+    return Resized(model, loaded.config["task"]["scale"])
+
+
+def _title(loaded: Loaded) -> str:
+    """The network's class and a word on its weights, to tell two of a kind apart."""
+    name = loaded.config["backbone"]["_target_"].rpartition(".")[2]
+    scale = "" if loaded.takes_scale() else f" ×{loaded.config['task']['scale']} resized"
+    return f"{name}{scale} {loaded.fingerprint[:6]}"
+
+
+def _split(setting: Scales, loaded: Loaded, scale: float) -> EvalItems:
+    """The split as it is seen at a scale."""
+    task = loaded.task({"scale": scale, "ratios": None})
+    data = setting.data
+    if "scale" in data:
+        data = {**data, "scale": task.scale}
+    source = registry.instantiate(data, "data").split(setting.split)
+    return EvalItems(source, task, setting.loader.on_error)
+
+
+def _plainly(means: dict[str, float]) -> dict[str, float]:
+    """Names without channel and border, which is another at each scale: `psnr`, `ssim`."""
+    return {name.partition("_")[0]: value for name, value in means.items()}
+
+
+def _firsts(
+    values: dict[str, float], base: dict[str, float], baseline: str
+) -> tuple[float, str, float]:
+    name = next(iter(values))
+    return values[name], baseline, base[name]
+
+
+def _write(folder: Path, facts: dict[str, Any], found: Found) -> None:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = list(next(iter(next(iter(found.values())).values())))
+    writer.writerow(["scale", "method", *names])
+    for method, by_scale in found.items():
+        for scale, values in by_scale.items():
+            cells = ["" if math.isnan(value) else value for value in values.values()]
+            writer.writerow([f"{scale:g}", method, *cells])
+    journal.write_text(folder / "scales.csv", file.getvalue())
+    text = "\n".join([*_heading(facts), "", *table(found)]) + "\n"
+    journal.write_text(folder / "scales.md", text)
+    plain = {method: {f"{s:g}": v for s, v in by.items()} for method, by in found.items()}
+    journal.write_text(folder / "summary.json", journal.to_json({**facts, "scales": plain}))
+    plot(found, facts, folder / "scales.png")
+    log.info("\n%s", text)
+    log.info("scales.csv, scales.md, scales.png and summary.json in %s", folder)
+
+
+def _heading(facts: dict[str, Any]) -> Iterator[str]:
+    source = str(facts["data"]["_target_"]).rpartition(".")[2]
+    name = facts["data"].get("name", "")
+    yield (
+        f"{source} {name} {facts['split']}, N = {facts['images']}, protocol {facts['protocol']} "
+        "(shave: the scale rounded up), low pictures by the bicubic of the task"
+    )
+    for title, (path, mark) in facts["weights"].items():
+        yield f"{title}: {path} (sha256 {mark}…)"
+
+
+def table(found: Found) -> list[str]:
+    """PSNR and SSIM as Markdown, a row for each scale and a column for each method."""
+    lines = ["| scale | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
+    for scale in next(iter(found.values())):
+        cells = [
+            f"{by[scale]['psnr']:.2f} / "
+            + ("–" if math.isnan(s := by[scale]["ssim"]) else f"{s:.4f}")
+            for by in found.values()
+        ]
+        lines.append(f"| ×{scale:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def plot(found: Found, facts: dict[str, Any], path: Path) -> None:
+    """PSNR against scale, which doubles from tick to tick, and its gain over the first method."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
+    base = next(iter(found.values()))
+    for method, by_scale in found.items():
+        scales = list(by_scale)
+        psnr = [values["psnr"] for values in by_scale.values()]
+        gain = [value - base[scale]["psnr"] for scale, value in zip(scales, psnr)]
+        axes[0].plot(scales, psnr, marker=".", label=method)
+        axes[1].plot(scales, gain, marker=".", label=method)
+    for axis, words in zip(axes, ("PSNR (dB)", f"gain over {next(iter(found))} (dB)")):
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"×{value:g}")
+        axis.set_xlabel("scale")
+        axis.set_ylabel(words)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    axes[0].set_title(f"N = {facts['images']}, protocol {facts['protocol']}", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
