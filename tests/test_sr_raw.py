@@ -1,5 +1,6 @@
 """Raw scenes of several focal lengths made into aligned pairs, and read as a data set."""
 
+import csv
 import json
 import os
 import pickle
@@ -508,3 +509,21 @@ def test_pairs_that_move_or_lie_apart_are_dropped(tmp_path: Path, capsys):
     (record,) = records(tmp_path / "out").values()
     assert "have moved or changed" in record["reason"]
     assert (tmp_path / "out" / "report.html").exists()
+
+
+# Speed --------------------------------------------------------------------------------------
+
+
+def test_the_measurement_of_reading_runs(tmp_path: Path):
+    small = ["what.jpeg=[96,128]", "what.png=[64,96]", "what.crop=32", "what.pictures=1"]
+    assert (
+        main(["bench", "what=data", f"folder={tmp_path / 'b'}", "what.seconds=0.01", *small]) == 0
+    )
+    with open(tmp_path / "b" / "data.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["data"], row["of"]) for row in rows] == [
+        ("sr_raw", "crop"), ("sr_raw", "item"), ("sr_raw", "item with holes"), ("div2k", "crop"), ("div2k", "item")
+    ]  # fmt: skip
+    for row in rows:
+        ratio = float(row["mapped items/s"]) / float(row["decode items/s"])
+        assert float(row["speed-up"]) == pytest.approx(ratio, abs=0.06)
