@@ -38,7 +38,8 @@ class Job:
             task = task.of_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
         self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
-        self.protocol = registry.instantiate(setting.protocol, "protocol")
+        node = setting.protocol or self.loaded.config["protocol"]
+        self.protocol = registry.instantiate(node, "protocol")
         measures = {
             name: registry.instantiate(node, f"perceptual.{name}")
             for name, node in setting.perceptual.items()
@@ -109,6 +110,8 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         distributed.gather(None)  # nobody goes on before the folder is there
         journal.log_to(folder)
         log.info(job.loaded.sentence())
+        if setting.protocol is None:
+            log.info("protocol %s, by which these weights were validated", job.protocol.name)
         dashboard = journal.Journal(folder, config, config["wandb"], "evaluate")
         done = False
         try:

@@ -144,7 +144,6 @@ class Evaluate:
     split: Literal["train", "valid", "test"]
     references: list[str | int | list[str | int]] | None
     task: dict[str, Any] | None
-    protocol: Node
     pretrained: Node
     perceptual: dict[str, Node]
     runtime: Runtime
@@ -155,6 +154,8 @@ class Evaluate:
     limit: Positive | None
     seed: Count
     folder: str
+    # Null: that of the weights' own configuration.
+    protocol: Node | None = None
     masks: Node | None = None
 
 
