@@ -55,15 +55,18 @@ class FSDN(SingleImage):
 
 
 def bilinear(features: int, scale: int) -> nn.ConvTranspose2d:
-    """Transposed convolution to `scale` times the size that begins as bilinear interpolation."""
+    """Transposed convolution to `scale` times the size that begins as bilinear interpolation.
+
+    Each feature by itself: the branch after it mixes them linearly, so that one across features
+    would say little more, with `features` times the weights.
+    """
     kernel = 2 * scale - scale % 2
-    layer = nn.ConvTranspose2d(features, features, kernel, scale, padding=(kernel - scale) // 2)
+    layer = nn.ConvTranspose2d(
+        features, features, kernel, scale, padding=(kernel - scale) // 2, groups=features
+    )
     away = torch.arange(kernel) - (kernel - 1) / 2
     tent = 1 - away.abs() / scale
     with torch.no_grad():
-        layer.weight.zero_()
-        torch.diagonal(layer.weight).copy_(
-            (tent[:, None] * tent)[..., None].expand(-1, -1, features)
-        )
+        layer.weight.copy_(tent[:, None] * tent)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
