@@ -522,7 +522,8 @@ def test_the_measurement_of_reading_runs(tmp_path: Path):
     with open(tmp_path / "b" / "data.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["data"], row["of"]) for row in rows] == [
-        ("sr_raw", "crop"), ("sr_raw", "item"), ("sr_raw", "item with holes"), ("div2k", "crop"), ("div2k", "item")
+        ("sr_raw", "crop"), ("sr_raw", "item"), ("sr_raw", "item with holes"),
+        ("div2k", "crop"), ("div2k", "item"),
     ]  # fmt: skip
     for row in rows:
         ratio = float(row["mapped items/s"]) / float(row["decode items/s"])

@@ -1,7 +1,6 @@
 """Training items a second from decoded pictures on the disk, beside decoding files each time."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from restore import mapped, registry
-from restore.bench.measure import Row, in_process, log, write_table
+from restore.bench.measure import Row, log, write_table
 from restore.types import Sample, Source
 
 Size = Annotated[list[Annotated[int, Field(ge=64)]], Field(min_length=2, max_length=2)]
@@ -60,15 +59,20 @@ class Data:
         _write_pairs(photos, self.jpeg, self.pictures)
         _write_div2k(photos, self.png, self.pictures)
         rows: list[Row] = []
-        for name, part in _PARTS:
-            height, width = self.png if name == "div2k" else self.jpeg
-            row: Row = {"data": name, "of": part, "pictures": f"{width}×{height}"}
-            for how in ("decode", "mapped"):
-                case = how, name, part, photos, self.crop, self.seconds
-                row[f"{how} items/s"] = round(in_process(__name__, *case)["items/s"], 2)
-            row["speed-up"] = round(row["mapped items/s"] / row["decode items/s"], 1)
-            rows.append(row)
-            log.info("%s", row)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a loader's process
+        try:
+            for name, part in _PARTS:
+                height, width = self.png if name == "div2k" else self.jpeg
+                row: Row = {"data": name, "of": part, "pictures": f"{width}×{height}"}
+                for how in ("decode", "mapped"):
+                    speed = _speed(_split(how, name, photos), name, part, self.crop, self.seconds)
+                    row[f"{how} items/s"] = round(speed, 2)
+                row["speed-up"] = round(row["mapped items/s"] / row["decode items/s"], 1)
+                rows.append(row)
+                log.info("%s", row)
+        finally:
+            torch.set_num_threads(threads)
         write_table(rows, [*rows[0]], folder, "data")
 
 
@@ -133,9 +137,8 @@ def _split(how: str, name: str, photos: Path) -> Source:
     return split
 
 
-def _case(how: str, name: str, part: str, photos: Path, crop: int, seconds: float) -> None:
-    torch.set_num_threads(1)  # as in a loader's process
-    split = _split(how, name, photos)
+def _speed(split: Source, name: str, part: str, crop: int, seconds: float) -> float:
+    """Items a second, at random places of random pictures."""
     choice = _PARTS[name, part]
     task = choice and registry.build("task", *choice, f"task.crop={crop}")
     rng = np.random.default_rng(0)
@@ -159,9 +162,4 @@ def _case(how: str, name: str, part: str, photos: Path, crop: int, seconds: floa
     while count < 3 or time.perf_counter() - start < seconds:
         read()
         count += 1
-    print(json.dumps({"items/s": count / (time.perf_counter() - start)}))
-
-
-if __name__ == "__main__":
-    method, data, what, where, side, long = sys.argv[1:]
-    _case(method, data, what, Path(where), int(side), float(long))
+    return count / (time.perf_counter() - start)
