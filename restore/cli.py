@@ -153,7 +153,8 @@ def _literal(override: str) -> str:
     """The override with its value quoted where Hydra's grammar would not take it as it stands.
 
     So `input=photo (1).jpg` needs no second pair of quotes; nor does a file whose name Hydra would
-    read as something else (`input=a,b.png`), when there is such a file.
+    read as something else (`input=a,b.png`), when there is such a file; nor do the members of a
+    list (`model=[attention=soft,backbone.blocks=[1,2]]`).
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -165,5 +166,24 @@ def _literal(override: str) -> str:
         with suppress(HydraException):
             OverridesParser.create().parse_override(override)
             return override
-    quoted = value.replace("'", r"\'")
-    return f"{key}='{quoted}'"
+    if value.startswith("[") and value.endswith("]") and not os.path.exists(value):
+        return f"{key}=[{','.join(map(_quoted, _members(value[1:-1])))}]"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    if re.fullmatch(r"'.*'|\".*\"", value):
+        return value
+    return "'" + value.replace("'", r"\'") + "'"
+
+
+def _members(listed: str) -> list[str]:
+    """What stands between a list's commas, those within brackets of its own aside."""
+    members, depth = [""], 0
+    for letter in listed:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            members.append("")
+        else:
+            members[-1] += letter
+    return [member.strip() for member in members]
