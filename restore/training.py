@@ -33,7 +33,7 @@ from restore.loading import (
 )
 from restore.losses import Loss
 from restore.references import replaced
-from restore.types import Problem, Restoration, Scheduled
+from restore.types import Particular, Problem, Restoration, Scheduled
 
 log = logging.getLogger("restore")
 
@@ -209,12 +209,18 @@ class Training:
         self.runner = Runner(self.network, setting.runtime, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=setting.runtime.precision == "fp16")
         self.legs = list(self._legs())
+        for part in [*self.models.values(), *(loss for _, loss in self._terms())]:
+            if isinstance(part, Particular):
+                part.check_size(self.task.crop, self.task.crop)
         for _, loss in self._terms():
             if isinstance(loss, nn.Module):
                 self._place(loss)
         self.total = self.legs[-1].first + self.legs[-1].steps
         self.step = 0
         self.best: float | None = None
+        # Sums of this process's values since the last line of numbers.
+        self.unlogged: dict[str, float] = {}
+        self.unlogged_steps = 0
         self.skipped: set[tuple[str, str]] = set()
         self.stop = False
 
@@ -299,15 +305,17 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "best": self.best,
+            "unlogged": distributed.gather([self.unlogged, self.unlogged_steps]),
             "identity": self.journal.identity,
         }
 
     def save(self, name: str) -> None:
-        """Writes `checkpoints/NAME.pt`, from the first process."""
+        """Writes `checkpoints/NAME.pt`, from the first process; called by all."""
+        state = self.state()
         if self.first_process:
             path = self.folder / "checkpoints" / f"{name}.pt"
             path.parent.mkdir(exist_ok=True)
-            checkpoint.write(path, self.state())
+            checkpoint.write(path, state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         origin = str(self._last)
@@ -321,6 +329,13 @@ class Training:
                 objective.optimizer.load_state_dict(state["optimizers"][f"{leg.name}/{title}"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best = state["step"], state["best"]
+        parts = state["unlogged"]
+        self.unlogged_steps = parts[0][1]
+        if len(parts) == distributed.world():
+            self.unlogged = parts[distributed.rank()][0]
+        else:  # saved by another number of processes: the mean over them is what will be logged
+            names = parts[0][0]
+            self.unlogged = {n: sum(sums[n] for sums, _ in parts) / len(parts) for n in names}
 
     @property
     def _last(self) -> Path:
@@ -399,6 +414,7 @@ class Training:
         if self.step == leg.first:
             # Fidelity falls where a stage trains for more than it; what came before is no rival.
             self.best = None
+            self.unlogged, self.unlogged_steps = {}, 0  # it has terms of its own
         positions = Positions(
             self.step,
             leg.first + leg.steps,
@@ -410,28 +426,30 @@ class Training:
         pin = self.device.type == "cuda"
         batches = iter(train_batches(self.items, positions, self.setting.loader, pin))
         self.network.train()
-        seen: dict[str, float] = {}
-        since, began = 0, time.perf_counter()
+        timed, began = 0, time.perf_counter()
         while self.step < leg.first + leg.steps:
             micros = [next(batches) for _ in range(trainer.accumulate)]
             for micro in micros:
                 self._note_skipped(micro)
             values = self._step(leg, [to_device(micro, self.device) for micro in micros])
             self.step += 1
-            since += 1
+            timed += 1
+            self.unlogged_steps += 1
             for name, value in values.items():
-                seen[name] = seen.get(name, 0.0) + value
+                self.unlogged[name] = self.unlogged.get(name, 0.0) + value
             bar.update(trainer.batch_size)
             if self.step % trainer.log_every == 0 or self.step == self.total:
-                parts = distributed.gather({k: v / since for k, v in seen.items()})
-                mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in seen}
+                own = {k: v / self.unlogged_steps for k, v in self.unlogged.items()}
+                parts = distributed.gather(own)
+                mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in own}
                 for title, objective in leg.objectives.items():
                     mean[f"train/{_prefix(leg, title)}rate"] = objective.rate
-                speed = since * trainer.batch_size / (time.perf_counter() - began)
+                speed = timed * trainer.batch_size / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.step)
                 bar.set_postfix_str(f"{leg.name} loss {mean['train/loss']:.4f}")
-                seen, since, began = {}, 0, time.perf_counter()
+                self.unlogged, self.unlogged_steps = {}, 0
+                timed, began = 0, time.perf_counter()
             ended = self.step == self.total
             if self.step % trainer.valid_every == 0 or ended:
                 self.validate()

@@ -16,7 +16,7 @@ import torch
 from restore import checkpoint
 from restore.cli import main
 from restore.settings import Decay
-from restore.training import rate
+from restore.training import Training, rate
 
 # A network and pictures small enough that a step takes a few hundredths of a second.
 TINY = [
@@ -140,6 +140,24 @@ def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
     process.communicate(timeout=120)
     assert main(["train", f"resume={folder}"]) == 0
     assert_equal_runs(folder, undisturbed)
+
+
+def test_lines_of_numbers_hold_the_steps_before_a_stop(tmp_path: Path, monkeypatch):
+    more = ["trainer.log_every=4", "trainer.save_every=3"]
+    assert train(tmp_path / "whole", *more) == 0
+    step = Training._step
+
+    def interrupted(training: Training, *arguments):
+        training.stop = training.step == 2  # as Ctrl-C does
+        return step(training, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", interrupted)
+        assert train(tmp_path / "run", *more) == 130
+    assert checkpoint.read(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 3
+    assert main(["train", f"resume={tmp_path / 'run'}"]) == 0
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+    assert (4, "train/loss") in numbers(tmp_path / "whole")
 
 
 def test_workers_do_not_change_the_items(tmp_path: Path, undisturbed: Path):
