@@ -103,6 +103,15 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
+class Particular(Protocol):
+    """A critic or a loss that does not take pictures of every size."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError, which names both sizes, for pictures that it cannot take."""
+        ...
+
+
+@runtime_checkable
 class PerSplit(Protocol):
     """A task whose evaluation differs between splits, as its masks do."""
 
@@ -134,10 +143,12 @@ class Filling(Protocol):
 class Task(Protocol):
     """How pictures become a problem, and an answer a result.
 
-    `takes_reference` says whether a sample's reference reaches the network.
+    `crop` is the side of training targets in pixels; `takes_reference` says whether a sample's
+    reference reaches the network.
     """
 
     scale: int
+    crop: int
     takes_reference: bool
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:

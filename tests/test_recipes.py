@@ -300,6 +300,31 @@ def test_what_is_infinite_leaves_a_summary_that_any_program_reads(tmp_path: Path
     assert json.loads(text, parse_constant=refuse)["best"] == "inf"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["discriminator.size=160"],
+            "discriminator=ttsr is made for pictures of 160×160, not 32×32",
+        ),
+        (
+            ["discriminator=unet", "task.crop=4", "task.reference_crop=4"],
+            "discriminator=unet needs pictures of at least 8 pixels a side, not 4×4",
+        ),
+        (
+            ["discriminator=srgan", "task.crop=8", "task.reference_crop=8"],
+            "the perceptual loss at relu5_1 needs pictures of at least 16 pixels a side, not 8×8",
+        ),
+    ],
+)
+def test_crops_that_do_not_fit_are_refused_before_any_work(tmp_path: Path, capfd, overrides, said):
+    assert train(tmp_path / "run", *overrides) == 2
+    error = capfd.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_a_term_without_weight_needs_not_even_its_file(tmp_path: Path, capfd):
     node = "stages.full.objectives.restoration"
     missing = f"{node}.losses.perceptual.weights=missing.pth"

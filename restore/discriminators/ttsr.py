@@ -32,12 +32,16 @@ class TTSRDiscriminator(nn.Module):
             nn.Flatten(), nn.Linear(inputs * left**2, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1)
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits N×1. Raises UserError for pictures of another size."""
-        if image.shape[-2:] != (self.size, self.size):
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError for pictures of another size."""
+        if (height, width) != (self.size, self.size):
             raise UserError(
                 f"discriminator=ttsr is made for pictures of {self.size}×{self.size}, not "
-                f"{image.shape[-1]}×{image.shape[-2]}: set its size, or take discriminator=srgan "
-                "or unet, which take any"
+                f"{width}×{height}: set its size, or take discriminator=srgan or unet, which take "
+                "any"
             )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits N×1. Raises UserError for pictures of another size."""
+        self.check_size(*image.shape[-2:])
         return self.judge(self.convs(image * 2 - 1).contiguous())

@@ -8,6 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from restore.errors import UserError
+
 
 def _normed(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
     return spectral_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False))
@@ -33,8 +35,17 @@ class UNetDiscriminator(nn.Module):
         self.tail = nn.ModuleList(_normed(features, features) for _ in range(2))
         self.judge = nn.Conv2d(features, 1, 3, padding=1)
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError for pictures that halving leaves nothing of."""
+        if min(height, width) < 2 ** len(self.down):
+            raise UserError(
+                f"discriminator=unet needs pictures of at least {2 ** len(self.down)} pixels a "
+                f"side, not {width}×{height}: make task.crop larger"
+            )
+
     def forward(self, image: Tensor) -> Tensor:
-        """Logits N1HW."""
+        """Logits N1HW. Raises UserError for pictures that are too small."""
+        self.check_size(*image.shape[-2:])
         x = F.leaky_relu(self.head(image), 0.2)
         kept = []
         for layer in self.down:

@@ -69,17 +69,18 @@ class Perceptual(nn.Module):
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / std)
         self.layer, self.power = layer, power
 
-    def features(self, image: Tensor) -> Tensor:
-        """Features of a picture N3HW in [0, 1].
-
-        Raises UserError for a picture that max-pooling leaves nothing of.
-        """
+    def check_size(self, height: int, width: int) -> None:
+        """Raises UserError for pictures that max-pooling leaves nothing of."""
         least = 2 ** sum(isinstance(layer, nn.MaxPool2d) for layer in self.layers)
-        if min(image.shape[-2:]) < least:
+        if min(height, width) < least:
             raise UserError(
                 f"the perceptual loss at {self.layer} needs pictures of at least {least} pixels a "
-                f"side, not {image.shape[-1]}×{image.shape[-2]}: make task.crop larger"
+                f"side, not {width}×{height}: make task.crop larger"
             )
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features of a picture N3HW in [0, 1]; see `check_size`."""
+        self.check_size(*image.shape[-2:])
         return self.layers(image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1))
 
     def forward(
