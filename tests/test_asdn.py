@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from restore.tasks.any_scale import AnyScale
 
@@ -337,21 +337,40 @@ def test_the_schedule_has_the_fewest_steps_and_the_largest_first(hundredths, lar
     assert len(ratios) == 1 or largest ** (len(ratios) - 1) < scale
 
 
-@settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 60), width=st.integers(1, 60), hundredths=st.integers(100, 3200))
-def test_sizes_are_exact_after_every_step(height, width, hundredths):
-    """Rational arithmetic says what the sides are; no step's rounding adds to another's."""
-    scale, seen = Fraction(hundredths, 100), []
+def sizes(height: int, width: int, ratios: list[float]) -> list[tuple[int, ...]]:
+    """What a recursion's steps are given to restore, and its result's sides."""
+    seen: list[tuple[int, ...]] = []
 
     def keep(picture: torch.Tensor, ratio: float) -> torch.Tensor:
         seen.append(tuple(picture.shape[-2:]))
         return picture
 
-    low = torch.zeros(1, 3, height, width)
-    result = recursion.enlarged(low, recursion.schedule(float(scale), 2.0), keep)
-    exact = [Fraction(2) ** n for n in range(1, len(seen))] + [scale]
-    assert seen == [(math.ceil(height * s), math.ceil(width * s)) for s in exact]
-    assert result.shape[-2:] == seen[-1]
+    result = recursion.enlarged(torch.zeros(1, 3, height, width), ratios, keep)
+    return [*seen, tuple(result.shape[-2:])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 60), width=st.integers(1, 60), hundredths=st.integers(100, 3200))
+@example(height=20, width=100, hundredths=110)  # 20 · 1.1 is 22.000000000000004 in floats
+def test_sizes_of_the_schedule_are_exact(height, width, hundredths):
+    scale = Fraction(hundredths, 100)
+    ratios = recursion.schedule(float(scale), 2.0)
+    exact = [Fraction(2) ** n for n in range(1, len(ratios))] + [scale, scale]
+    expected = [(math.ceil(height * s), math.ceil(width * s)) for s in exact]
+    assert sizes(height, width, ratios) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    hundredths=st.tuples(st.integers(100, 200), st.integers(100, 200)),
+)
+def test_no_step_adds_its_rounding_to_that_of_another(height, width, hundredths):
+    first, second = (Fraction(n, 100) for n in hundredths)
+    exact = [first, first * second, first * second]
+    expected = [(math.ceil(height * s), math.ceil(width * s)) for s in exact]
+    assert sizes(height, width, [float(first), float(second)]) == expected
 
 
 def test_a_step_meets_what_the_one_before_made():
