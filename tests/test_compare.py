@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import bootstrap
+from torchvision import models
 from torchvision.utils import make_grid
 
 from restore.cli import main
@@ -27,6 +28,7 @@ from restore.comparison.statistics import Difference, bins, paired
 from restore.comparison.tables import Column, Table, best
 from tests.pictures import truncate
 from tests.plain_metrics import plain_psnr, plain_ssim
+from tests.test_perceptual import spread
 
 HERE = ["runtime.device=cpu", "runtime.threads=1", "resamples=199"]
 KEYS = ["a", "b", "c", "d", "e"]
@@ -54,8 +56,8 @@ def scene(tmp_path_factory) -> Path:
         small = Image.fromarray(high).resize((12, 10))
         low = np.array(small.resize(SIZE[::-1]))
         pictures = {"high": high, "low": low, "mask": np.where(holes(key), 255, 0)}
-        for method, spread in (("one", 10), ("two", 20)):
-            noise = rng.normal(0, spread, high.shape) * (1 + 2 * holes(key)[..., None])
+        for method, sigma in (("one", 10), ("two", 20)):
+            noise = rng.normal(0, sigma, high.shape) * (1 + 2 * holes(key)[..., None])
             pictures[method] = np.clip(np.rint(high + noise), 0, 255)
         for name, picture in pictures.items():
             (root / name).mkdir(exist_ok=True)
@@ -608,3 +610,22 @@ def test_without_masks_whole_pictures_are_compared(scene: Path, tmp_path: Path):
     assert not (tmp_path / "out" / "bins.csv").exists()
     # A second comparison does not go over the first.
     assert main(["compare", *lines, f"folder={tmp_path / 'out'}"]) == 2
+
+
+def test_fid_and_kid_say_what_they_are(scene: Path, tmp_path: Path):
+    """With made-up weights: of whole sets, with everything that such a number needs."""
+    torch.manual_seed(0)
+    model = models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
+    torch.save(spread(model).state_dict(), tmp_path / "inception.pth")
+    (tmp_path / "three").mkdir()
+    for key in KEYS[:3]:
+        shutil.copy(scene / "one" / f"{key}.png", tmp_path / "three")
+    lines = [f"methods.one={tmp_path / 'three'}", f"truths.high={scene / 'high'}", *HERE]
+    lines += [f"pretrained.inception={tmp_path / 'inception.pth'}", "pictures=1"]
+    assert main(["compare", *lines, f"folder={tmp_path / 'out'}"]) == 0
+    (row,) = rows(tmp_path / "out" / "table.csv")
+    assert float(row["high/FID ↓"]) > 0
+    assert math.isfinite(float(row["high/KID ↓"]))
+    text = (tmp_path / "out" / "table.md").read_text()
+    for sentence in ("N = 3 a set", "torch-fidelity", "299×299", "inception.pth (sha256"):
+        assert sentence in text
