@@ -263,9 +263,10 @@ class TTSR(nn.Module):
                     ends.append(part.conv)
                 elif isinstance(part, Stage):
                     ends += part.tails
-            for part in (self.shallow, self.stages, self.merge, self.details):
-                if part is not None:
-                    keep_variance(part)
+            begun: list[nn.Module | None] = [self.shallow, self.stages, self.merge, self.details]
+            for module in begun:
+                if module is not None:
+                    keep_variance(module)
             shrink(ends)
         self.global_skip = global_skip
         if global_skip:
