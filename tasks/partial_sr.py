@@ -158,12 +158,14 @@ class PartialSR:
         """See `restore.types.Filling`; what is opened already stays as it is."""
         if "whole" in sample:
             return Item(**sample)
-        whole = self._continued(_wide(sample))
+        picture = self._continued(_wide(sample))
         if "mask" in sample:
             mask = self._continued(sample["mask"]).bool()
         else:
-            mask = torch.zeros(1, *whole.shape[-2:], dtype=torch.bool)
-        item = Item(key=sample["key"], low_up=_filled(whole, mask), whole=whole, mask=mask)
+            mask = torch.zeros(1, *picture.shape[-2:], dtype=torch.bool)
+        start = _filled(picture, mask)
+        # What a user's holes are painted with is not what lies under them, for `as_published`.
+        item = Item(key=sample["key"], low_up=start, whole=start, mask=mask)
         if "reference" in sample:
             item["reference"] = each(self._continued, sample["reference"])
         return item
@@ -227,7 +229,7 @@ class PartialSR:
         whole = cut.get("whole", cut["low_up"])
         item: Item = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
         made = self.degradation.worker(item, self.shrink, noise)
-        item = Item(**made, whole=whole, mask=mask)  # type: ignore[typeddict-item]
+        item = Item(**{**made, "whole": whole, "mask": mask})  # type: ignore[typeddict-item]
         if self.low_holes == "damaged":
             item["low_mask"] = F.max_pool2d(mask.float(), self.shrink) > 0
         else:
