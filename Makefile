@@ -9,11 +9,12 @@ READY := $(VENV)/.ready
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
   $(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 RUN := runs/demo
+INPAINTING := runs/demo_inpainting
 
-.PHONY: help setup test lint format demo clean
+.PHONY: help setup test lint format demo demo-inpainting clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment .venv (the others do it when needed)
 
@@ -48,5 +49,16 @@ demo: $(READY) ## train, evaluate and apply on the built-in photos (about five m
 	@echo
 	@echo "comparison sheets: $(RUN)/test/pictures    restored photos: $(RUN)/applied"
 
+demo-inpainting: $(READY) ## train to sharpen and fill holes, compare with methods without learning (five minutes)
+	@rm -rf $(INPAINTING)
+	$(BIN)/restore train experiment=demo_inpainting folder=$(INPAINTING)
+	$(BIN)/restore evaluate weights=$(INPAINTING) data=partial_sr_demo protocol=rgb folder=$(INPAINTING)/test save=true
+	$(BIN)/restore compare methods.learned=$(INPAINTING)/test methods.biharmonic=biharmonic \
+	  methods.telea=telea methods.exemplar=exemplar truth=$(INPAINTING)/test \
+	  inputs=$(INPAINTING)/test/input holes=$(INPAINTING)/test/mask \
+	  references=$(INPAINTING)/test/reference against=biharmonic folder=$(INPAINTING)/compare pictures=3
+	@echo
+	@echo "the page: $(INPAINTING)/compare/index.html    restored photos: $(INPAINTING)/test/restored"
+
 clean: ## remove the virtual environment, caches and runs of the demo
-	rm -rf $(VENV) $(RUN) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(RUN) $(INPAINTING) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
