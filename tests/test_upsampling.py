@@ -1,9 +1,13 @@
 """Bicubic upsampling against torch's."""
 
+import shutil
+
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from restore.backbones.upsampling import upsample
 
@@ -23,6 +27,27 @@ def test_equals_torch_with_gradients(seed, shape, ratio):
     weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (made, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_its_gradient_can_be_compiled_for_channels_last():
+    """Where `runtime.compile=true` broke: between convolutions, channels last."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), Up(), nn.Conv2d(4, 2, 3))
+    network.to(memory_format=torch.channels_last)
+    x = torch.rand(2, 3, 8, 9).to(memory_format=torch.channels_last)
+    found = []
+    for model in (network, torch.compile(network)):
+        network.zero_grad()
+        model(x).square().mean().backward()
+        found.append([p.grad.clone() for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class Up(nn.Module):
+    def forward(self, x):
+        return upsample(x, 2)
 
 
 def test_half_precision_stays_near():

@@ -14,8 +14,14 @@ def upsample(x_NCHW: Tensor, ratio: int) -> Tensor:
     """
     if x_NCHW.device.type != "cpu":
         return F.interpolate(x_NCHW, scale_factor=ratio, mode="bicubic", align_corners=False)
-    x = F.pad(x_NCHW, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
+    x = _continued(_continued(x_NCHW.permute(0, 2, 3, 1), 1), 2)
     return _along(_along(x, 1, ratio), 2, ratio).permute(0, 3, 1, 2)
+
+
+def _continued(x: Tensor, axis: int) -> Tensor:
+    """The first and the last twice more; `F.pad` has a gradient that torch 2.15 cannot compile."""
+    first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
+    return torch.cat([first, first, x, last, last], axis)
 
 
 def _along(x: Tensor, axis: int, ratio: int) -> Tensor:
