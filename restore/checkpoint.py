@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,10 @@ def read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        reason = f" (it holds {refused[1]})" if refused else ""
         raise UserError(
-            f"{path} is not a file of plain weights, and nothing else is loaded: {reason}"
+            f"{path} is not a file of plain weights, and nothing else is loaded{reason}"
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

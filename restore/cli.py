@@ -113,8 +113,10 @@ def _hydra(command: str, overrides: list[str]) -> int:
     run: Callable[[dict[str, Any], list[str]], int] = import_module(f"restore.{command}").main
     codes: list[int] = []
     failed: list[Exception] = []
+    begun: list[bool] = []
 
     def job(config: DictConfig) -> None:
+        begun.append(True)
         about = HydraConfig.get()
         if about.mode == RunMode.MULTIRUN:
             config.folder = about.runtime.output_dir  # one folder a job, inside `folder`
@@ -136,6 +138,10 @@ def _hydra(command: str, overrides: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=f"pkg://{MODULE}", config_name=command)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
+    except OSError as error:
+        if begun:
+            raise
+        raise UserError(f"cannot make the folder {error.filename}: {error.strerror}") from error
     except SystemExit as error:  # argparse, over an option that Hydra does not know
         return error.code if isinstance(error.code, int) else USAGE
     finally:

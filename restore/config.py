@@ -158,7 +158,7 @@ def unknown(key: str, choices: list[str]) -> str:
     """The sentence for a key or name that is not there."""
     name = key.rpartition(".")[2]
     near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"'{key}' is not a setting{hint} There are: {', '.join(sorted(choices))}"
 
 

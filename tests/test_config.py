@@ -117,3 +117,11 @@ def test_a_backbone_without_attention_refuses_it(tmp_path: Path, monkeypatch):
 def test_registry_names_its_choices():
     with pytest.raises(UserError, match="choose one of"):
         registry.build("attention", "nothing")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    assert main(["train", f"folder={tmp_path / 'file' / 'run'}"]) == 2
+    message = capfd.readouterr().err
+    assert "cannot make the folder" in message
+    assert len(message.strip().splitlines()) == 1
