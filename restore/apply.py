@@ -69,6 +69,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     device = distributed.device(setting.runtime)
     if setting.runtime.devices > 1:
         raise UserError(f"runtime.devices={setting.runtime.devices}: apply works on one device")
+    distributed.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     loaded = weights.load(Path(setting.weights).expanduser(), setting.model)

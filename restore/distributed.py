@@ -51,6 +51,15 @@ def device(runtime: Runtime) -> torch.device:
     return torch.device("cuda", local)
 
 
+def refuse_compile(runtime: Runtime) -> None:
+    """Raises UserError when whole pictures, each of its own size, are to be compiled for."""
+    if runtime.compile:
+        raise UserError(
+            "runtime.compile=true: it pays in training, where every step has pictures of one size; "
+            "here each size would be compiled for anew: leave it out"
+        )
+
+
 def joined() -> bool:
     """Whether a launcher has made this process one of several."""
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:

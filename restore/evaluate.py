@@ -79,6 +79,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns the exit code 0.
     """
     setting = check(config, settings.Evaluate)
+    distributed.refuse_compile(setting.runtime)
     folder = Path(setting.folder)
     if distributed.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)

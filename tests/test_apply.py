@@ -637,6 +637,15 @@ def test_a_task_without_references_leaves_a_network_without(folder: Path, capfd)
     assert not Path("compared").exists()
 
 
+def test_compiling_is_for_training(run, folder: Path, capfd):
+    write(folder / "low.png", 5, 5)
+    assert apply(run, "input=low.png", "output=o.png", "runtime.compile=true") == 2
+    refused(capfd, "runtime.compile=true", "leave it out")
+    assert main(["evaluate", f"weights={run}", "folder=e", "runtime.compile=true"]) == 2
+    assert "runtime.compile=true" in capfd.readouterr().err
+    assert not Path("e").exists()
+
+
 def test_an_empty_folder_survives_a_mistake(run, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert apply(run, "input=nowhere", "output=o") == 2
