@@ -179,27 +179,31 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
                 f"'{group}' cannot be chosen here: nothing in this configuration takes it "
                 f"(a backbone without {group}, or another command)"
             )
-        return _unknown_key(group, command)
+        return _unknown_key(group, command, overrides)
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1]
         if "is not in struct" in text or "not in" in text:
-            return _unknown_key(key, command)
+            return _unknown_key(key, command, overrides)
         return f"{key}: {text.splitlines()[-1].strip()}"
     first = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
     return first
 
 
-def _unknown_key(key: str, command: str) -> str:
+def _unknown_key(key: str, command: str, overrides: list[str]) -> str:
     """Finds the deepest part of `key` that exists and lists what stands there."""
+    # What stands there depends on which parts are chosen; single values do not matter.
+    chosen = [o for o in overrides if names(o.partition("=")[0].partition("@")[0].lstrip("+~"))]
     try:
         with _composing():
-            node: Any = hydra.compose(command)
+            node: Any = hydra.compose(command, chosen)
     except (HydraException, OmegaConfBaseException):
         return f"'{key}' is not a setting of {command}"
     *path, name = key.split(".")
     walked: list[str] = []
     for step in path:
         if not isinstance(node, DictConfig) or step not in node:
+            if choices := names("/".join([*walked, step])):
+                return f"{key} needs a {step} to change: give {step}=… too, of {', '.join(choices)}"
             return unknown(".".join([*walked, step]), _keys(node))
         node = node._get_node(step)
         if node is not None and OmegaConf.is_interpolation(node):
@@ -209,7 +213,8 @@ def _unknown_key(key: str, command: str) -> str:
 
 
 def _keys(node: Any) -> list[str]:
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    keys = list(map(str, node)) if isinstance(node, DictConfig) else []
+    return [key for key in keys if not key.startswith("_")]
 
 
 def _choices(group: str) -> str:

@@ -12,6 +12,7 @@ from restore.errors import UserError
 
 BAD = [
     # (command and overrides, what the sentence must contain)
+    ("train data=folder data.train=1", ["'data.train' is not a setting", "targets", "valid"]),
     ("train stpes=5", ["'stpes' is not a setting", "schedule", "seed"]),
     ("train trainer.batchsize=5", ["'trainer.batchsize' is not a setting", "batch_size"]),
     ("train trainer.batch_size=abc", ["trainer.batch_size=abc", "integer"]),
