@@ -18,7 +18,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Precision = Literal["fp32", "bf16", "fp16"]
 # What stands in for a sample's reference; see `restore.references`.
 StandIn = Literal["black", "noise", "self", "none"]
-Reference = Literal["given", "other_image", StandIn]
+Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
 
 # Any class below refuses keys that it does not know.
 STRICT = ConfigDict(extra="forbid", strict=False)

@@ -313,8 +313,9 @@ def test_a_folder_is_never_written_twice(taken, alone: Path, trained: Path, phot
         ("split=tset", ["split=tset", "valid"]),
         ("split=valid", ["split 'valid'"]),
         ("limit=0", ["limit=0"]),
-        ("protocol.shave=-1", ["protocol.shave"]),
-        ("protocol.channel=luma", ["protocol.channel", "luma"]),
+        ("protocol=ttsr protocol.shave=-1", ["protocol.shave"]),
+        ("protocol=ttsr protocol.channel=luma", ["protocol.channel", "luma"]),
+        ("protocol.shave=2", ["protocol.shave needs a protocol to change", "rgb_shave4"]),
         ("pretrained.alexnet=gone.pth", ["pretrained.alexnet=gone.pth", "no such file"]),
         ("weights=gone.pt", ["gone.pt"]),
     ],
@@ -324,7 +325,7 @@ def test_mistakes_are_one_sentence(
     override, parts, processes, trained, photos, tmp_path: Path, capfd
 ):
     folder = tmp_path / "evaluation"
-    options = [*on(photos), f"runtime.devices={processes}", override]
+    options = [*on(photos), f"runtime.devices={processes}", *override.split()]
     assert evaluate(folder, trained, *options) == 2
     said = capfd.readouterr().err.strip()
     assert len(said.splitlines()) == 1
