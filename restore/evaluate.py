@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from restore import distributed, journal, registry, settings, sweep, weights
+from restore.attention import choices
 from restore.config import check
 from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
@@ -19,7 +20,7 @@ from restore.images import save_png
 from restore.loading import EvalItems
 from restore.metrics import holes
 from restore.references import replaced
-from restore.types import PerSplit, Problem
+from restore.types import PerSplit, Problem, Restoration
 
 log = logging.getLogger("restore")
 
@@ -149,12 +150,12 @@ def _measure(
     """Evaluates with one kind of reference; the first process writes the results."""
     measures = {name: copy.deepcopy(m).to(device) for name, m in job.measures.items()}
 
-    def each(problem: Problem, restored: Tensor, baseline: Tensor) -> dict[str, float]:
+    def each(problem: Problem, restored: Restoration, baseline: Tensor) -> dict[str, float]:
         if setting.save:
             _save(folder, problem, restored)
         values: dict[str, float] = {}
         for name, measure in measures.items():
-            values |= measure.update(name, restored, baseline, problem.target)
+            values |= measure.update(name, restored.image, baseline, problem.target)
         return values
 
     items = job.items[kind]
@@ -213,9 +214,9 @@ def _given(data: Mapping[str, Any]) -> str:
     return _named(data["references"]) if data.get("references") else "the data's own"
 
 
-def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
-    """Keeps what went in and what came out, ready for `restore apply` and `compare`."""
-    pictures = {"restored": restored, "target": problem.target}
+def _save(folder: Path, problem: Problem, restored: Restoration) -> None:
+    """Keeps what went in and what came out, ready for `restore apply`, `compare` and `report`."""
+    pictures = {"restored": restored.image, "target": problem.target}
     pictures |= {"low": problem.inputs["low"]} if "low" in problem.inputs else {}
     given = problem.inputs.get("reference", [])
     for place, picture in enumerate(given if isinstance(given, list) else [given], 1):
@@ -228,6 +229,10 @@ def _save(folder: Path, problem: Problem, restored: Tensor) -> None:
             path = folder / kind / f"{problem.keys[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, picture[0])
+    if restored.aux.get("index") is not None:
+        path = folder / choices.FOLDER / f"{problem.keys[0]}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        choices.write(path, restored.aux)
 
 
 def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str, Any]) -> None:

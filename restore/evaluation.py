@@ -108,7 +108,7 @@ def evaluate(
     limit: int | None = None,
     pictures: Path | None = None,
     count: int = 0,
-    each: Callable[[Problem, Tensor, Tensor], dict[str, float]] | None = None,
+    each: Callable[[Problem, Restoration, Tensor], dict[str, float]] | None = None,
     title: str = "evaluate",
 ) -> Report:
     """Restores every sample of a split and measures it, shared out among the processes.
@@ -123,7 +123,7 @@ def evaluate(
             same for any number of processes, and by default the same in every validation.
         limit: only the first so many samples.
         pictures: folder for comparison sheets of the first `count` samples.
-        each: called with problem, restored picture and baseline (13HW in [0, 1]) of each of this
+        each: called with problem, restoration and baseline (13HW in [0, 1]) of each of this
             process's samples; what it returns joins the restored picture's metrics.
         title: what the progress bar says.
 
@@ -165,7 +165,7 @@ def evaluate(
                     }
                 )
                 if each is not None:
-                    rows[-1]["restored"] |= each(problem, restored.image, baseline)
+                    rows[-1]["restored"] |= each(problem, restored, baseline)
                 if pictures is not None and place < count:
                     name = f"{place:03d}_{_safe(key)}"
                     drawn[name] = pictures / f"{name}.png"

@@ -81,8 +81,9 @@ class Restoration:
     """A backbone's answer: `image` NCHW in [0, 1], `aux` what losses and pictures need.
 
     `aux` holds by name, where the backbone makes them: `score` (N1hw), `textures` (list, coarse to
-    fine), `index` (Nhw, flat position in the reference's coarsest grid), `masks` (dict of N1hw by
-    the name of the block, 1 where it was executed).
+    fine), `index` (Nhw, flat position in the references' coarsest grids, or None), `grids` (height
+    and width of each of those), `masks` (dict of N1hw by the name of the block, 1 where it was
+    executed).
     """
 
     image: Tensor

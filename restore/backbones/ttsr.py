@@ -331,8 +331,8 @@ class TTSR(nn.Module):
             mask_up: N1(4H)(4W), the same of `low_up`.
 
         Returns:
-            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index`, and
-            `masks` by the names of the blocks that were not executed everywhere.
+            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index` and
+            `grids`, and `masks` by the names of the blocks that were not executed everywhere.
         """
         if (mask is None) != (self.inputs == 3):
             raise UserError(
@@ -367,6 +367,7 @@ class TTSR(nn.Module):
             "score": transfer.score,
             "textures": transfer.textures,
             "index": transfer.index,
+            "grids": [tuple(key.shape[-2:]) for key in memory.keys] if memory else [],
             "masks": masks,
         }
         return Restoration(image, aux)

@@ -1,0 +1,51 @@
+"""Where textures came from: kept by an evaluation, and read back as places."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restore.attention import choices
+from restore.attention.choices import Choices
+from restore.cli import main
+from restore.errors import UserError
+from tests.pictures import photo, truncate, write
+from tests.test_evaluation import HERE, TINY
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_places_count_on_through_the_references(grids):
+    plain = [(n, y, x) for n, (h, w) in enumerate(grids) for y in range(h) for x in range(w)]
+    index = np.random.default_rng(0).integers(0, len(plain), (3, 4))
+    places = Choices(index, np.zeros((3, 4)), np.array(grids)).places()
+    assert places.shape == (3, 4, 3)
+    assert all(tuple(places[at]) == plain[index[at]] for at in np.ndindex(3, 4))
+
+
+def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):
+    """With the target as its own reference, every place must have found itself."""
+    write(tmp_path / "pictures" / "deep" / "a.png", photo(height=32, width=40))
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert main(["train", f"folder={run}", *TINY, *HERE]) == 0
+    same = [f"data.{kind}={tmp_path / 'pictures'}" for kind in ("targets", "references")]
+    more = [f"weights={run}", f"folder={out}", "data=folder", *same, "data.test=1", "save=true"]
+    assert main(["evaluate", *more, *HERE]) == 0
+    kept = choices.read(out / "attention" / "deep" / "a.npz")
+    np.testing.assert_array_equal(kept.grids, [[8, 10]])
+    np.testing.assert_array_equal(kept.index, np.arange(80).reshape(8, 10))
+    np.testing.assert_allclose(kept.score, 1, atol=1e-3)
+    rows, columns = np.mgrid[:8, :10]
+    np.testing.assert_array_equal(kept.places(), np.stack([rows * 0, rows, columns], -1))
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    path = tmp_path / "a.npz"
+    aux = {"index": torch.zeros(1, 2, 2, dtype=torch.int64), "score": torch.ones(1, 1, 2, 2)}
+    choices.write(path, {**aux, "grids": [(1, 1)]})
+    truncate(path)
+    with pytest.raises(UserError, match=r"a\.npz is damaged"):
+        choices.read(path)
