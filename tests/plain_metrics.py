@@ -14,6 +14,7 @@ PUBLISHED = {
     "y_shave4": (MATLAB, False, 4),
     "rgb": (None, False, 0),
     "rgb_shave4": (None, False, 4),
+    "div2k": (None, False, 10),
 }
 
 

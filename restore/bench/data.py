@@ -24,7 +24,7 @@ _PARTS = {
     ("sr_raw", "item"): ("partial_sr", "task.holes=0"),
     ("sr_raw", "item with holes"): ("partial_sr", "task.holes=1"),
     ("div2k", "crop"): None,
-    ("div2k", "item"): ("single_sr",),
+    ("div2k", "item"): ("single_sr", "degradation=pil_bicubic"),
 }
 
 

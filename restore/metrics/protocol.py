@@ -18,16 +18,23 @@ class Protocol:
     Args:
         name: printed with every number.
         channel: see `functional.planes`.
-        shave: pixels left out at each side; `scale` for as many as the enlargement, rounded up.
+        shave: pixels left out at each side; `scale` for as many as the enlargement, rounded up;
+            `scale+6` for six more, as EDSR measures DIV2K.
     """
 
     def __init__(
         self,
         name: str,
         channel: Channel,
-        shave: Annotated[int, Field(ge=0)] | Literal["scale"] = 0,
+        shave: Annotated[int, Field(ge=0)] | Literal["scale", "scale+6"] = 0,
     ):
         self.name, self.channel, self.shave = name, channel, shave
+
+    def border(self, scale: float) -> int:
+        """Pixels left out at each side of a picture enlarged by `scale`."""
+        if isinstance(self.shave, int):
+            return self.shave
+        return math.ceil(scale) + (6 if self.shave == "scale+6" else 0)
 
     def measure(
         self,
@@ -46,7 +53,7 @@ class Protocol:
         be measured is NaN.
         """
         assert restored.shape == target.shape, (restored.shape, target.shape)
-        border = math.ceil(scale) if self.shave == "scale" else self.shave
+        border = self.border(scale)
         if grey and self.channel != "rgb":
             restored, target = (z.mean(1, keepdim=True) for z in (restored, target))
         x, y = (shaved(planes(rounded(z), self.channel), border) for z in (restored, target))
