@@ -87,7 +87,13 @@ def test_unknown_things_are_one_sentence_with_the_choices():
 
 # What every backbone promises to tasks, tiles, checkpoints and losses.
 
-SMALL = {"ttsr": ["backbone.features=8", "backbone.blocks=[1,1,1,1]"]}
+_TRUNK = ["backbone.mapping.blocks=1", "backbone.mapping.width=8", "backbone.mapping.growth=8"]
+SMALL = {
+    "ttsr": ["backbone.features=8", "backbone.blocks=[1,1,1,1]"],
+    "asdn": _TRUNK,
+    "fsdn": _TRUNK,
+    "edsr_large": ["backbone.blocks=1", "backbone.features=8"],
+}
 
 
 @cache
