@@ -18,11 +18,15 @@ COMMANDS = {
     "scales": "fidelity of a network of any scale against the scale, beside others",
     "apply": "restore pictures",
     "compare": "results of several methods against the truth, in tables and pictures",
+    "report": "runs and evaluations (DIR…) on one page, with tables for a paper",
     "export": "write a data set for another program",
     "prepare": "make raw data ready for training, or go on with that",
     "bench": "measure speed and memory",
     "list": "show every group and what can be chosen",
 }
+
+# Commands that take words without a key, and the key of the list that these make.
+_LISTED = {"report": "folders"}
 
 USAGE = 2
 FAILURE = 1
@@ -81,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             show(rest)
         return outcome.code
     with reporting(command) as outcome:
-        outcome.code = _hydra(command, rest)
+        outcome.code = _hydra(command, _listed(command, rest))
     return outcome.code
 
 
@@ -153,6 +157,15 @@ def _hydra(command: str, overrides: list[str]) -> int:
     if failed:
         raise failed[0]
     return max(codes, default=0)
+
+
+def _listed(command: str, words: list[str]) -> list[str]:
+    """The words, those that are no override (or name a file all the same) gathered in a list."""
+    if command not in _LISTED:
+        return words
+    bare = [w for w in words if not w.startswith("-") and ("=" not in w or os.path.exists(w))]
+    rest = [word for word in words if word not in bare]
+    return [f"{_LISTED[command]}=[{','.join(map(_quoted, bare))}]", *rest] if bare else rest
 
 
 def _literal(override: str) -> str:

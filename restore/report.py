@@ -1,0 +1,220 @@
+"""`restore report DIR…`: runs and evaluations on one page, and their tables for a paper."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from restore import journal, registry
+from restore.comparison.tables import Layout, Table, lower
+from restore.config import check
+from restore.errors import UserError
+from restore.reporting import costs, curves, results
+from restore.reporting.conditions import Condition, Row, conditions, title
+from restore.reporting.page import page
+from restore.reporting.pictures import Album, gather
+from restore.reporting.runs import Found, find
+from restore.reporting.statistics import Comparison
+from restore.reporting.variants import Variant, variants
+from restore.settings import Count, Node, Positive
+
+log = logging.getLogger("restore")
+
+
+@dataclass
+class Report:
+    """`restore report`."""
+
+    folders: Annotated[list[str], Field(min_length=1)]
+    title: str
+    against: str | None
+    layout: Node
+    level: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Positive
+    pictures: Count
+    side: Annotated[int, Field(ge=16)]
+    quality: Annotated[int, Field(ge=1, le=100)]
+    seed: Count
+    folder: str
+
+
+def main(config: dict[str, Any], overrides: list[str]) -> int:
+    """Reads the folders, compares, and writes the page and the tables into the folder.
+
+    Returns the exit code 0.
+    """
+    setting = check(config, Report)
+    folder = Path(setting.folder)
+    journal.refuse_taken(folder)
+    journal.log_to(None)
+    layout: Layout = registry.instantiate(setting.layout, "layout")
+    found = find(setting.folders)
+    made, differing = variants(found.runs)
+    every = conditions(found, made)
+    if not every:
+        raise UserError(
+            f"{', '.join(setting.folders)}: no run has come to its end and none was evaluated"
+        )
+    pairs = [_pairs(condition, setting) for condition in every]
+    spent = {variant.label: _spent(variant, found) for variant in made}
+    against = [_against(condition, setting.against) for condition in every]
+    tables = [
+        _tables(condition, layout, spent, held, setting) for condition, held in zip(every, pairs)
+    ]
+    album = Album(setting.side, setting.quality)
+    data = content(setting, made, differing, every, pairs, spent, tables, found.notes)
+    for shown, condition, first in zip(data["conditions"], every, against):
+        shown["pictures"] = gather(condition, album, setting.pictures)
+        shown["against"] = first
+    journal.make_folder(folder, config)
+    journal.log_to(folder)
+    for name, table in tables[0][against[0]].items():
+        for suffix, text in _texts(table).items():
+            journal.write_text(folder / f"{name}.{suffix}", text)
+    journal.write_text(folder / "index.html", page(setting.title, data, album.held))
+    for note in found.notes:
+        log.warning(note)
+    log.info("\n%s", tables[0][against[0]]["table"].markdown())
+    size = (folder / "index.html").stat().st_size / 1e6
+    log.info("%s (%.1f MB), tables as csv, md and tex beside it", folder / "index.html", size)
+    return 0
+
+
+def _against(condition: Condition, label: str | None) -> int:
+    """Place of the row that others are compared with: the one named, or the first with runs."""
+    labels = [row.label for row in condition.rows]
+    if label is None:
+        return next((i for i, row in enumerate(condition.rows) if row.variant), 0)
+    if label not in labels:
+        raise UserError(
+            f"against: there is no variant '{label}'; choose one of {', '.join(labels)}"
+        )
+    return labels.index(label)
+
+
+def _pairs(condition: Condition, setting: Report) -> dict[tuple[str, str, str], Comparison]:
+    found = {}
+    for measure in condition.measures:
+        for one, two in combinations(condition.rows, 2):
+            made = condition.compared(
+                one, two, measure, setting.level, setting.resamples, setting.seed
+            )
+            if made is not None:
+                found[measure, one.label, two.label] = made
+                found[measure, two.label, one.label] = made.reversed()
+    return found
+
+
+def _spent(variant: Variant, found: Found) -> dict[str, tuple[float, float]]:
+    own = [one.facts for run, one in found.evaluations if any(run is r for r in variant.runs)]
+    return costs.of(variant, own)
+
+
+def _tables(
+    condition: Condition,
+    layout: Layout,
+    spent: dict[str, dict[str, tuple[float, float]]],
+    pairs: results.Pairs,
+    setting: Report,
+) -> list[dict[str, Table]]:
+    """For each row that may be compared with: the table of results, and of differences to it."""
+    notes: list[str] = []
+    first = results.results(condition, layout, spent, notes)
+    return [
+        {
+            "table": first,
+            "differences": results.differences(
+                condition, layout, pairs, row, setting.level, setting.resamples
+            ),
+        }
+        for row in condition.rows
+    ]
+
+
+def _texts(table: Table) -> dict[str, str]:
+    return {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
+
+
+def content(
+    setting: Report,
+    made: Sequence[Variant],
+    differing: Sequence[str],
+    every: Sequence[Condition],
+    pairs: Sequence[results.Pairs],
+    spent: dict[str, dict[str, tuple[float, float]]],
+    tables: Sequence[list[dict[str, Table]]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """What the page's script reads, as plain lists and dicts."""
+    layout: Layout = registry.instantiate(setting.layout, "layout")
+    return {
+        "level": setting.level,
+        "resamples": setting.resamples,
+        "notes": list(notes),
+        "overrides": list(differing),
+        "costs": [
+            {"name": cost.name, "title": cost.title, "digits": cost.digits} for cost in costs.COSTS
+        ],
+        "variants": [
+            {
+                "label": variant.label,
+                "overrides": variant.overrides,
+                "channels": variant.channels,
+                "seeds": variant.seeds,
+                "folders": [str(run.folder) for run in variant.runs],
+                "costs": spent[variant.label],
+            }
+            for variant in made
+        ],
+        "curves": {
+            name: [curves.curve(variant, name) for variant in made] for name in curves.names(made)
+        },
+        "conditions": [
+            {
+                "label": condition.label,
+                "facts": condition.facts,
+                "keys": condition.keys,
+                "measures": [
+                    {
+                        "name": name,
+                        "title": title(name),
+                        "lower": lower(name),
+                        "digits": layout.digits.get(name.partition("_")[0], 4),
+                    }
+                    for name in condition.measures
+                ],
+                "rows": [_row(row, made, condition.measures) for row in condition.rows],
+                "pairs": {
+                    name: [
+                        [_numbers(held, name, one, two) for two in condition.rows]
+                        for one in condition.rows
+                    ]
+                    for name in condition.measures
+                },
+                "tables": [
+                    {name: _texts(table) for name, table in own.items()} for own in own_tables
+                ],
+            }
+            for condition, held, own_tables in zip(every, pairs, tables)
+        ],
+    }
+
+
+def _row(row: Row, made: Sequence[Variant], measures: Sequence[str]) -> dict[str, Any]:
+    place = next((i for i, variant in enumerate(made) if variant is row.variant), None)
+    return {
+        "label": row.label,
+        "variant": place,
+        "seeds": row.seeds,
+        "means": {name: row.mean(name) for name in measures},
+        "values": {name: row.values[name].tolist() for name in measures if name in row.values},
+    }
+
+
+def _numbers(pairs: results.Pairs, name: str, one: Row, two: Row) -> tuple[float, ...] | None:
+    found = pairs.get((name, one.label, two.label))
+    return None if found is None else found.row()

@@ -1,0 +1,1 @@
+"""`restore report`: what runs and evaluations left behind, on one page."""

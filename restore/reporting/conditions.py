@@ -1,0 +1,186 @@
+"""What was measured under which condition: data, reference, protocol. Only equals are compared."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from restore.comparison.tables import TITLES, lower
+from restore.reporting.runs import Evaluation, Found, Run
+from restore.reporting.statistics import Comparison, compare, spread
+from restore.reporting.variants import Variant
+
+log = logging.getLogger("restore")
+VALIDATION = "validation at the end of training"
+
+
+@dataclass
+class Row:
+    """A variant's values under a condition, or those of a method without learning.
+
+    `values` holds by measure an array seeds × images, with one column where only the mean over the
+    set is known. `variant` is None, and there is one seed, None, for a method without learning.
+    """
+
+    label: str
+    variant: Variant | None
+    seeds: list[int | None]
+    values: dict[str, np.ndarray]
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    def mean(self, measure: str) -> tuple[float, float]:
+        """Mean and standard deviation over seeds of the means over images."""
+        if measure not in self.values:
+            return float("nan"), float("nan")
+        return spread(np.array([spread(row)[0] for row in self.values[measure]]))
+
+
+@dataclass
+class Condition:
+    """A table's worth of results that may be compared with one another."""
+
+    label: str
+    facts: list[str]
+    keys: list[str]
+    measures: list[str]
+    rows: list[Row]
+
+    def compared(
+        self, own: Row, other: Row, measure: str, level: float, resamples: int, seed: int
+    ) -> Comparison | None:
+        """Two rows over the seeds that both have; None where nothing can be paired.
+
+        Without a seed in common (or where one has no seeds) both stand as their means over seeds.
+        """
+        if measure not in own.values or measure not in other.values:
+            return None
+        one, two = own.values[measure], other.values[measure]
+        if one.shape[1] != two.shape[1]:
+            return None
+        common = [s for s in own.seeds if s is not None and s in other.seeds]
+        if common:
+            one = one[[own.seeds.index(s) for s in common]]
+            two = two[[other.seeds.index(s) for s in common]]
+        elif own.variant is not None and other.variant is not None:
+            one, two = one.mean(0, keepdims=True), two.mean(0, keepdims=True)
+        return compare(one, two, level, resamples, seed)
+
+
+def title(measure: str) -> str:
+    """A measure in the words of a heading, with an arrow to where better is."""
+    base, _, rest = measure.partition("_")
+    words = " ".join([TITLES.get(base, base), *([f"({rest})"] if rest else [])])
+    return f"{words} {'↓' if lower(measure) else '↑'}"
+
+
+def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
+    """Those of the evaluations and the validation, the one with most variants first."""
+    grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
+    for run, one in found.evaluations:
+        grouped.setdefault(tuple(_facts(one)), []).append((run, one))
+    made = [_condition(list(facts), pairs, variants) for facts, pairs in grouped.items()]
+    shared: set[str] = set()
+    if len(made) > 1:
+        shared = set.intersection(*(set(one.facts) for one in made))
+    for condition in made:
+        condition.label = "; ".join(fact for fact in condition.facts if fact not in shared)
+    return sorted(made + _validation(variants), key=lambda condition: -len(condition.rows))
+
+
+def _facts(one: Evaluation) -> list[str]:
+    """Everything in which two evaluations must agree to be compared."""
+    facts: dict[str, Any] = one.facts
+    data = dict(facts["data"])
+    source = str(data.pop("_target_")).rpartition(".")[2]
+    given = ", ".join(f"{key}={value}" for key, value in data.items() if value is not None)
+    changed = facts.get("task changed") or {}
+    return [
+        f"{source} {facts['split']}" + (f" ({given})" if given else ""),
+        f"references: {facts['references']}",
+        f"protocol {facts['protocol']}",
+        *([f"task changed: {changed}"] if changed else []),
+    ]
+
+
+def _condition(
+    facts: list[str], pairs: list[tuple[Run, Evaluation]], variants: Sequence[Variant]
+) -> Condition:
+    latest: dict[int, Evaluation] = {}
+    for run, one in sorted(
+        pairs, key=lambda pair: (pair[1].folder / "summary.json").stat().st_mtime
+    ):
+        latest[id(run)] = one  # measured twice: the later one counts
+    every = list(latest.values())
+    keys = list(dict.fromkeys(key for one in every for key in one.keys))
+    measures = list(dict.fromkeys(name for one in every for name in one.means))
+    rows = []
+    for variant in variants:
+        measured = [run for run in variant.runs if id(run) in latest]
+        own = [latest[id(run)] for run in measured]
+        if own:
+            values = {name: _matrix(own, keys, name) for name in measures}
+            rows.append(Row(variant.label, variant, [run.seed for run in measured], values, own))
+    bases: dict[str, Row] = {}
+    for one in every:
+        if one.baseline and one.baseline not in bases:
+            values = {
+                name: _aligned(one.keys, column, keys)[None]
+                for name, column in one.baseline_values.items()
+            }
+            bases[one.baseline] = Row(one.baseline, None, [None], values)
+    return Condition("", facts, keys, measures, [*bases.values(), *rows])
+
+
+def _matrix(evaluations: list[Evaluation], keys: list[str], name: str) -> np.ndarray:
+    """Seeds × images, or × 1 of a measure of the whole set."""
+    if any(name in one.values for one in evaluations):
+        blank = [float("nan")]
+        return np.stack(
+            [
+                _aligned(one.keys, one.values.get(name, blank * len(one.keys)), keys)
+                for one in evaluations
+            ]
+        )
+    return np.array([[one.means.get(name, float("nan"))] for one in evaluations])
+
+
+def _aligned(own: list[str], values: list[float], keys: list[str]) -> np.ndarray:
+    by_key = dict(zip(own, values))
+    return np.array([by_key.get(key, float("nan")) for key in keys])
+
+
+def _validation(variants: Sequence[Variant]) -> list[Condition]:
+    """The last validation of each run: means over its set, for single images are not kept."""
+    rows = []
+    for variant in variants:
+        finals = [(run.seed, _last(run)) for run in variant.runs if _last(run)]
+        if finals:
+            names = dict.fromkeys(name for _, values in finals for name in values)
+            values = {
+                name: np.array([[own.get(name, float("nan"))] for _, own in finals])
+                for name in names
+            }
+            rows.append(Row(variant.label, variant, [seed for seed, _ in finals], values))
+    if not rows:
+        return []
+    measures = list(dict.fromkeys(n for row in rows for n in row.values if "/" not in n))
+    bases = sorted({n.partition("/")[0] for row in rows for n in row.values if "/" in n})
+    for base in bases:
+        first = next(row for row in rows if any(n.startswith(f"{base}/") for n in row.values))
+        values = {
+            n.partition("/")[2]: v[:1] for n, v in first.values.items() if n.startswith(f"{base}/")
+        }
+        rows.insert(0, Row(base, None, [None], values))
+    return [Condition(VALIDATION, [VALIDATION], [], measures, rows)]
+
+
+def _last(run: Run) -> dict[str, float]:
+    if not run.summary:  # not at its end
+        return {}
+    return {
+        name.removeprefix("valid/"): points[-1][1]
+        for name, points in run.history.items()
+        if name.startswith("valid/")
+    }

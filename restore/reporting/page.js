@@ -1,0 +1,252 @@
+// What is chosen, and everything that follows from it.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (name) => document.getElementById(name);
+const hidden = new Map(data.overrides.map((key) => [key, new Set()]));
+const sorted = { column: null, down: true };
+
+const condition = () => data.conditions[$("condition").value];
+const measure = () => condition().measures[$("measure").value];
+const against = () => +$("against").value;
+const shown = (place) => data.overrides.every((key) => !hidden.get(key).has(data.variants[place].overrides[key]));
+const rows = () => condition().rows.map((row, at) => ({ row, at })).filter(({ row }) => row.variant === null || shown(row.variant));
+const tone = (row) => row.variant ?? 7;
+
+const wall = new Wall($("wall"), { image: $("image"), seed: $("seed"), under: $("under"), wipe: $("wipe"), zoom: $("zoom"),
+  outline: $("outline"), heat: $("heat"), previous: $("previous"), next: $("next") }, $("link"),
+  () => ({ condition: condition(), measure: measure(), rows: rows() }));
+
+function number(value, digits, signed = false) {
+  if (!Number.isFinite(value)) return "–";
+  return (signed && value >= 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
+}
+function spread([mean, sd] = [null, null], digits) {
+  return number(mean, digits) + (Number.isFinite(sd) && sd > 0 ? ` ± ${number(sd, digits)}` : "");
+}
+function chance(p) { return !Number.isFinite(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3); }
+function cell(name, text, attributes = {}) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  return Object.assign(made, attributes);
+}
+
+// The table of variants -----------------------------------------------------------------------
+
+function columns() {
+  const own = measure(), pair = (row, at) => condition().pairs[own.name][at][against()];
+  const costs = data.costs.filter(({ name }) => data.variants.some((variant) => variant.costs[name]));
+  const cost = (row, name) => row.variant === null ? undefined : data.variants[row.variant].costs[name];
+  return [
+    { title: data.overrides.length === 1 ? data.overrides[0] : "variant", value: (row) => row.label, text: (row) => row.label },
+    { title: "seeds", value: (row) => row.variant === null ? 0 : row.seeds.length,
+      text: (row) => row.variant === null ? "–" : String(row.seeds.length) },
+    ...condition().measures.map((m) => ({ title: m.title, measure: m, value: (row) => row.means[m.name][0],
+      text: (row) => spread(row.means[m.name], m.digits) })),
+    { title: `Δ ${own.title.slice(0, -2)}`, value: (row, at) => pair(row, at)?.[0], text: (row, at) => number(pair(row, at)?.[0], own.digits, true) },
+    { title: `${100 * data.level} % interval`, value: (row, at) => pair(row, at)?.[1],
+      text: (row, at) => { const p = pair(row, at); return p && Number.isFinite(p[1]) ? `[${number(p[1], own.digits, true)}, ${number(p[2], own.digits, true)}]` : "–"; } },
+    ...[["p t images", 3], ["p Wilcoxon images", 4], ["p t seeds", 5]].map(([title, place]) =>
+      ({ title, value: (row, at) => pair(row, at)?.[place], text: (row, at) => chance(pair(row, at)?.[place]) })),
+    ...costs.map(({ name, title, digits }) => ({ title, value: (row) => cost(row, name)?.[0], text: (row) => spread(cost(row, name), digits) })),
+  ];
+}
+
+function drawTable() {
+  const every = columns(), head = document.createElement("tr"), table = $("variants");
+  every.forEach((column, place) => {
+    const th = document.createElement("th"), button = cell("button", column.title);
+    th.scope = "col";
+    if (sorted.column === column.title) th.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+    button.addEventListener("click", () => {
+      sorted.down = sorted.column === column.title ? !sorted.down : place > 0;
+      sorted.column = column.title;
+      drawTable();
+      table.querySelectorAll("thead button")[place].focus();
+    });
+    th.append(button);
+    head.append(th);
+  });
+  const order = rows(), by = every.find((column) => column.title === sorted.column);
+  if (by) order.sort((one, two) => compared(by.value(one.row, one.at), by.value(two.row, two.at)));
+  const bests = new Map(every.filter((c) => c.measure).map((c) => {
+    const values = order.map(({ row }) => c.value(row)).filter(Number.isFinite);
+    return [c, c.measure.lower ? Math.min(...values) : Math.max(...values)];
+  }));
+  const body = order.map(({ row, at }) => {
+    const line = document.createElement("tr");
+    if (at === against()) line.className = "against";
+    every.forEach((column, place) => {
+      const text = column.text(row, at);
+      if (place) return line.append(cell("td", text, { className: bests.has(column) && column.value(row) === bests.get(column) ? "best" : "" }));
+      const name = cell("th", text, { scope: "row" }), swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.background = colour(tone(row));
+      if (row.variant !== null) name.title = data.variants[row.variant].folders.join("\n");
+      name.prepend(swatch);
+      line.append(name);
+    });
+    return line;
+  });
+  const top = document.createElement("thead"), rest = document.createElement("tbody");
+  top.append(head);
+  rest.append(...body);
+  table.replaceChildren(top, rest);
+  const facts = condition().facts.join("; ");
+  $("facts").textContent = facts + (condition().keys.length ? `; N = ${condition().keys.length} images` : "");
+  $("legend").textContent = `Mean ± standard deviation over seeds. Δ, interval and p: variant minus ${condition().rows[against()].label}, over the same seeds and images. ` +
+    `Interval: percentile bootstrap of images and seeds together (${data.resamples} resamples). p (two-sided, each of its own comparison, not corrected for their number): ` +
+    "paired t and Wilcoxon over images, each the mean over seeds; paired t over seeds, each the mean over images.";
+}
+
+function compared(one, two) {
+  const blank = (x) => x === null || x === undefined || Number.isNaN(x);
+  if (blank(one) || blank(two)) return blank(one) - blank(two);
+  const order = typeof one === "string" ? one.localeCompare(two, undefined, { numeric: true }) : one - two;
+  return sorted.down ? -order : order;
+}
+
+// Charts ---------------------------------------------------------------------------------------
+
+function put(name, drawing) {
+  const figure = $(name);
+  figure.querySelectorAll("svg, p").forEach((old) => old.remove());
+  figure.append(drawing);
+}
+
+function drawCharts() {
+  const own = measure(), visible = rows(), name = $("curve-name").value;
+  const lines = data.variants.map((variant, place) => ({ label: variant.label, place, line: data.curves[name]?.[place] ?? [] }));
+  put("curve", chart(lines.filter((one) => one.line.length && shown(one.place)), { x: "step", y: name, empty: "no run holds a curve" }));
+
+  const points = visible.filter(({ row }) => row.variant !== null).map(({ row }) => {
+    const [y, sd] = row.means[own.name], variant = data.variants[row.variant];
+    return { row, variant, point: { y, low: sd ? y - sd : null, high: sd ? y + sd : null, name: row.label,
+      title: `${row.label}: ${spread(row.means[own.name], own.digits)}` } };
+  });
+  const cost = data.costs[$("cost-name").value];
+  put("pareto", chart(points.map(({ row, variant, point }) => ({ label: row.label, place: row.variant,
+    points: [{ ...point, x: variant.costs[cost?.name]?.[0], title: `${point.title}; ${cost?.title} ${spread(variant.costs[cost?.name], cost?.digits)}` }] })),
+    { x: cost?.title, y: own.title, front: true, lower: own.lower, empty: "no run tells this cost" }));
+
+  const sized = points.filter(({ variant }) => variant.channels !== null);
+  const sizes = new Set(sized.map(({ variant }) => variant.channels));
+  $("embedding").hidden = sizes.size < 2;
+  if (sizes.size > 1) put("embedding", chart(sized.map(({ row, variant, point }) =>
+    ({ label: row.label, place: row.variant, points: [{ ...point, x: variant.channels }] })), { x: "channels", y: own.title, log: true }));
+
+  const single = condition().rows, one = single[$("scatter-x").value], two = single[$("scatter-y").value];
+  const over = (row, at) => { const v = row?.values[own.name]?.map((s) => s[at]).filter(Number.isFinite) ?? []; return v.reduce((a, b) => a + b, 0) / v.length; };
+  const images = condition().keys.map((key, at) => ({ key, x: over(one, at), y: over(two, at) }));
+  put("scatter", chart([{ label: "images", place: tone(two ?? { variant: 0 }), points: images.map(({ key, x, y }) =>
+    ({ x, y, small: true, open: key, title: `${key}: ${number(x, own.digits)}, ${number(y, own.digits)}` })) }],
+    { x: one?.label, y: two?.label, diagonal: true, open: (key) => wall.open(key), empty: "no values of single images here" }));
+}
+
+// Worst cases ----------------------------------------------------------------------------------
+
+function drawWorst() {
+  const own = measure(), [kind, at] = $("worst-kind").value.split("/"), row = condition().rows[at], other = condition().rows[against()];
+  $("worst-section").hidden = !condition().keys.length || !row;
+  if ($("worst-section").hidden) return;
+  const over = (r, i) => { const v = r.values[own.name].map((s) => s[i]).filter(Number.isFinite); return v.reduce((a, b) => a + b, 0) / v.length; };
+  const sign = own.lower ? -1 : 1;
+  const every = condition().keys.map((key, i) => ({ key, x: over(row, i), y: over(other, i) }))
+    .filter(({ x, y }) => Number.isFinite(x) && (kind === "least" || Number.isFinite(y)));
+  every.sort((a, b) => sign * (kind === "least" ? a.x - b.x : (a.x - a.y) - (b.x - b.y)));
+  const head = document.createElement("tr");
+  head.append(...["image", row.label, other.label, "difference"].map((text) => cell("th", text)));
+  const lines = every.slice(0, 10).map(({ key, x, y }) => {
+    const line = document.createElement("tr"), name = document.createElement("th"), button = cell("button", key);
+    button.addEventListener("click", () => wall.open(key));
+    name.append(button);
+    line.append(name, cell("td", number(x, own.digits)), cell("td", number(y, own.digits)), cell("td", number(x - y, own.digits, true)));
+    return line;
+  });
+  const top = document.createElement("thead"), body = document.createElement("tbody");
+  top.append(head);
+  body.append(...lines);
+  $("worst").replaceChildren(top, body);
+}
+
+// What can be chosen ---------------------------------------------------------------------------
+
+function chosenCondition() {
+  const now = condition();
+  fill($("measure"), now.measures.map((m, i) => [String(i), m.title]));
+  fill($("against"), now.rows.map((row, i) => [String(i), row.label]));
+  $("against").value = String(now.against);
+  chosenRows();
+}
+
+function chosenRows() {
+  const visible = rows().map(({ row, at }) => [String(at), row.label]);
+  const runs = rows().filter(({ row }) => row.variant !== null);
+  fill($("scatter-x"), visible);
+  fill($("scatter-y"), visible);
+  if ($("scatter-x").value === $("scatter-y").value && visible.length > 1) $("scatter-y").selectedIndex = visible.length - 1;
+  fill($("worst-kind"), runs.flatMap(({ row, at }) => [[`least/${at}`, `worst of ${row.label}`], [`behind/${at}`, `${row.label} furthest behind`]]));
+  draw();
+  wall.refresh();
+}
+
+function draw() { drawTable(); drawCharts(); drawWorst(); }
+
+function addFilters() {
+  for (const key of data.overrides) {
+    const group = document.createElement("fieldset");
+    group.append(cell("legend", key));
+    for (const value of new Set(data.variants.map((variant) => variant.overrides[key]).filter((v) => v !== undefined))) {
+      const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+      box.dataset.override = `${key}=${value}`;
+      box.addEventListener("change", () => { hidden.get(key)[box.checked ? "delete" : "add"](value); chosenRows(); });
+      label.append(box, ` ${value}`);
+      group.append(label);
+    }
+    $("filters").append(group);
+  }
+}
+
+function save(kind) {
+  const text = Object.values(condition().tables[against()]).map((table) => table[kind]).join("\n");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+  link.download = `tables.${kind}`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function toggleTheme() {
+  const dark = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.documentElement.dataset.theme = dark === "dark" ? "light" : "dark";
+}
+
+const KEYS = {
+  j: () => wall.step(1), k: () => wall.step(-1), t: toggleTheme,
+  "[": () => wipe(-5), "]": () => wipe(5), "+": () => wall.zoomTo(wall.zoom * 1.5), "-": () => wall.zoomTo(wall.zoom / 1.5), 0: () => wall.zoomTo(1),
+  h: () => { $("heat").checked = !$("heat").checked; wall.overlays(); },
+};
+function wipe(by) { $("wipe").value = +$("wipe").value + by; wall.place(); }
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=text], select")) return;
+  if (KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
+});
+$("theme").addEventListener("click", toggleTheme);
+$("condition").addEventListener("change", chosenCondition);
+$("measure").addEventListener("change", () => { draw(); wall.show(); });
+$("against").addEventListener("change", draw);
+$("curve-name").addEventListener("change", drawCharts);
+$("cost-name").addEventListener("change", drawCharts);
+$("scatter-x").addEventListener("change", drawCharts);
+$("scatter-y").addEventListener("change", drawCharts);
+$("worst-kind").addEventListener("change", drawWorst);
+document.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => save(button.dataset.save)));
+
+fill($("condition"), data.conditions.map((one, i) => [String(i), one.label]));
+fill($("curve-name"), Object.keys(data.curves).map((name) => [name, name]));
+const told = data.costs.map((cost, i) => [String(i), cost.title]).filter(([i]) => data.variants.some((v) => v.costs[data.costs[i].name]));
+fill($("cost-name"), told.length ? told : data.costs.map((cost, i) => [String(i), cost.title]));
+$("notes").append(...data.notes.map((note) => cell("li", note)));
+addFilters();
+chosenCondition();
+document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,107 @@
+"""The report's tables: results of every variant, and how they differ from one of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from restore.comparison.tables import Column, Layout, Table, best
+from restore.reporting import costs
+from restore.reporting.conditions import Condition, Row, title
+from restore.reporting.statistics import Comparison
+
+Pairs = Mapping[tuple[str, str, str], Comparison]  # by measure, own label, other's label
+_TESTS = {
+    "t_images": "p t images",
+    "wilcoxon_images": "p Wilcoxon images",
+    "t_seeds": "p t seeds",
+}
+
+
+def results(
+    condition: Condition,
+    layout: Layout,
+    spent: Mapping[str, Mapping[str, tuple[float, float]]],
+    notes: Sequence[str],
+) -> Table:
+    """Mean ± standard deviation over seeds of every measure and cost.
+
+    Args:
+        condition: whose rows.
+        layout: digits.
+        spent: by row's label and cost's name, mean and standard deviation.
+        notes: below the table, after those on the condition.
+    """
+    shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
+    columns = [
+        Column("", "seeds", ""),
+        *(Column("", title(name), name) for name in condition.measures),
+        *(Column("", cost.title, "") for cost in shown),
+    ]
+    rows, values = [], []
+    for row in condition.rows:
+        means = [row.mean(name) for name in condition.measures]
+        cells = [str(len(row.seeds)) if row.variant else "–"]
+        cells += [
+            _spread(layout.cell(name, mean), layout.cell(name, sd))
+            for name, (mean, sd) in zip(condition.measures, means)
+        ]
+        for cost in shown:
+            mean, sd = spent.get(row.label, {}).get(cost.name, (math.nan, math.nan))
+            told = [f"{x:.{cost.digits}f}" if math.isfinite(x) else "–" for x in (mean, sd)]
+            cells.append(_spread(told[0], told[1] if sd > 0 else "–"))
+        rows.append((row.label, cells))
+        values.append({place: mean for place, (mean, _) in enumerate(means, 1)})
+    marked = best([column.measure for column in columns], values) if layout.best else set()
+    facts = [
+        "; ".join(condition.facts) + (f"; N = {len(condition.keys)}" if condition.keys else ""),
+        "mean ± standard deviation over seeds (n − 1) of the mean over images",
+    ]
+    return Table("Results", "variant", columns, rows, [*facts, *notes], marked)
+
+
+def _spread(mean: str, sd: str) -> str:
+    return mean if sd == "–" or mean == "–" else f"{mean} ± {sd}"
+
+
+def differences(
+    condition: Condition, layout: Layout, pairs: Pairs, against: Row, level: float, resamples: int
+) -> Table:
+    """Mean differences to one row with their intervals and tests."""
+    columns = [
+        Column(title(name), heading, name)
+        for name in condition.measures
+        for heading in (f"difference [{level:.0%}]", *_TESTS.values())
+    ]
+    rows = []
+    for row in condition.rows:
+        if row is against:
+            continue
+        cells = []
+        for name in condition.measures:
+            pair = pairs.get((name, row.label, against.label))
+            cells.append(_gap(layout, name, pair))
+            cells += ["–" if pair is None else p_value(getattr(pair, test)) for test in _TESTS]
+        rows.append((row.label, cells))
+    notes = [
+        f"variant minus {against.label} over the same seeds and images; interval: percentile "
+        f"bootstrap of images and seeds together, {resamples} resamples",
+        "tests (SciPy, two-sided): paired t and Wilcoxon's signed ranks over images, each the mean "
+        "over seeds; paired t over seeds, each the mean over images",
+        "each p is of its own comparison alone, not corrected for their number",
+    ]
+    return Table(f"Differences to {against.label}", "variant", columns, rows, notes)
+
+
+def _gap(layout: Layout, name: str, pair: Comparison | None) -> str:
+    if pair is None or math.isnan(pair.mean):
+        return "–"
+    middle, low, high = (
+        layout.cell(name, x, signed=True) for x in (pair.mean, pair.low, pair.high)
+    )
+    return middle if math.isnan(pair.low) else f"{middle} [{low}, {high}]"
+
+
+def p_value(p: float) -> str:
+    """A p with three digits behind the point, – where there was nothing to test."""
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
