@@ -81,7 +81,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if isinstance(setting.tile, int) and restorer.reach is None:
         raise UserError(
             f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
-            "would change; leave tile out"
+            "would change, or does not say how far it looks; leave tile out"
         )
     todo = jobs(setting, restorer.takes_reference, restorer.fills)
     log.info(loaded.sentence())

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from restore.errors import UserError
 
@@ -34,13 +36,15 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Any file of tensors that `torch.save` wrote, onto the CPU.
+    """Any file of tensors that `torch.save` or safetensors wrote, onto the CPU.
 
     Raises UserError for a file that is missing, damaged, or holds more than plain data.
     """
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
@@ -48,7 +52,15 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a file of plain weights, and nothing else is loaded{reason}"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or no weights file: {reason}") from error
     if not isinstance(state, dict):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from restore import checkpoint, registry
+from restore.backbones import spandrel
 from restore.config import compose, locate, plain
 from restore.errors import UserError
 from restore.folding import fold
@@ -112,16 +113,19 @@ def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], lis
 
 
 def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str, Tensor], str]:
-    """Asks every backbone whether a published state dict is one of its own.
+    """Asks every backbone whether a published state dict is one of its own, then spandrel.
 
     Returns configuration overrides, the weights under our names, and the class's name.
     """
     for kind in _kinds():
         if hasattr(kind, "recognise") and (found := kind.recognise(state)):
             return *found, kind.__name__
+    if found := spandrel.recognise(path):
+        return found
     raise UserError(
         f"{path} holds the weights of no model known here (its entries are {_some(state)}); "
-        f"known are {', '.join(registry.names('backbone'))}"
+        f"known are {', '.join(registry.names('backbone'))}, and what the package spandrel knows, "
+        f"where it is installed ({spandrel.INSTALL})"
     )
 
 
@@ -129,7 +133,7 @@ def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str
 def _kinds() -> list[Any]:
     """The classes of all backbones, each once."""
     targets = (
-        plain(compose("train", [f"backbone={name}"]))["backbone"]["_target_"]
+        compose("train", [f"backbone={name}"]).backbone._target_
         for name in registry.names("backbone")
     )
     return [locate(target, "backbone") for target in dict.fromkeys(targets)]
