@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.attention import choices
+from restore.attention import TextureAttention, choices, soft
 from restore.attention.choices import Choices
+from restore.attention.embedding import Pixels
+from restore.attention.matching import Hard
+from restore.attention.soft import Soft
 from restore.cli import main
 from restore.errors import UserError
 from tests.pictures import photo, truncate, write
@@ -24,6 +27,25 @@ def test_places_count_on_through_the_references(grids):
     places = Choices(index, np.zeros((3, 4)), np.array(grids)).places()
     assert places.shape == (3, 4, 3)
     assert all(tuple(places[at]) == plain[index[at]] for at in np.ndindex(3, 4))
+
+
+@pytest.mark.parametrize("rule", [Soft(), Soft(best=3)], ids=["soft", "topk"])
+@pytest.mark.parametrize("tile", [700, 1 << 22])
+def test_a_mean_tells_the_key_of_most_weight(rule, tile, monkeypatch):
+    """That is the one with the largest cosine, which hard matching takes."""
+    monkeypatch.setitem(soft._TILE, "cpu", tile)
+    generator = torch.Generator().manual_seed(1)
+    query, *keys = (
+        torch.randn(2, 8, *size, generator=generator) for size in [(9, 7), (5, 6), (4, 8)]
+    )
+    found = []
+    with torch.no_grad():
+        for matching in (rule, Hard()):
+            attention = TextureAttention(Pixels(), matching)
+            one, two = (attention.remember(key, [key]) for key in keys)
+            found.append(attention(query, one + two).index)
+    assert torch.equal(*found)
+    assert attention(query, one + two).textures[0].shape == (2, 8, 9, 7)
 
 
 def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):

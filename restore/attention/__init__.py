@@ -35,7 +35,8 @@ class Transfer:
     """What an input takes from the reference.
 
     `score` N1HW; `textures` N, C, s·H, s·W for each value; `index` NHW row-major positions in the
-    key's grid, counted on through several references, or None where a rule makes no one choice.
+    key's grid, counted on through several references (the one of most weight, where a rule takes a
+    mean), or None where a rule tells none.
     """
 
     score: Tensor

@@ -51,12 +51,14 @@ class Soft(nn.Module):
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], None]:
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
-            Score N1HW, textures N, C, s·H, s·W, and None, for there is no choice.
+            Score N1HW, textures N, C, s·H, s·W, index NHW of the key with the largest weight, or
+            None while gradients are kept, for training has no use for it.
         """
+        telling = not torch.is_grad_enabled()
         H, W = query_NCHW.shape[-2:]
         reach = patch // 2
         temperature = self.temperature or math.sqrt(query_NCHW.shape[1]) * patch
@@ -92,7 +94,8 @@ class Soft(nn.Module):
                 for part, key in zip(weight.split(sizes, -1), keys)
             ]
             textures = [_mean(spread, sizes, value) for value in rows]
-            return score, *textures
+            strongest = [weight[:, 1:-1, 1:-1].argmax(-1)] if telling else []
+            return *strongest, score, *textures
 
         step_y, step_x = self._steps(query_NCHW, keys)
         lines: list[list[Tensor]] = []
@@ -111,10 +114,12 @@ class Soft(nn.Module):
                     )
                 )
             lines.append([torch.cat(part, 2) for part in zip(*parts)])
-        score, *made = (torch.cat(part, 1) for part in zip(*lines))
+        made = [torch.cat(part, 1) for part in zip(*lines)]
+        index = made.pop(0) if telling else None
+        score, *made = made
         size = (len(score), H, W)
         textures = [unpack(x.flatten(0, 2), value.channels, size) for x, value in zip(made, values)]
-        return score[:, None], textures, None
+        return score[:, None], textures, index
 
     def _scale(self, x: Tensor, patch: int) -> Tensor:
         if not self.cosine:

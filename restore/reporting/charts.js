@@ -100,7 +100,7 @@ function drawPoints(drawing, one, px, py, open) {
     }
     drawing.append(dot);
     if (p.name) {
-      const right = px(p.x) > WIDTH * 0.7;
+      const right = px(p.x) + 12 + 5.6 * p.name.length > WIDTH; // about as wide as its letters
       drawing.append(svg("text", { x: px(p.x) + (right ? -8 : 8), y: py(p.y) - 6, "text-anchor": right ? "end" : "start" }, p.name));
     }
   }

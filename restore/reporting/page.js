@@ -113,8 +113,20 @@ function put(name, drawing) {
   figure.append(drawing);
 }
 
+// A short line as a chart draws a variant's.
+function line(place) {
+  const made = svg("svg", { width: 24, height: 8 });
+  made.append(svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: colour(place), "stroke-width": 2, "stroke-dasharray": dash(place) }));
+  return made;
+}
+
 function drawCharts() {
   const own = measure(), visible = rows(), name = $("curve-name").value;
+  $("colours").replaceChildren(...visible.filter(({ row }) => row.variant !== null).map(({ row }) => {
+    const name = cell("span", ` ${row.label} `);
+    name.prepend(line(row.variant));
+    return name;
+  }));
   const lines = data.variants.map((variant, place) => ({ label: variant.label, place, line: data.curves[name]?.[place] ?? [] }));
   put("curve", chart(lines.filter((one) => one.line.length && shown(one.place)), { x: "step", y: name, empty: "no run holds a curve" }));
 
@@ -154,12 +166,14 @@ function drawWorst() {
     .filter(({ x, y }) => Number.isFinite(x) && (kind === "least" || Number.isFinite(y)));
   every.sort((a, b) => sign * (kind === "least" ? a.x - b.x : (a.x - a.y) - (b.x - b.y)));
   const head = document.createElement("tr");
-  head.append(...["image", row.label, other.label, "difference"].map((text) => cell("th", text)));
+  const alone = row === other;
+  head.append(...["image", row.label, ...alone ? [] : [other.label, "difference"]].map((text) => cell("th", text)));
   const lines = every.slice(0, 10).map(({ key, x, y }) => {
     const line = document.createElement("tr"), name = document.createElement("th"), button = cell("button", key);
     button.addEventListener("click", () => wall.open(key));
     name.append(button);
-    line.append(name, cell("td", number(x, own.digits)), cell("td", number(y, own.digits)), cell("td", number(x - y, own.digits, true)));
+    line.append(name, cell("td", number(x, own.digits)));
+    if (!alone) line.append(cell("td", number(y, own.digits)), cell("td", number(x - y, own.digits, true)));
     return line;
   });
   const top = document.createElement("thead"), body = document.createElement("tbody");
@@ -181,10 +195,14 @@ function chosenCondition() {
 function chosenRows() {
   const visible = rows().map(({ row, at }) => [String(at), row.label]);
   const runs = rows().filter(({ row }) => row.variant !== null);
+  const first = !$("scatter-x").options.length;
   fill($("scatter-x"), visible);
   fill($("scatter-y"), visible);
-  if ($("scatter-x").value === $("scatter-y").value && visible.length > 1) $("scatter-y").selectedIndex = visible.length - 1;
-  fill($("worst-kind"), runs.flatMap(({ row, at }) => [[`least/${at}`, `worst of ${row.label}`], [`behind/${at}`, `${row.label} furthest behind`]]));
+  if (first) {
+    $("scatter-x").value = String(against());
+    $("scatter-y").value = String((runs.find(({ at }) => at !== against()) ?? runs[0])?.at);
+  }
+  fill($("worst-kind"), runs.flatMap(({ row, at }) => [[`least/${at}`, `worst of ${row.label}`], [`behind/${at}`, `${row.label} furthest behind the other`]]));
   draw();
   wall.refresh();
 }
