@@ -22,8 +22,12 @@ COMMANDS = {
     "export": "write a data set for another program",
     "prepare": "make raw data ready for training, or go on with that",
     "bench": "measure speed and memory",
+    "sweep": "show how far a sweep's jobs are (DIR, watch=true)",
     "list": "show every group and what can be chosen",
 }
+
+# Commands without a configuration, and the modules whose `show` they are.
+_SHOWN = {"list": "listing", "sweep": "sweeps"}
 
 # Commands that take words without a key, and the key of the list that these make.
 _LISTED = {"report": "folders"}
@@ -78,11 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         _say("", f"there is no command '{command}'; choose one of {', '.join(COMMANDS)}")
         return USAGE
-    if command == "list":
-        from restore.listing import show
-
+    if command in _SHOWN:
         with reporting(command) as outcome:
-            show(rest)
+            import_module(f"restore.{_SHOWN[command]}").show(rest)
         return outcome.code
     with reporting(command) as outcome:
         outcome.code = _hydra(command, _listed(command, rest))
@@ -112,6 +114,7 @@ def _hydra(command: str, overrides: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    from restore import multirun, sweeps
     from restore.config import MODULE, explain, opened, plain
 
     run: Callable[[dict[str, Any], list[str]], int] = import_module(f"restore.{command}").main
@@ -119,12 +122,19 @@ def _hydra(command: str, overrides: list[str]) -> int:
     failed: list[Exception] = []
     begun: list[bool] = []
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> float | None:
         begun.append(True)
         about = HydraConfig.get()
+        if sweep is not None:
+            task, launcher = list(about.overrides.task), about.runtime.choices["hydra/launcher"]
+            code = multirun.run(plain(config), task, sweep, launcher, main)
+            if code == INTERRUPTED and os.getpid() == main:
+                raise KeyboardInterrupt  # ends the sweep, which Hydra would go on with
+            return multirun.best(plain(config), task, sweep)
         if about.mode == RunMode.MULTIRUN:
             config.folder = about.runtime.output_dir  # one folder a job, inside `folder`
         try:
+            sweeps.refuse_alone(about.runtime.choices)
             codes.append(run(plain(config), list(about.overrides.task)))
         except (UserError, RunFailure) as error:
             # Kept from Hydra, which would print it in its own way and end a sweep's other jobs.
@@ -133,8 +143,14 @@ def _hydra(command: str, overrides: list[str]) -> int:
             with suppress(OSError):  # Hydra made the folder; if nothing came into it, it goes
                 if not os.path.samefile(folder, os.curdir):
                     os.rmdir(folder)
+        return None
 
     overrides = opened(command, [_literal(override) for override in overrides])
+    main, sweep = os.getpid(), None
+    if command == "train" and sweeps.several(overrides):
+        sweep = sweeps.prepare(overrides)
+        overrides = sweep.overrides
+        print(sweeps.announce(sweep), flush=True)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     # Hydra prints errors itself and exits with 1 unless told to let them through.
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"restore {command}", *overrides], "1"
@@ -154,6 +170,12 @@ def _hydra(command: str, overrides: list[str]) -> int:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
+        if sweep is not None:
+            told, some_failed = sweeps.conclude(sweep)
+            print(told, flush=True)
+            if sys.exc_info()[0] is KeyboardInterrupt:
+                print("stopped; the same command goes on with it", flush=True)
+            codes.append(FAILURE * some_failed)
     if failed:
         raise failed[0]
     return max(codes, default=0)

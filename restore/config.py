@@ -32,14 +32,16 @@ Settings = TypeVar("Settings")
 _OPEN = {"compare": ("methods.", "truths.")}
 
 
-def compose(command: str, overrides: list[str]) -> DictConfig:
+def compose(command: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of a command with Hydra overrides, as a Python caller gets it.
+
+    Hydra's own settings (launcher, sweeper) are in it `with_hydra`.
 
     Raises UserError for an override that does not fit.
     """
     try:
         with _composing():
-            return hydra.compose(command, opened(command, overrides))
+            return hydra.compose(command, opened(command, overrides), with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
 

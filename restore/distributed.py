@@ -19,6 +19,9 @@ import torch.distributed as dist
 from restore.errors import UserError
 from restore.settings import Runtime
 
+# Tells a process that we start the number of the one that did.
+PARENT = "RESTORE_PARENT"
+
 
 def rank() -> int:
     """This process's number, 0 when alone."""
@@ -114,6 +117,7 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
         # Without it each process would take every core.
         share = max(1, (os.cpu_count() or 1) // runtime.devices)
         os.environ["OMP_NUM_THREADS"] = str(share)
+    os.environ[PARENT] = str(os.getpid())
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

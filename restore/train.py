@@ -1,11 +1,12 @@
 """`restore train`: a new run, or one that goes on."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from restore import distributed, journal, settings
+from restore import distributed, journal, settings, status
 from restore.config import check
 from restore.errors import UserError
 from restore.training import Training
@@ -64,12 +65,15 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         if new:
             journal.refuse_taken(folder)
         journal.log_to(None)
-        training = Training(config, setting, folder, device)
-        if new and distributed.rank() == 0:
+        with status.failing(folder):
+            training = Training(config, setting, folder, device)
+        if distributed.rank() == 0 and (new or not (folder / "config.yaml").exists()):
             journal.make_folder(folder, config)
         distributed.gather(None)  # nobody goes on before the folder is there
         journal.log_to(folder)
-        return training.run()
+        own = status.held(folder) if distributed.rank() == 0 else nullcontext()
+        with own, status.failing(folder):
+            return training.run()
 
 
 def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

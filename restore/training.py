@@ -33,6 +33,7 @@ from restore.loading import (
 )
 from restore.losses import Loss
 from restore.references import replaced
+from restore.status import Progress
 from restore.types import Particular, Problem, Restoration, Scheduled
 
 log = logging.getLogger("restore")
@@ -357,6 +358,7 @@ class Training:
             state["identity"] if state else None,
         )
         self._introduce()
+        self.progress = Progress(self.folder, self.step, self.total) if self.first_process else None
         finished = False
         try:
             with self._listening(), self._bar() as bar:
@@ -369,6 +371,8 @@ class Training:
             self._conclude(finished)
         finally:
             self.journal.close(failed=not finished)
+        if self.progress:
+            self.progress.end(self.step, finished)
         return 0 if finished else INTERRUPTED
 
     def _introduce(self) -> None:
@@ -438,6 +442,8 @@ class Training:
             for name, value in values.items():
                 self.unlogged[name] = self.unlogged.get(name, 0.0) + value
             bar.update(trainer.batch_size)
+            if self.progress:
+                self.progress.at(self.step)
             if self.step % trainer.log_every == 0 or self.step == self.total:
                 own = {k: v / self.unlogged_steps for k, v in self.unlogged.items()}
                 parts = distributed.gather(own)
@@ -595,6 +601,8 @@ class Training:
         if self.best is None or value > self.best:
             self.best = value
             self.save("best")
+        if self.progress:
+            self.progress.measured(self.step, name, value, self.best)
         self.last_values = values | base
         return values
 

@@ -1,10 +1,15 @@
-"""One process of a job of several: `python -m restore.worker COMMAND FOLDER`."""
+"""One process of a job: `python -m restore.worker COMMAND FOLDER`."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
-from restore import evaluate, train
+from restore import distributed, evaluate, journal, settings, train
 from restore.cli import reporting
+from restore.config import check
 
 _WORK = {"train": train.work, "evaluate": evaluate.work}
 
@@ -12,9 +17,31 @@ _WORK = {"train": train.work, "evaluate": evaluate.work}
 def main() -> int:
     """Does this process's share of the job that the run folder describes."""
     command, folder = sys.argv[1], Path(sys.argv[2])
+    _end_with_parent()
     with reporting(command) as outcome:
+        if command == "train" and not distributed.joined():  # a whole job, of a sweep
+            runtime = check(journal.read_config(folder), settings.Train).runtime
+            if runtime.devices > 1:
+                outcome.code = distributed.launch(command, folder, runtime)
+                return outcome.code
         outcome.code = _WORK[command](folder)
     return outcome.code
+
+
+def _end_with_parent() -> None:
+    """Asks this process to stop once the one that started it is gone, however that ended.
+
+    Otherwise what `kill -9` leaves would train on, beside the run that is started in its place.
+    """
+    parent = int(os.environ.get(distributed.PARENT, 0))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

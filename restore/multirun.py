@@ -1,0 +1,143 @@
+"""One job of a sweep, in a process of its own: what becomes of it is no matter to the others."""
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from restore import devices, distributed, journal, settings, status, sweeps, train
+from restore.config import check
+from restore.errors import UserError
+
+log = logging.getLogger("restore")
+
+INTERRUPTED = 130
+
+
+def run(
+    config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep, launcher: str, main: int
+) -> int:
+    """Does a job, goes on with it, or says that it is done.
+
+    Args:
+        config: the job's, resolved.
+        overrides: the job's, as Hydra has them.
+        sweep: what the command line asked for.
+        launcher: Hydra's, by name.
+        main: the process that the command was typed for.
+
+    Returns:
+        Exit code of the job: 0; 130 when interrupted; another when it failed, and then the reason
+        stands in its `status.json`.
+    """
+    if launcher == "joblib" and os.getppid() != main:
+        os._exit(INTERRUPTED)  # the sweep was killed; a process of its pool must not go on alone
+    journal.log_to(None)
+    folder = sweeps.claim(sweep.folder, config, overrides, sweep.swept)
+    if _done(folder):
+        return 0
+    joined = distributed.joined()
+    if not joined and status.busy(folder):
+        log.info("%s: waiting for the process that is at it", folder.name)
+        while status.busy(folder):
+            time.sleep(0.5)
+        if _done(folder):
+            return 0
+    config = _with_group(_continued(folder, config), sweep, folder)
+    if joined:
+        return train.work(folder, config)
+    status.tell(folder, state=status.WAITING, reason=None)
+    try:
+        return _launch(folder, config, alone=os.getpid() == main, main=main)
+    except UserError as error:
+        status.fail(folder, str(error))
+        log.info("%s failed: %s", folder.name, error)
+        return 2
+
+
+def best(config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep) -> float:
+    """A job's best value of its first metric, for a sweeper that searches; NaN without one."""
+    found = status.read(sweeps.claim(sweep.folder, config, overrides, sweep.swept)).get("best")
+    return math.nan if found is None else float(found)
+
+
+def _done(folder: Path) -> bool:
+    if status.read(folder).get("state") != status.FINISHED:
+        return False
+    log.info("%s: done already", folder.name)
+    status.tell(folder)
+    return True
+
+
+def _continued(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that the run began with, as far as it is not about where it runs."""
+    config = {**config, "folder": str(folder)}
+    if not (folder / "config.yaml").exists():
+        return config
+    saved = journal.read_config(folder)
+    for key in sweeps.FREE:
+        *path, last = key.split(".")
+        target, source = saved, config
+        for step in path:
+            target, source = target[step], source[step]
+        target[last] = source[last]
+    return saved
+
+
+def _with_group(config: dict[str, Any], sweep: sweeps.Sweep, folder: Path) -> dict[str, Any]:
+    """The sweep is a group on the dashboard, what differs its jobs' tags."""
+    dashboard = config["wandb"]
+    group = dashboard["group"] or sweep.folder.resolve().name
+    tags = [*dashboard["tags"], *folder.name.split(",")]
+    return {**config, "wandb": {**dashboard, "group": group, "tags": tags}}
+
+
+def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int:
+    """The job's process from its beginning to its end, on devices of its own."""
+    runtime = check(config, settings.Train).runtime
+    cuda = distributed.device(runtime).type == "cuda"
+    journal.write_text(folder / "config.yaml", journal.to_yaml(config))
+    journal.write_text(folder / "environment.json", journal.to_json(journal.environment()))
+    dealt: AbstractContextManager[list[str]] = nullcontext([])
+    with devices.dealt(runtime.devices) if cuda else dealt as own:
+        status.tell(folder, devices=",".join(own))
+        environment = {**os.environ, distributed.PARENT: str(os.getpid())}
+        if own:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        command = [sys.executable, "-m", "restore.worker", "train", str(folder)]
+        log.info("%s: begins%s", folder.name, f" on cuda {','.join(own)}" if own else "")
+        if alone:
+            code = _wait(subprocess.Popen(command, env=environment), None)
+        else:  # the screen is not for several at once
+            with open(folder / "output.txt", "a", encoding="utf-8") as file:
+                process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+                code = _wait(process, main if os.getppid() == main else None)
+    if code == INTERRUPTED:
+        status.tell(folder, state=status.INTERRUPTED, reason=None, seconds_left=None)
+    elif code:
+        status.fail(folder, f"its process ended with code {code}")
+    now: Mapping[str, Any] = status.read(folder)
+    log.info("%s: %s %s", folder.name, now.get("state"), now.get("reason") or "")
+    return code
+
+
+def _wait(process: subprocess.Popen, parent: int | None) -> int:
+    """The process's exit code; 130 as soon as it has ended on Ctrl-C or on its parent's end."""
+    interrupted = False
+    while True:
+        try:
+            code = process.wait(timeout=0.5)
+            return INTERRUPTED if interrupted and code else code
+        except subprocess.TimeoutExpired:
+            if parent is not None and os.getppid() != parent and not interrupted:
+                interrupted = True
+                process.terminate()
+        except KeyboardInterrupt:
+            interrupted = True
+            process.terminate()  # as Ctrl-C; to a process that a key press did not reach
