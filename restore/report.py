@@ -122,8 +122,7 @@ def _tables(
     setting: Report,
 ) -> list[dict[str, Table]]:
     """For each row that may be compared with: the table of results, and of differences to it."""
-    notes: list[str] = []
-    first = results.results(condition, layout, spent, notes)
+    first = results.results(condition, layout, spent)
     return [
         {
             "table": first,

@@ -1,5 +1,6 @@
 """Where textures came from: kept by an evaluation, and read back as places."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from restore.cli import main
 from restore.errors import UserError
 from tests.pictures import photo, truncate, write
 from tests.test_evaluation import HERE, TINY
+from tests.test_report import block
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3))
@@ -62,6 +64,13 @@ def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):
     np.testing.assert_allclose(kept.score, 1, atol=1e-3)
     rows, columns = np.mgrid[:8, :10]
     np.testing.assert_array_equal(kept.places(), np.stack([rows * 0, rows, columns], -1))
+    report = tmp_path / "report"
+    assert main(["report", str(run), str(out), f"folder={report}"]) == 0
+    shown = block(report)["conditions"][0]
+    assert [row["label"] for row in shown["rows"]] == ["bicubic", "run"]
+    (one,) = shown["pictures"]["deep/a"]["restored"].values()
+    index = np.frombuffer(base64.b64decode(one["index"]), "<u4")
+    np.testing.assert_array_equal(index, kept.index.ravel())
 
 
 def test_a_damaged_file_is_named(tmp_path: Path):

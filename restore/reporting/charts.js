@@ -5,8 +5,9 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 const DASHES = ["", "6 3", "2 2"];
 const WIDTH = 460, HEIGHT = 300, LEFT = 56, RIGHT = 12, TOP = 10, BOTTOM = 40;
 
-function colour(place) { return COLOURS[place % COLOURS.length]; }
-function dash(place) { return DASHES[Math.floor(place / COLOURS.length) % DASHES.length]; }
+// By the place of a variant; −1 stands for a method without learning.
+function colour(place) { return place < 0 ? "var(--text)" : COLOURS[place % COLOURS.length]; }
+function dash(place) { return DASHES[Math.floor(Math.max(0, place) / COLOURS.length) % DASHES.length]; }
 
 function svg(name, attributes = {}, text) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);

@@ -76,7 +76,7 @@ def title(measure: str) -> str:
 
 
 def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
-    """Those of the evaluations and the validation, the one with most variants first."""
+    """Those of the evaluations, the one with most variants first; the validation comes last."""
     grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
     for run, one in found.evaluations:
         grouped.setdefault(tuple(_facts(one)), []).append((run, one))
@@ -86,7 +86,7 @@ def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
         shared = set.intersection(*(set(one.facts) for one in made))
     for condition in made:
         condition.label = "; ".join(fact for fact in condition.facts if fact not in shared)
-    return sorted(made + _validation(variants), key=lambda condition: -len(condition.rows))
+    return sorted(made, key=lambda condition: -len(condition.rows)) + _validation(variants)
 
 
 def _facts(one: Evaluation) -> list[str]:

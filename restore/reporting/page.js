@@ -10,11 +10,12 @@ const measure = () => condition().measures[$("measure").value];
 const against = () => +$("against").value;
 const shown = (place) => data.overrides.every((key) => !hidden.get(key).has(data.variants[place].overrides[key]));
 const rows = () => condition().rows.map((row, at) => ({ row, at })).filter(({ row }) => row.variant === null || shown(row.variant));
-const tone = (row) => row.variant ?? 7;
+const tone = (row) => row?.variant ?? -1;
 
 const wall = new Wall($("wall"), { image: $("image"), seed: $("seed"), under: $("under"), wipe: $("wipe"), zoom: $("zoom"),
   outline: $("outline"), heat: $("heat"), previous: $("previous"), next: $("next") }, $("link"),
-  () => ({ condition: condition(), measure: measure(), rows: rows() }));
+  () => ({ condition: condition(), measure: measure(), rows: rows(),
+    elsewhere: data.conditions.find((one) => Object.keys(one.pictures).length)?.label }));
 
 function number(value, digits, signed = false) {
   if (!Number.isFinite(value)) return "–";
@@ -122,10 +123,10 @@ function line(place) {
 
 function drawCharts() {
   const own = measure(), visible = rows(), name = $("curve-name").value;
-  $("colours").replaceChildren(...visible.filter(({ row }) => row.variant !== null).map(({ row }) => {
-    const name = cell("span", ` ${row.label} `);
-    name.prepend(line(row.variant));
-    return name;
+  $("colours").replaceChildren(...data.variants.flatMap((variant, place) => {
+    const name = cell("span", ` ${variant.label} `);
+    name.prepend(line(place));
+    return shown(place) ? [name] : [];
   }));
   const lines = data.variants.map((variant, place) => ({ label: variant.label, place, line: data.curves[name]?.[place] ?? [] }));
   put("curve", chart(lines.filter((one) => one.line.length && shown(one.place)), { x: "step", y: name, empty: "no run holds a curve" }));
@@ -149,7 +150,7 @@ function drawCharts() {
   const single = condition().rows, one = single[$("scatter-x").value], two = single[$("scatter-y").value];
   const over = (row, at) => { const v = row?.values[own.name]?.map((s) => s[at]).filter(Number.isFinite) ?? []; return v.reduce((a, b) => a + b, 0) / v.length; };
   const images = condition().keys.map((key, at) => ({ key, x: over(one, at), y: over(two, at) }));
-  put("scatter", chart([{ label: "images", place: tone(two ?? { variant: 0 }), points: images.map(({ key, x, y }) =>
+  put("scatter", chart([{ label: "images", place: tone(two), points: images.map(({ key, x, y }) =>
     ({ x, y, small: true, open: key, title: `${key}: ${number(x, own.digits)}, ${number(y, own.digits)}` })) }],
     { x: one?.label, y: two?.label, diagonal: true, open: (key) => wall.open(key), empty: "no values of single images here" }));
 }

@@ -1,7 +1,7 @@
 """The report's tables: results of every variant, and how they differ from one of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from restore.comparison.tables import Column, Layout, Table, best
 from restore.reporting import costs
@@ -20,15 +20,13 @@ def results(
     condition: Condition,
     layout: Layout,
     spent: Mapping[str, Mapping[str, tuple[float, float]]],
-    notes: Sequence[str],
 ) -> Table:
     """Mean ± standard deviation over seeds of every measure and cost.
 
     Args:
         condition: whose rows.
         layout: digits.
-        spent: by row's label and cost's name, mean and standard deviation.
-        notes: below the table, after those on the condition.
+        spent: by every variant's label and cost's name, mean and standard deviation.
     """
     shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
     columns = [
@@ -51,11 +49,15 @@ def results(
         rows.append((row.label, cells))
         values.append({place: mean for place, (mean, _) in enumerate(means, 1)})
     marked = best([column.measure for column in columns], values) if layout.best else set()
-    facts = [
+    known = {row.label for row in condition.rows}
+    absent = [label for label in spent if label not in known]
+    notes = [
         "; ".join(condition.facts) + (f"; N = {len(condition.keys)}" if condition.keys else ""),
         "mean ± standard deviation over seeds (n − 1) of the mean over images",
     ]
-    return Table("Results", "variant", columns, rows, [*facts, *notes], marked)
+    if absent:
+        notes.append(f"without results of this kind: {', '.join(absent)}")
+    return Table("Results", "variant", columns, rows, notes, marked)
 
 
 def _spread(mean: str, sd: str) -> str:

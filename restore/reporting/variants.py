@@ -77,10 +77,12 @@ def _differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _label(run: Run, told: Mapping[str, str]) -> str:
     given = {key: value for key, value in told.items() if value != "–"}
-    if len(told) == 1 and given:
-        return next(iter(given.values()))
-    if given:
-        return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in given.items())
+    if given:  # the choice of a part speaks for itself; a setting needs its name
+        parts = sorted(given, key=lambda key: "." in key)
+        return ", ".join(
+            given[key] if "." not in key else f"{key.rpartition('.')[2]}={given[key]}"
+            for key in parts
+        )
     return run.folder.stem if not run.config else run.folder.name
 
 

@@ -2,7 +2,8 @@
 // from where in the reference each place took its texture.
 
 class Wall {
-  // `state()` tells what the page has chosen: {condition, rows (visible, with their places)}.
+  // `state()` tells what the page has chosen: {condition, measure, rows (visible, with their
+  // places), elsewhere (name of other results that have pictures)}.
   constructor(root, controls, line, state) {
     Object.assign(this, { root, controls, line, state, zoom: 1, x: 0, y: 0, panels: [], probe: null });
     controls.wipe.addEventListener("input", () => this.place());
@@ -41,13 +42,14 @@ class Wall {
   }
 
   show() {
-    const { condition, rows } = this.state(), entry = condition.pictures[this.controls.image.value];
+    const { condition, rows, elsewhere } = this.state(), entry = condition.pictures[this.controls.image.value];
     this.root.replaceChildren();
     this.panels = [];
     this.probe = null;
     this.line.textContent = "";
     if (!entry) {
-      this.line.textContent = "No pictures: evaluate with save=true (restore evaluate weights=RUN save=true) and name its folder too.";
+      this.line.textContent = elsewhere ? `No pictures of these results; there are some of: ${elsewhere}`
+        : "No pictures: evaluate with save=true (restore evaluate weights=RUN save=true) and name its folder too.";
       return;
     }
     this.lines = svg("svg", { "aria-hidden": "true" });
