@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from restore import checkpoint, distributed, registry, settings
+from restore import checkpoint, cost, distributed, registry, settings
 from restore.errors import NonFinite, UserError
 from restore.evaluation import Runner, evaluate
 from restore.journal import Journal, to_json, write_text
@@ -28,13 +28,14 @@ from restore.loading import (
     EvalItems,
     Positions,
     TrainItems,
+    collate,
     to_device,
     train_batches,
 )
 from restore.losses import Loss
 from restore.references import replaced
 from restore.status import Progress
-from restore.types import Particular, Problem, Restoration, Scheduled
+from restore.types import Particular, Problem, Restoration, Scheduled, each
 
 log = logging.getLogger("restore")
 
@@ -308,6 +309,7 @@ class Training:
             "best": self.best,
             "unlogged": distributed.gather([self.unlogged, self.unlogged_steps]),
             "identity": self.journal.identity,
+            "spent": distributed.gather(self.meter.state()),
         }
 
     def save(self, name: str) -> None:
@@ -349,6 +351,9 @@ class Training:
         state = checkpoint.read(self._last) if self._last.exists() else None
         if state is not None:
             self._restore(state)
+        spent = state.get("spent", []) if state else []
+        own = distributed.rank()
+        self.meter = cost.Meter(self.device, spent[own] if own < len(spent) else None)
         self.journal = Journal(
             self.folder,
             self.config,
@@ -432,10 +437,12 @@ class Training:
         self.network.train()
         timed, began = 0, time.perf_counter()
         while self.step < leg.first + leg.steps:
-            micros = [next(batches) for _ in range(trainer.accumulate)]
-            for micro in micros:
-                self._note_skipped(micro)
-            values = self._step(leg, [to_device(micro, self.device) for micro in micros])
+            with self.meter.working():
+                with self.meter.waiting():
+                    micros = [next(batches) for _ in range(trainer.accumulate)]
+                for micro in micros:
+                    self._note_skipped(micro)
+                values = self._step(leg, [to_device(micro, self.device) for micro in micros])
             self.step += 1
             timed += 1
             self.unlogged_steps += 1
@@ -615,13 +622,36 @@ class Training:
                 *(self.step, self.total, self.folder),
             )
             return
+        parts = distributed.gather(self.meter.state())
         if not self.first_process:
             return
         values = _last_values(self.folder / "metrics.csv")
-        best = {"step": self.step, "best": self.best, **values}
+        spent = self._cost(parts)
+        best = {"step": self.step, "best": self.best, **values, "cost": spent}
         write_text(self.folder / "summary.json", to_json(best))
         self.journal.summary(best)
         log.info("done: %d steps; weights and pictures in %s", self.step, self.folder)
+
+    def _cost(self, parts: list[dict[str, float]]) -> dict[str, Any]:
+        """The summary's section `cost`; a restoration is that of a training crop."""
+        model = self.models["backbone"]
+        problem = self.task.prepare(
+            to_device(collate([self.items[0]]), self.device),
+            torch.Generator(self.device).manual_seed(0),
+        )
+        once = cost.forward(Runner(model, self.setting.runtime, self.device), problem)
+        images = self.step * self.setting.trainer.batch_size
+        return {
+            "parameters": cost.parameters(model),
+            "flops": {"forward": once["flops"]},
+            "ms_per_image": once["ms"],
+            "of": {name: each(_size, x) for name, x in problem.inputs.items()},
+            **cost.account(parts, images, self.meter.energy.source),
+        }
+
+
+def _size(picture: Tensor) -> Any:
+    return list(picture.shape[-2:])
 
 
 def _last_values(path: Path) -> dict[str, float]:
