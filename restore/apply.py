@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from restore import distributed, journal, settings, stepwise, weights
+from restore import distributed, journal, settings, shipped, stepwise, weights
 from restore.comparison.masks import read as read_mask
 from restore.config import check
 from restore.errors import RunFailure, UserError
@@ -28,17 +28,18 @@ log = logging.getLogger("restore")
 class Apply:
     """`restore apply`."""
 
-    weights: str
+    weights: str | None
     model: list[str]
     input: str
     reference: str | list[str] | None
     mask: str | None
     holes_are: Literal["white", "black"]
-    output: str
+    output: str | None
     scale: Annotated[float, Field(ge=1, le=32)] | None
     overwrite: bool
     ensemble: bool
     tile: Annotated[int, Field(ge=16)] | Literal["auto"] | None
+    networks: str | None
     suffix: Literal[".png", ".jpg", ".webp", ".tif"] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     runtime: settings.Runtime
@@ -72,6 +73,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     distributed.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
+    if setting.weights is None:
+        place = None if setting.networks is None else Path(setting.networks).expanduser()
+        setting.weights = str(shipped.choose(setting.scale, place))
+    if setting.output is None:
+        setting.output = str(beside(Path(setting.input).expanduser(), setting.suffix))
     loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
     restorer = stepwise.restorer(loaded, setting.runtime, device, setting.scale)
     trained = loaded.config.get("reference")
@@ -100,6 +106,7 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
     Raises UserError: missing input, reference or mask, outputs that exist, that would be written
     twice or over something that is read, or of a kind or in a place that cannot be written.
     """
+    assert setting.output is not None
     source, goal = Path(setting.input).expanduser(), Path(setting.output).expanduser()
     many = source.is_dir()
     if not many and not source.is_file():
@@ -137,6 +144,18 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
         taken[end] = path
         planned.append(Job(path, _key(path, source), some, hole, end))
     return planned
+
+
+def beside(source: Path, suffix: str | None) -> Path:
+    """Where the result of an input goes when nothing is said: `photo.jpg` to `photo_restored.jpg`.
+
+    Args:
+        source: a picture or a folder.
+        suffix: of the results; None: the input's, where results can be of its kind.
+    """
+    ends = source.suffix.lower() if source.suffix.lower() in _KEPT else ".png"
+    end = "" if source.is_dir() else suffix or ends
+    return source.with_name(f"{source.name if source.is_dir() else source.stem}_restored{end}")
 
 
 def _key(path: Path, source: Path) -> str:

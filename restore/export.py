@@ -20,6 +20,8 @@ class Export:
 
     format: settings.Node
     folder: str
+    weights: str | None = None
+    model: list[str] | None = None
     data: settings.Node | None = None
     task: settings.Node | None = None
     degradation: settings.Node | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from restore import checkpoint, registry
+from restore import checkpoint, registry, shipped
 from restore.backbones import spandrel
 from restore.config import compose, locate, plain
 from restore.errors import UserError
@@ -28,7 +28,7 @@ class Loaded:
     def backbone(self) -> nn.Module:
         """The network for evaluation, on the CPU, its normalisation folded into the weights."""
         node = self.config["backbone"]
-        model = registry.instantiate(_without_downloads(node), "backbone")
+        model = registry.instantiate(without_downloads(node), "backbone")
         checkpoint.load_into(model, self.state, str(self.path))
         return fold(model.eval())
 
@@ -53,9 +53,9 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     """Reads weights.
 
     Args:
-        path: a run folder (its best checkpoint, else its last), a checkpoint of ours, or a
-            published file: a plain state dict, or one under `state_dict` (Lightning, whose
-            `model.` prefix is taken off), `params_ema` or `params` (BasicSR).
+        path: a run folder (its best checkpoint, else its last), a folder of `restore.shipped`, a
+            checkpoint of ours, or a published file: a plain state dict, or one under `state_dict`
+            (Lightning, whose `model.` prefix is taken off), `params_ema` or `params` (BasicSR).
         model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
@@ -64,6 +64,7 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     path = Path(path)
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
+        found.insert(0, path / shipped.WEIGHTS)
         path = next((file for file in found if file.is_file()), found[-1])
     held = checkpoint.read(path)
     mark = checkpoint.fingerprint(path)
@@ -144,11 +145,11 @@ def _some(names: Any) -> str:
     return ", ".join(listed[:3]) + (f", … ({len(listed)})" if len(listed) > 3 else "")
 
 
-def _without_downloads(node: Any) -> Any:
+def without_downloads(node: Any) -> Any:
     """The node with every part's own weights left random: the file brings them all."""
     if isinstance(node, dict):
         return {
-            key: "random" if key == "weights" else _without_downloads(value)
+            key: "random" if key == "weights" else without_downloads(value)
             for key, value in node.items()
         }
     return node

@@ -533,7 +533,6 @@ BAD = [
     (["input=low.png", "output=o.png", "overwrite=perhaps"], ["overwrite=perhaps"]),
     (["input=low.png", "output=o.png", "runtime.devices=2"], ["runtime.devices=2", "one device"]),
     (["input=low.png", "output=o.png", "outptu=x"], ["'outptu' is not a setting", "output"]),
-    (["input=low.png"], ["output has no value"]),
     (["output=o.png"], ["input has no value"]),
     (["input=pair", "output=o.png"], ["pair is a folder", "o.png must be one too"]),
     (["input=pair", "output=low.png"], ["pair is a folder", "low.png must be one too"]),
