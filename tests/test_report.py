@@ -1,5 +1,6 @@
 """`restore report`: numbers against SciPy, and the page in a real browser."""
 
+import base64
 import csv
 import json
 import math
@@ -54,6 +55,14 @@ def block(folder: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found
     return json.loads(found[1], parse_constant=pytest.fail)
+
+
+def held(folder: Path, name: str) -> bytes:
+    """A picture or the like."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.search(rf'<script type="text/plain" id="p-{name}">(.*?)</script>', text)
+    assert found
+    return base64.b64decode(found[1])
 
 
 def measured(scene: Path, name: str, seeds: list[int]) -> np.ndarray:

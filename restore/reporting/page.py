@@ -14,13 +14,13 @@ _DIGITS = 7  # significant, of numbers on the page
 def page(title: str, data: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """The page.
 
-    Each picture is a block of text of its own, which a browser does not look into before it is
-    asked for: however many there are, only those in sight are decoded.
+    Each picture (and what is looked at with it) is a block of text of its own, which a browser does
+    not look into before it is asked for: however many there are, only those in sight are decoded.
 
     Args:
         title: heading.
         data: what `page.js` reads, see `report.content`.
-        pictures: base64 of WebP files by their identities.
+        pictures: base64 by identities, see `pictures.Album`.
     """
     blocks = (
         f'<script type="text/plain" id="p-{name}">{text}</script>'

@@ -18,7 +18,7 @@ _KINDS = ("target", "low", "mask")
 
 @dataclass
 class Album:
-    """Encoded pictures by an identity of their contents.
+    """Encoded pictures, and what is looked at with them, by identities of their contents.
 
     Args:
         side: largest side, pixels; larger pictures are made smaller.
@@ -44,6 +44,12 @@ class Album:
             self.held[name] = base64.b64encode(file.getvalue()).decode()
         return name
 
+    def keep(self, held: bytes) -> str:
+        """The identity of some bytes."""
+        name = hashlib.sha256(held).hexdigest()[:16]
+        self.held.setdefault(name, base64.b64encode(held).decode())
+        return name
+
 
 def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
     """The pictures of a condition's images, those on which variants differ most first.
@@ -63,7 +69,7 @@ def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
                     continue
                 entry["restored"][f"{place}/{seed}"] = {
                     "picture": name,
-                    **_choices(one.picture(choices.FOLDER, key, ".npz")),
+                    **_choices(one.picture(choices.FOLDER, key, ".npz"), album),
                 }
                 if not entry["shown"]:
                     for kind in _KINDS:
@@ -99,15 +105,19 @@ def _references(folder: Path, key: str, album: Album) -> list[str]:
         names.append(name)
 
 
-def _choices(path: Path) -> dict[str, Any]:
-    """Base64 of little-endian uint32 positions and of uint8 scores (255 for 1), with the sizes."""
+def _choices(path: Path, album: Album) -> dict[str, Any]:
+    """Identities of little-endian positions (uint16 or, of many, uint32) and of uint8 scores.
+
+    A score of 1 is 255. With them the sizes.
+    """
     if not path.exists():
         return {}
     held = choices.read(path)
     score = np.clip(np.rint(held.score * 255), 0, 255).astype(np.uint8)
+    few = int(held.grids.prod(1).sum()) <= 1 << 16
     return {
         "size": list(held.index.shape),
         "grids": held.grids.tolist(),
-        "index": base64.b64encode(held.index.astype("<u4").tobytes()).decode(),
-        "score": base64.b64encode(score.tobytes()).decode(),
+        "index": album.keep(held.index.astype("<u2" if few else "<u4").tobytes()),
+        "score": album.keep(score.tobytes()),
     }

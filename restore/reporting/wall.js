@@ -245,14 +245,18 @@ function image(name, alt) {
   made.decoding = "async";
   made.draggable = false;
   made.alt = alt;
-  made.src = `data:image/webp;base64,${document.getElementById(`p-${name}`).textContent}`;
+  made.src = `data:image/webp;base64,${held(name)}`;
   return made;
 }
 
-function bytes(text) { return Uint8Array.from(atob(text), (c) => c.charCodeAt(0)); }
+function held(name) { return document.getElementById(`p-${name}`).textContent; }
+
+function bytes(name) { return Uint8Array.from(atob(held(name)), (c) => c.charCodeAt(0)); }
 
 function decoded(one) {
-  return { size: one.size, grids: one.grids, index: new Uint32Array(bytes(one.index).buffer), score: bytes(one.score) };
+  const score = bytes(one.score), index = bytes(one.index);
+  const Numbers = index.length === 2 * score.length ? Uint16Array : Uint32Array;
+  return { size: one.size, grids: one.grids, index: new Numbers(index.buffer), score };
 }
 
 // A position counted through all references as {reference, row, column}.
