@@ -10,10 +10,12 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -21,6 +23,11 @@ from restore import distributed
 from restore.errors import UserError
 
 log = logging.getLogger("restore")
+
+# Which way a metric is better, by a part of its name: what the dashboard's summary keeps.
+_BEST = {"psnr": "max", "ssim": "max", "lpips": "min", "fid": "min", "mae": "min"}
+_TAG = 64  # letters that the dashboard takes
+_IDENTITY = "wandb_id.txt"
 
 
 def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -205,6 +212,9 @@ class Journal:
         identity: str | None = None,
     ):
         self.identity = identity
+        self._defined: set[str] = set()
+        self._table: Any = None
+        self._full = False
         self._numbers: Numbers | None = None
         self._run: Any = None
         if distributed.rank() != 0:
@@ -219,6 +229,9 @@ class Journal:
         import wandb
 
         # A server that cannot be had must not stop a run: its files are then kept for `wandb sync`.
+        kept = folder / _IDENTITY
+        if kept.exists():  # begun before, maybe killed before its first checkpoint
+            self.identity = kept.read_text(encoding="utf-8").strip()
         for mode in dict.fromkeys((settings["mode"], "offline")):
             self.identity = self.identity or uuid.uuid4().hex[:8]
             try:
@@ -227,7 +240,7 @@ class Journal:
                     project=settings["project"],
                     entity=settings["entity"],
                     group=settings["group"],
-                    tags=settings["tags"],
+                    tags=list(dict.fromkeys(tag[:_TAG] for tag in settings["tags"])),
                     job_type=job,
                     name=folder.name,
                     id=self.identity,
@@ -239,6 +252,7 @@ class Journal:
                     ),
                 )
                 run.define_metric("*", step_metric="step")
+                write_text(kept, f"{self.identity}\n")
                 return run
             except Exception as error:  # of many classes, some of them private to wandb
                 told = " ".join(str(error).split())
@@ -259,8 +273,86 @@ class Journal:
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Logs values by name."""
         if self._numbers is not None:
-            self._numbers.write(values, step)
+            self._write(values, step)
+            self._define(values)
             self._tell(lambda run: run.log({**values, "step": step}))
+
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        """A full disk costs numbers, and is said once; it does not cost the training."""
+        assert self._numbers is not None
+        try:
+            self._numbers.write(values, step)
+        except OSError as error:
+            if not self._full:
+                log.warning("metrics.csv misses numbers from step %d on: %s", step, error)
+            self._full = True
+
+    def _define(self, values: Mapping[str, float]) -> None:
+        """Lets the summary keep a validation's best value beside the last."""
+        for name in values.keys() - self._defined:
+            way = next((way for part, way in _BEST.items() if part in name), None)
+            if name.startswith("valid/") and way is not None:
+                self._tell(
+                    lambda run, n=name, w=way: run.define_metric(  # type: ignore[misc]
+                        n, step_metric="step", summary=f"{w},last"
+                    )
+                )
+            self._defined.add(name)
+
+    def table(self, rows: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Adds a validation's pictures to the dashboard's table `valid/comparison`.
+
+        Args:
+            rows: each with `picture` (a name), `file` (its comparison sheet) and metrics by name.
+            step: of the validation.
+        """
+        added = [dict(row) for row in rows]
+        if self._run is None or not added:
+            return
+        import wandb
+
+        def act(run: Any) -> None:
+            names = [name for name in added[0] if name not in ("picture", "file")]
+            if self._table is None:
+                columns: list[str | int] = ["step", "picture", "sheet", *names]
+                self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
+            for row in added:
+                sheet = wandb.Image(str(row["file"]))
+                self._table.add_data(step, row["picture"], sheet, *(row[n] for n in names))
+            run.log({"valid/comparison": self._table, "step": step})
+
+        self._tell(act)
+
+    def masked(self, pictures: Mapping[str, tuple[Path, np.ndarray]], step: int) -> None:
+        """Shows pictures with their holes (HW, 1 = hole) as an overlay to switch on and off."""
+        if self._run is None or not pictures:
+            return
+        import wandb
+
+        def act(run: Any) -> None:
+            names = {0: "known", 1: "hole"}
+            shown = {
+                name: wandb.Image(
+                    str(file), masks={"holes": {"mask_data": holes, "class_labels": names}}
+                )
+                for name, (file, holes) in pictures.items()
+            }
+            run.log({**shown, "step": step})
+
+        self._tell(act)
+
+    def artifact(self, path: Path, name: str) -> None:
+        """Keeps a file of weights on the dashboard, as a version of the run's model."""
+        if self._run is None or not path.exists():
+            return
+        import wandb
+
+        def act(run: Any) -> None:
+            kept = wandb.Artifact(f"model-{self.identity}", type="model")
+            kept.add_file(str(path))
+            run.log_artifact(kept, aliases=[name])
+
+        self._tell(act)
 
     def pictures(self, files: Mapping[str, Path], step: int) -> None:
         """Shows picture files by name on the dashboard."""
@@ -277,5 +369,6 @@ class Journal:
     def close(self, failed: bool = False) -> None:
         """Ends the run on the dashboard."""
         if self._numbers is not None:
-            self._numbers.close()
+            with suppress(OSError):  # a full disk has been told of
+                self._numbers.close()
         self._tell(lambda run: run.finish(exit_code=int(failed)))

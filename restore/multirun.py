@@ -49,7 +49,7 @@ def run(
             time.sleep(0.5)
         if _done(folder):
             return 0
-    config = _with_group(_continued(folder, config), sweep, folder)
+    config = _with_group(_continued(folder, config), sweep, overrides)
     if joined:
         return train.work(folder, config)
     status.tell(folder, state=status.WAITING, reason=None)
@@ -90,11 +90,13 @@ def _continued(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _with_group(config: dict[str, Any], sweep: sweeps.Sweep, folder: Path) -> dict[str, Any]:
-    """The sweep is a group on the dashboard, what differs its jobs' tags."""
+def _with_group(
+    config: dict[str, Any], sweep: sweeps.Sweep, overrides: list[str]
+) -> dict[str, Any]:
+    """The sweep is a group on the dashboard, what was typed its jobs' tags."""
     dashboard = config["wandb"]
     group = dashboard["group"] or sweep.folder.resolve().name
-    tags = [*dashboard["tags"], *folder.name.split(",")]
+    tags = [*dashboard["tags"], *sweeps.tags(overrides)]
     return {**config, "wandb": {**dashboard, "group": group, "tags": tags}}
 
 

@@ -100,6 +100,7 @@ class Wandb:
     entity: str | None
     group: str | None
     tags: list[str]
+    artifact: Literal["none", "best", "last"] = "none"
 
 
 @dataclass

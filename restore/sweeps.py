@@ -146,6 +146,13 @@ def assignments(overrides: Sequence[str], swept: Sequence[str]) -> dict[str, str
     return {key: values[key] for key in sorted(swept) if key in values}
 
 
+def tags(overrides: Sequence[str]) -> list[str]:
+    """What was typed for a run, but not where it lies and runs, as tags for the dashboard."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {_key(o): str(o.get_value_element_as_str()) for o in parsed}
+    return [f"{key}={value}" for key, value in sorted(values.items()) if not _free(key)]
+
+
 def identity(config: Mapping[str, Any], parameters: Mapping[str, str]) -> str:
     """What a job is, whatever the order and manner in which it was asked for, as 16 hex digits."""
 

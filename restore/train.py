@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from restore import distributed, journal, settings, status
+from restore import distributed, journal, settings, status, sweeps
 from restore.config import check
 from restore.errors import UserError
 from restore.training import Training
@@ -28,6 +28,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, settings.Train)
     folder = Path(setting.folder)
+    if setting.resume is None:
+        tags = [*setting.wandb.tags, *sweeps.tags(overrides)]
+        config = {**config, "wandb": {**config["wandb"], "tags": tags}}
     alone = distributed.joined() or setting.runtime.devices == 1
     if setting.resume is not None:
         folder = Path(setting.resume)

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from restore import checkpoint, cost, distributed, registry, settings
 from restore.errors import NonFinite, UserError
-from restore.evaluation import Runner, evaluate
+from restore.evaluation import Report, Runner, evaluate
+from restore.images import save_png
 from restore.journal import Journal, to_json, write_text
 from restore.loading import (
     Batch,
@@ -351,9 +352,6 @@ class Training:
         state = checkpoint.read(self._last) if self._last.exists() else None
         if state is not None:
             self._restore(state)
-        spent = state.get("spent", []) if state else []
-        own = distributed.rank()
-        self.meter = cost.Meter(self.device, spent[own] if own < len(spent) else None)
         self.journal = Journal(
             self.folder,
             self.config,
@@ -363,6 +361,9 @@ class Training:
             state["identity"] if state else None,
         )
         self._introduce()
+        spent = state.get("spent", []) if state else []
+        own = distributed.rank()
+        self.meter = cost.Meter(self.device, spent[own] if own < len(spent) else None)
         self.progress = Progress(self.folder, self.step, self.total) if self.first_process else None
         finished = False
         try:
@@ -582,6 +583,18 @@ class Training:
         """Measures the validation split, logs it and keeps the stage's best checkpoint."""
         model = self.ema.module if self.ema is not None else self.models["backbone"]
         folder = self.folder / "pictures" / f"step_{self.step:07d}"
+        holes: dict[str, tuple[Path, np.ndarray]] = {}
+
+        def keep(problem: Problem, restored: Restoration, _: Tensor) -> dict[str, float]:
+            mask, count = problem.aux.get("mask"), self.setting.trainer.pictures
+            if self.first_process and mask is not None and len(holes) < count:
+                path = folder / f"{len(holes):03d}_filled.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
+                overlay = mask[0, 0].round().byte().cpu().numpy()
+                holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
+            return {}
+
         report = evaluate(
             Runner(model, self.setting.runtime, self.device),
             self.task,
@@ -590,6 +603,7 @@ class Training:
             self.setting.loader,
             pictures=folder,
             count=self.setting.trainer.pictures,
+            each=keep,
             title="validate",
         )
         if not report.rows:
@@ -598,6 +612,8 @@ class Training:
         base = {f"valid/{report.baseline}/{k}": v for k, v in report.mean("baseline").items()}
         self.journal.numbers({**values, **base}, self.step)
         self.journal.pictures({f"valid/{k}": v for k, v in report.sheets.items()}, self.step)
+        self.journal.table(_table_rows(report), self.step)
+        self.journal.masked(holes, self.step)
         name, value = next(iter(values.items()))
         against = base[f"valid/{report.baseline}/{name.partition('/')[2]}"]
         log.info(
@@ -630,6 +646,9 @@ class Training:
         best = {"step": self.step, "best": self.best, **values, "cost": spent}
         write_text(self.folder / "summary.json", to_json(best))
         self.journal.summary(best)
+        kept = self.setting.wandb.artifact
+        if kept != "none":
+            self.journal.artifact(self.folder / "checkpoints" / f"{kept}.pt", kept)
         log.info("done: %d steps; weights and pictures in %s", self.step, self.folder)
 
     def _cost(self, parts: list[dict[str, float]]) -> dict[str, Any]:
@@ -648,6 +667,17 @@ class Training:
             "of": {name: each(_size, x) for name, x in problem.inputs.items()},
             **cost.account(parts, images, self.meter.energy.source),
         }
+
+
+def _table_rows(report: Report) -> list[dict[str, Any]]:
+    """Each picture of a validation that has a sheet, with its metrics."""
+    found = {row["place"]: row for row in report.rows}
+    files = {name: f for name, f in report.sheets.items() if not name.endswith("_masks")}
+    places = {int(name.partition("_")[0]): file for name, file in files.items()}
+    return [
+        {"picture": found[place]["key"], "file": file, **found[place]["restored"]}
+        for place, file in places.items()
+    ]
 
 
 def _size(picture: Tensor) -> Any:

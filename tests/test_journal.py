@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -127,6 +128,69 @@ def test_an_offline_run_holds_everything(tmp_path: Path):
     assert last["train/loss"] == 1 / 20
     assert found["exit"][0].exit_code == 0
     assert any("step" in record.step_metric for record in found["metric"])
+
+
+def test_a_validation_is_there_to_look_at(tmp_path: Path):
+    picture = tmp_path / "sheet.png"
+    Image.new("RGB", (9, 5), (200, 10, 30)).save(picture)
+    weights = tmp_path / "best.pt"
+    weights.write_bytes(b"weights")
+    kept = Journal(
+        tmp_path, {}, {**WANDB, "mode": "offline", "tags": ["x" * 99, "t", "t"]}, "train"
+    )
+    for step, value in ((1, 30.0), (2, 20.0)):
+        kept.numbers({"valid/psnr_y": value, "valid/lpips": 1 / value}, step)
+        row = {"picture": f"at {step}", "file": picture, "psnr_y": value}
+        kept.table([row], step)
+    holes = np.zeros((5, 9), np.uint8)
+    holes[1:3, 2:4] = 1
+    kept.masked({"valid/holes/a": (picture, holes)}, 2)
+    kept.artifact(weights, "best")
+    kept.close()
+    found = wandb_run(tmp_path)
+    assert list(found["run"][0].tags) == ["x" * 64, "t"]
+    ways = {record.name: record.summary for record in found["metric"]}
+    assert (ways["valid/psnr_y"].max, ways["valid/psnr_y"].last) == (True, True)
+    assert (ways["valid/lpips"].min, ways["valid/lpips"].max) == (True, False)
+    files = next(tmp_path.glob("wandb/offline-run-*/files"))
+    tables = [json.loads(path.read_text()) for path in files.rglob("*.table.json")]
+    assert tables
+    assert all(table["columns"] == ["step", "picture", "sheet", "psnr_y"] for table in tables)
+    told = {(row[0], row[1], row[3]) for table in tables for row in table["data"]}
+    assert told == {(1, "at 1", 30.0), (2, "at 2", 20.0)}
+    (overlay,) = files.rglob("*.mask.png")
+    assert np.array_equal(np.array(Image.open(overlay)), holes)
+    models = [a for a in found["artifact"] if a.type == "model"]
+    assert [set(a.aliases) for a in models] == [{"latest", "best"}]
+    again = Journal(tmp_path, {}, {**WANDB, "mode": "offline"}, "train")
+    again.close()
+    assert again.identity == kept.identity, "a run that goes on is the same one"
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from restore import journal
+folder = Path(sys.argv[1])
+journal.log_to(None)
+kept = journal.Journal(folder, {}, {
+    "mode": "offline", "project": "p", "entity": None, "group": None, "tags": []}, "train")
+kept.numbers({"loss": 1.0}, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+for step in range(2, 9):
+    kept.numbers({"loss": 1.0}, step)
+kept.close()
+print("went on to the end")
+"""
+
+
+def test_a_full_disk_costs_numbers_and_not_the_training(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "went on to the end" in done.stdout
+    assert done.stdout.count("metrics.csv misses numbers") == 1
 
 
 def test_a_failed_run_is_marked(tmp_path: Path):
