@@ -17,7 +17,7 @@ from restore.reporting import costs, curves, results
 from restore.reporting.conditions import Condition, Row, conditions, title
 from restore.reporting.page import page
 from restore.reporting.pictures import Album, gather
-from restore.reporting.runs import Found, find
+from restore.reporting.runs import find
 from restore.reporting.statistics import Comparison
 from restore.reporting.variants import Variant, variants
 from restore.settings import Count, Node, Positive
@@ -54,13 +54,15 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     layout: Layout = registry.instantiate(setting.layout, "layout")
     found = find(setting.folders)
     made, differing = variants(found.runs)
+    of = costs.crop(made)
+    found.notes += [of] if of else []
     every = conditions(found, made)
     if not every:
         raise UserError(
             f"{', '.join(setting.folders)}: no run has come to its end and none was evaluated"
         )
     pairs = [_pairs(condition, setting) for condition in every]
-    spent = {variant.label: _spent(variant, found) for variant in made}
+    spent = {variant.label: costs.of(variant) for variant in made}
     against = [_against(condition, setting.against) for condition in every]
     tables = [
         _tables(condition, layout, spent, held, setting) for condition, held in zip(every, pairs)
@@ -77,7 +79,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             journal.write_text(folder / f"{name}.{suffix}", text)
     journal.write_text(folder / "index.html", page(setting.title, data, album.held))
     for note in found.notes:
-        log.warning(note)
+        log.info(note)
     log.info("\n%s", tables[0][against[0]]["table"].markdown())
     size = (folder / "index.html").stat().st_size / 1e6
     log.info("%s (%.1f MB), tables as csv, md and tex beside it", folder / "index.html", size)
@@ -107,11 +109,6 @@ def _pairs(condition: Condition, setting: Report) -> dict[tuple[str, str, str], 
                 found[measure, one.label, two.label] = made
                 found[measure, two.label, one.label] = made.reversed()
     return found
-
-
-def _spent(variant: Variant, found: Found) -> dict[str, tuple[float, float]]:
-    own = [one.facts for run, one in found.evaluations if any(run is r for r in variant.runs)]
-    return costs.of(variant, own)
 
 
 def _tables(

@@ -34,7 +34,12 @@ def run(folder: Path, attention: str, seed: int, channels: int = 256, done: bool
     with open(folder / "metrics.csv", "w", newline="") as file:
         csv.writer(file).writerows([["step", "name", "value"], *lines])
     if done:
-        cost = {"parameters": 1_000_000 + 1000 * channels, "flops": 4e9 + 1e7 * channels}
+        cost = {
+            "parameters": {"total": 1_000_000 + 1000 * channels},
+            "flops": {"forward": 4e9 + 1e7 * channels},
+            "of": {"low": [16, 16], "reference": [[64, 64], [32, 32]]},
+            "energy": None,
+        }
         (folder / "summary.json").write_text(json.dumps({"step": 150, "cost": cost}))
     return folder
 

@@ -65,6 +65,8 @@ def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):
     np.testing.assert_array_equal(kept.places(), np.stack([rows * 0, rows, columns], -1))
     report = tmp_path / "report"
     assert main(["report", str(run), str(out), f"folder={report}"]) == 0
+    (variant,) = block(report)["variants"]
+    assert set(variant["costs"]) >= {"parameters", "flops", "ms", "memory", "time"}
     shown = block(report)["conditions"][0]
     assert [row["label"] for row in shown["rows"]] == ["bicubic", "run"]
     (one,) = shown["pictures"]["deep/a"]["restored"].values()

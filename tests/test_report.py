@@ -155,6 +155,8 @@ def test_tables_hold_the_same_in_every_form(made: Path):
     row = rows["hard, channels=256"]
     assert row["parameters (M)"] == "1.26"
     assert row["GFLOPs"] == "6.6"
+    assert "energy (kJ)" not in row
+    assert any("low 16×16, reference 64×64 + 32×32 pixels" in n for n in block(made)["notes"])
     markdown, latex = ((made / f"table.{kind}").read_text() for kind in ("md", "tex"))
     for name in ("PSNR (y) ↑", "LPIPS ↓"):
         for text in (row[name], rows["bicubic"][name]):

@@ -1,60 +1,72 @@
 """What a variant costs, as far as its runs tell."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from restore.reporting.runs import Run
 from restore.reporting.statistics import spread
 from restore.reporting.variants import Variant
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost: its heading, the names that summaries have for it, and the unit it is shown in."""
+    """A cost: its heading, its place in a summary's section `cost`, and the unit it is shown in."""
 
     name: str
     title: str
-    told_as: tuple[str, ...]
+    path: tuple[str, ...]
     unit: float = 1.0
     digits: int = 1
 
 
 COSTS = (
-    Cost("parameters", "parameters (M)", ("parameters", "parameters/total"), 1e6, 2),
-    Cost("flops", "GFLOPs", ("flops", "flops/forward", "forward_flops"), 1e9),
-    Cost("ms", "ms/image", ("ms_per_image", "ms/image")),
-    Cost("memory", "peak memory (GB)", ("peak_memory", "memory/peak", "peak_memory_bytes"), 1e9, 2),
-    Cost("time", "training time (min)", ("training_time", "seconds", "time/seconds"), 60),
+    Cost("parameters", "parameters (M)", ("parameters", "total"), 1e6, 2),
+    Cost("flops", "GFLOPs", ("flops", "forward"), 1e9),
+    Cost("ms", "ms/image", ("ms_per_image",)),
+    Cost("memory", "peak memory (GB)", ("memory", "peak"), 1e9, 2),
+    Cost("time", "training time (min)", ("time", "seconds"), 60),
+    Cost("energy", "energy (kJ)", ("energy", "joules"), 1e3),
 )
 
 
-def of(variant: Variant, facts: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """By cost its mean and spread over the variant's runs and evaluations, of those that tell."""
-    told = [dict(_flat(source)) for source in [*map(_summary, variant.runs), *facts]]
+def of(variant: Variant) -> dict[str, tuple[float, float]]:
+    """By cost its mean and standard deviation over the variant's runs that tell it."""
     found = {}
     for cost in COSTS:
-        values = [
-            next((float(own[name]) for name in cost.told_as if name in own), None) for own in told
-        ]
-        known = np.array([value for value in values if value is not None])
-        if len(known):
-            mean, sd = spread(known / cost.unit)
-            found[cost.name] = (mean, sd)
+        told = (_value(run.summary.get("cost"), cost.path) for run in variant.runs)
+        known = [value / cost.unit for value in told if value is not None]
+        if known:
+            found[cost.name] = spread(np.array(known))
     return found
 
 
-def _summary(run: Run) -> Mapping[str, Any]:
-    return run.summary
+def crop(variants: Sequence[Variant]) -> str | None:
+    """A sentence on the sizes of what was restored once, where runs say them."""
+    every = {
+        ", ".join(f"{name} {_size(size)}" for name, size in held.items())
+        for variant in variants
+        for run in variant.runs
+        if (held := _held(run.summary.get("cost"), "of"))
+    }
+    if not every:
+        return None
+    return f"GFLOPs and ms/image: of a training crop ({' or '.join(sorted(every))} pixels)"
 
 
-def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Numbers by their path; a section `cost` stands for what is in it."""
-    for key, value in node.items():
-        inner = path if key == "cost" and not path else f"{path}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{inner}/" if inner else "")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield inner, value
+def _size(size: Any) -> str:
+    """Height and width, or those of several references."""
+    if size and isinstance(size[0], list):
+        return " + ".join(map(_size, size))
+    return "×".join(map(str, size))
+
+
+def _held(node: Any, name: str) -> Any:
+    return node.get(name) if isinstance(node, Mapping) else None
+
+
+def _value(node: Any, path: tuple[str, ...]) -> float | None:
+    for name in path:
+        node = _held(node, name)
+    return None if isinstance(node, str) or node is None else float(node)
