@@ -342,7 +342,17 @@ def test_hovering_shows_where_a_texture_came_from(tab: Tab):
     )
     assert cell["y"] == pytest.approx(reference["y"] + reference["height"] * there / rows, abs=1.5)
     assert tab.page.locator("#wall > svg line").count() == 1
-    assert tab.page.locator("#wall > svg rect").count() == 9
+    boxes = [one.bounding_box() for one in tab.page.locator("#wall > svg rect").all()]
+    width, height = reference["width"] / columns, reference["height"] / rows
+    found = sorted(
+        (round((b["y"] - cell["y"]) / height), round((b["x"] - cell["x"]) / width)) for b in boxes
+    )
+    plain = [
+        (int(chosen()[row - dy, column - dx]), dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+    ]
+    assert found == sorted(
+        (at // columns + dy - there, at % columns + dx - across) for at, dy, dx in plain
+    )
     view.focus()
     tab.page.keyboard.press("ArrowDown")
     assert f"row {row + 1}, column {column} of" in tab.page.inner_text("#link")
