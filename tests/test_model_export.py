@@ -1,0 +1,118 @@
+"""Networks written for other programs compute what they did, at any size."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from restore import registry, weights
+from restore.checkpoint import write as write_checkpoint
+from restore.cli import main
+from restore.config import compose, plain
+
+FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
+SMALL = ["backbone.blocks=1", "backbone.features=8"]
+TRUNK = [f"backbone.mapping.{part}=2" for part in ("blocks", "width", "growth", "convolutions")]
+TTSR = ["backbone.blocks=[1,1,1,1]", "backbone.features=4", "pretrained.vgg19=random"]
+SIZES = [(1, 1, 1), (3, 5, 31), (1, 40, 17)]
+
+
+def checkpoint(folder: Path, name: str, *overrides: str) -> Path:
+    """One of our checkpoints, of a network as it is made, moved off its beginning."""
+    chosen = [f"backbone={name}", *overrides]
+    torch.manual_seed(0)
+    model = registry.build("backbone", name, *overrides)
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if key.endswith("running_var"):
+                value.mul_(1.5)
+            elif value.is_floating_point():
+                value.add_(0.02 * torch.randn_like(value))
+    config = plain(compose("train", chosen))
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"config": config, "models": {"backbone": model.state_dict()}, "ema": None, "step": 1}
+    write_checkpoint(folder / "w.pt", state)
+    return folder / "w.pt"
+
+
+def export(path: Path, form: str, folder: Path, *more: str) -> int:
+    return main(["export", f"weights={path}", f"format={form}", f"folder={folder}", *more])
+
+
+def run(form: str, folder: Path, *pictures: torch.Tensor) -> torch.Tensor:
+    """What the file makes of pictures, by its own program."""
+    path = folder / f"network{FORMATS[form]}"
+    if form == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(path)
+        names = [entry.name for entry in session.get_inputs()]
+        assert names == json.loads((folder / "network.json").read_text())["inputs"]
+        arrays = {name: x.numpy() for name, x in zip(names, pictures)}
+        return torch.from_numpy(session.run(None, arrays)[0])
+    if form == "torchscript":
+        return torch.jit.load(str(path))(*pictures)
+    return torch.export.load(path).module()(*pictures)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "form"),
+    [
+        ("wdsr_b", [*SMALL, "task.scale=2"], "onnx"),
+        ("wdsr_b", [*SMALL, "task.scale=2"], "torch_export"),
+        ("edsr", [*SMALL, "task.scale=3"], "torchscript"),
+        ("srresnet", SMALL, "torch_export"),
+        ("srresnet", SMALL, "torchscript"),
+    ],
+)
+def test_the_file_computes_the_same_at_any_size(form, name, overrides, tmp_path: Path):
+    path = checkpoint(tmp_path, name, *overrides)
+    assert export(path, form, tmp_path / "out") == 0
+    model = weights.load(path).backbone()
+    for size in SIZES:
+        low = torch.rand(size[0], 3, *size[1:])
+        with torch.no_grad():
+            expected = model(low).image
+            found = run(form, tmp_path / "out", low)
+        assert expected.std() > 0.005
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    facts = json.loads((tmp_path / "out" / "network.json").read_text())
+    assert facts["scale"] == model.scale
+    assert 0 <= facts["largest difference"] < 1e-4
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_a_network_of_any_scale_writes_a_step(form, tmp_path: Path):
+    path = checkpoint(tmp_path, "asdn", *TRUNK)
+    assert export(path, form, tmp_path / "out", "format.ratio=1.37") == 0
+    model = weights.load(path).backbone()
+    for size in SIZES:
+        picture = torch.rand(size[0], 3, *size[1:])
+        with torch.no_grad():
+            expected = model.level(picture, 1.37).clamp(0, 1)
+            found = run(form, tmp_path / "out", picture)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "form", "more", "said"),
+    [
+        ("ttsr", TTSR, "onnx", [], "searches its reference in blocks"),
+        ("fsdn", TRUNK, "torch_export", [], "torch cannot follow FSDN"),
+        ("edsr", SMALL, "torchscript", ["format.ratio=1.5"], "has one scale"),
+        ("asdn", TRUNK, "torchscript", ["format.ratio=2.5"], "beyond the network's last, 2"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(
+    name, overrides, form, more, said, tmp_path: Path, capfd
+):
+    path = checkpoint(tmp_path, name, *overrides)
+    assert export(path, form, tmp_path / "out", *more) == 2
+    told = capfd.readouterr().err.strip().splitlines()[-1]
+    assert said in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_weights_it_says_so(tmp_path: Path, capfd):
+    assert main(["export", "format=torchscript", f"folder={tmp_path / 'out'}"]) == 2
+    assert "give weights=" in capfd.readouterr().err
