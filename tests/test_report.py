@@ -342,6 +342,7 @@ def test_hovering_shows_where_a_texture_came_from(tab: Tab):
     )
     assert cell["y"] == pytest.approx(reference["y"] + reference["height"] * there / rows, abs=1.5)
     assert tab.page.locator("#wall > svg line").count() == 1
+    assert view.bounding_box() == box  # nothing moved under the pointer
     boxes = [one.bounding_box() for one in tab.page.locator("#wall > svg rect").all()]
     width, height = reference["width"] / columns, reference["height"] / rows
     found = sorted(
