@@ -45,3 +45,19 @@ def test_tables_hold_both_methods_and_their_ratio(tmp_path, what, more):
     assert float(row["ours ms"]) > 0
     ratio = float(row["plain ms"]) / float(row["ours ms"])
     assert float(row["speed-up"]) == pytest.approx(ratio, abs=0.06)
+
+
+def test_networks_of_one_picture_beside_the_same_run_plainly(tmp_path):
+    line = ["what=backbone", "what.networks=[wdsr_b]", "what.sizes=[[8,40],[4000,4000]]"]
+    line += ["what.precisions=[fp32]", "what.tile=16", "what.repeats=1", "what.most=0.1"]
+    assert main(["bench", f"folder={tmp_path}", *line]) == 0
+    with open(tmp_path / "backbone.csv", newline="", encoding="utf-8") as file:
+        whole, tiled = csv.DictReader(file)
+    assert (whole["tiles"], tiled["tiles"]) == ("whole", "16")
+    model = registry.build("backbone", "wdsr_b")
+    assert int(whole["parameters"]) == sum(p.numel() for p in model.parameters())
+    # Every convolution works on the low picture, so twice a weight a pixel; biases are not counted.
+    weights = sum(p.numel() for n, p in model.named_parameters() if n.endswith("original1"))
+    assert float(whole["GFLOP"]) == pytest.approx(2 * weights * 320 / 1e9, abs=0.06)
+    for row in (whole, tiled):
+        assert float(row["images/s"]) == pytest.approx(1000 / float(row["ours ms"]), rel=0.05)
