@@ -74,8 +74,8 @@ def peak_memory(device: torch.device) -> int:
 class Energy:
     """Joules by the machine's own counters: NVIDIA's of the device, else Intel's of the processors.
 
-    The latter count whatever runs on the machine. Where neither can be read (no `nvidia-ml-py`, counters
-    for the administrator alone), `source` is None.
+    The latter count whatever runs on the machine. Where neither can be read (no `nvidia-ml-py`,
+    counters for the administrator alone), `source` is None.
     """
 
     def __init__(self, device: torch.device):
