@@ -45,7 +45,12 @@ def forward(runner: Runner, problem: Problem) -> dict[str, float]:
     inputs = {name: each(_first, value) for name, value in problem.inputs.items()}
     one = Problem(inputs=inputs, target=None, weight=None, keys=problem.keys[:1])
     with evaluating(runner.model):
-        with FlopCounterMode(display=False) as counter:
+        # In inference mode the counter does not get through parametrised (normalised) weights.
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            FlopCounterMode(display=False) as counter,
+        ):
             runner(one)
         _wait(runner.device)
         began = time.perf_counter()

@@ -129,3 +129,14 @@ def test_a_run_says_what_it_cost(tmp_path: Path):
     assert spent["images_per_s"] == pytest.approx(2 * 4 / spent["time"]["training"])
     assert spent["time"]["training"] < spent["time"]["seconds"]
     assert spent["memory"]["by_rank"] == [spent["memory"]["peak"]]
+
+
+@pytest.mark.parametrize("name", ["wdsr_a", "wdsr_b"])
+def test_normalised_weights_are_counted_through(name):
+    """Every convolution works on the low picture: two operations a weight and pixel at least."""
+    small = ["backbone.blocks=1", "backbone.features=8"]
+    model = registry.build("backbone", name, *small)
+    problem = Problem({"low": torch.rand(1, 3, 8, 8)}, None, ["a"])
+    found = cost.forward(Runner(model, RUNTIME, torch.device("cpu")), problem)["flops"]
+    held = sum(p.numel() for n, p in model.named_parameters() if n.endswith("original1"))
+    assert 2 * held * 64 <= found <= 2.1 * held * 64
