@@ -225,7 +225,7 @@ def test_all_kinds_of_a_table_say_the_same():
     assert r"| a\|b | **1.00** | ∞ |" in table.markdown()
     latex = table.latex()
     assert r"\multicolumn{2}{c}{A \& B}" in latex
-    assert r"a|b & \textbf{1.00} & $\infty$ \\" in latex
+    assert r"a\textbar{}b & \textbf{1.00} & $\infty$ \\" in latex
     assert r"50 \% & -- & 0.25 \\" in latex
     assert all(line.startswith("%") for line in latex.splitlines() if "<it>" in line)
     assert Cells(table.html()).rows[-2:] == [["a|b", "1.00", "∞"], ["50 %", "–", "0.25"]]
