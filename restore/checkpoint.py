@@ -127,7 +127,7 @@ def load_what_fits(module: torch.nn.Module, state: dict[str, Any], origin: str) 
     fit = _compare(module, state)
     if not fit.fitting:
         raise UserError(f"{origin} holds no tensor that this model has, by name and shape")
-    module.load_state_dict({name: state[name] for name in fit.fitting}, strict=False)
+    module.load_state_dict(module.state_dict() | {name: state[name] for name in fit.fitting})
     return fit
 
 

@@ -21,7 +21,7 @@ StandIn = Literal["black", "noise", "self", "none"]
 Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
 
 # Any class below refuses keys that it does not know.
-STRICT = ConfigDict(extra="forbid", strict=False)
+STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass

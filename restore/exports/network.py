@@ -160,9 +160,7 @@ class TorchExport(NetworkFormat):
 
     def make(self, example: Tensor, path: Path) -> Run:
         try:
-            program = torch.export.export(
-                self.plain, (example,), dynamic_shapes=(_ANY_SIZE,), strict=False
-            )
+            program = torch.export.export(self.plain, (example,), dynamic_shapes=(_ANY_SIZE,))
         except (TypeError, RuntimeError) as error:
             raise self.refused(error) from error
         torch.export.save(program, path)

@@ -54,7 +54,9 @@ class Lpips(nn.Module):
         self.path, self.fingerprint = path, checkpoint.fingerprint(path)
         with warnings.catch_warnings():
             # lpips asks torchvision for its trunk in a way that torchvision has given up.
-            warnings.filterwarnings("ignore", message="(?s).*'(pretrained|weights)'")
+            warnings.filterwarnings(
+                "ignore", "(?s).*'(pretrained|weights)'", UserWarning, module="torchvision"
+            )
             self.net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         self.requires_grad_(False)
         trunk = self.net.net  # its names: slice1.0.weight where torchvision has features.0.weight
