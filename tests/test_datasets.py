@@ -1,5 +1,6 @@
 """Sources of pictures: what is in which split, which file belongs to which, and what is refused."""
 
+import json
 import pickle
 import random
 from pathlib import Path
@@ -13,7 +14,7 @@ from restore.datasets.cufed import Cufed
 from restore.datasets.folder import Folder
 from restore.datasets.sample import Box, SamplePhotos
 
-from restore import registry
+from restore import mapped, registry
 from restore.errors import UnreadableImage, UserError
 from tests.pictures import chw, down_up, hwc, photo, truncate, write
 
@@ -439,13 +440,22 @@ def test_cufed_training_items_are_the_published_ones(cufed: Path):
 @pytest.mark.parametrize("name", registry.names("data"))
 def test_splits_go_to_other_processes_whole(name, cufed: Path, tmp_path: Path):
     scatter(tmp_path / "t", ["a.png", "b.png"])
+    scatter(tmp_path / "sets" / "Set5" / "HR", ["a.png", "b.png"])
+    scatter(tmp_path / "div2k" / "DIV2K_valid_HR", ["0801.png", "0802.png"])
+    (tmp_path / "pairs" / "s" / "1").mkdir(parents=True)
+    for part in ("target", "low_up"):
+        mapped.write(tmp_path / "pairs" / "s" / "1" / f"{part}.npy", torch.ones(3, 4, 4).byte())
+    (tmp_path / "pairs.json").write_text(json.dumps([{"key": "s/1", "kept": True}]))
     needed = {
         "sample": [],
+        "partial_sr_demo": [],
         "cufed": [f"data.root={cufed}"],
         "folder": [f"data.targets={tmp_path / 't'}", "data.test=1"],
+        "ffhq": [f"data.root={tmp_path / 't'}"],
+        "benchmark": [f"data.root={tmp_path / 'sets'}"],
+        "div2k": [f"data.root={tmp_path / 'div2k'}", "data.lows=null"],
+        "sr_raw": [f"data.root={tmp_path}", "data.valid=0", "data.test=1"],
     }
-    if name not in needed:
-        pytest.skip(f"data={name} has tests of its own")
     split = registry.build("data", name, *needed[name]).split("test")
     again = pickle.loads(pickle.dumps(split))
     assert len(again) == len(split) > 0

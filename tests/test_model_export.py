@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -44,7 +45,6 @@ def run(form: str, folder: Path, *pictures: torch.Tensor) -> torch.Tensor:
     """What the file makes of pictures, by its own program."""
     path = folder / f"network{FORMATS[form]}"
     if form == "onnx":
-        onnxruntime = pytest.importorskip("onnxruntime")
         session = onnxruntime.InferenceSession(path)
         names = [entry.name for entry in session.get_inputs()]
         assert names == json.loads((folder / "network.json").read_text())["inputs"]

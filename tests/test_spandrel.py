@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.SwinIR import SwinIR
 
 from restore import checkpoint, registry, weights
 from restore.cli import main
@@ -14,10 +16,6 @@ from restore.errors import UserError
 from restore.images import read_rgb
 from tests import published
 from tests.pictures import photo, write
-
-spandrel = pytest.importorskip("spandrel")
-from spandrel.architectures.Compact import Compact  # noqa: E402
-from spandrel.architectures.SwinIR import SwinIR  # noqa: E402
 
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]
 

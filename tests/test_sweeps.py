@@ -1,6 +1,5 @@
 """A sweep: one folder a job whatever its order, no job ends another, and typed again it goes on."""
 
-import importlib.util
 import itertools
 import json
 import os
@@ -94,10 +93,6 @@ def test_a_name_that_is_not_there_is_refused_before_any_job(tmp_path: Path, capf
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
-    reason="the joblib launcher is not installed (pip install restore[sweep])",
-)
 def test_two_jobs_at_once_of_two_processes_each(tmp_path: Path):
     folder = tmp_path / "sweep"
     jobs = ["seed=1,2", "runtime.devices=2", "stages.reconstruction.steps=1"]
