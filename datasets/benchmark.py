@@ -11,7 +11,7 @@ from torch import Tensor
 
 from restore.bicubic import resize
 from restore.errors import UserError
-from restore.images import find, load, read_rgb, to_uint8
+from restore.pictures.images import find, load, read_rgb, to_uint8
 from restore.types import Sample
 
 

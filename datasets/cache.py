@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from restore import mapped
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures import mapped
+from restore.pictures.images import read_rgb
 
 
 class Cache:

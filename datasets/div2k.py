@@ -11,7 +11,7 @@ from pydantic import Field
 from restore.datasets.cache import Cache
 
 from restore.errors import UserError
-from restore.images import find
+from restore.pictures.images import find
 from restore.types import Sample
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from restore.errors import UserError
-from restore.images import find, read_rgb
+from restore.pictures.images import find, read_rgb
 from restore.types import Sample
 from restore.zoom import Zoomed
 

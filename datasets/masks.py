@@ -21,7 +21,7 @@ from restore.datasets.folder import position
 from torch import Tensor
 
 from restore.errors import UnreadableImage, UserError
-from restore.images import by_name, find, load
+from restore.pictures.images import by_name, find, load
 
 log = logging.getLogger("restore")
 

@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import Field
 from restore.datasets.folder import position
 
-from restore import mapped
 from restore.errors import UnreadableImage, UserError
+from restore.pictures import mapped
 from restore.types import Sample
 
 

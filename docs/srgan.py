@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from restore.bicubic import resize
-from restore.images import find, read_rgb
 from restore.metrics.protocol import Protocol
+from restore.pictures.images import find, read_rgb
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SCALE = 4

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.images import to_uint8
+from restore.pictures.images import to_uint8
 from restore.types import Sample, each
 
 Edges = Literal["replicate", "mirror"]

@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 # Commands without a configuration, and the modules whose `show` they are.
-_SHOWN = {"list": "listing", "sweep": "sweeps"}
+_SHOWN = {"list": "commands.listing", "sweep": "runs.sweeps"}
 
 # Commands that take words without a key, and the key of the list that these make.
 _LISTED = {"report": "folders"}
@@ -114,10 +114,12 @@ def _hydra(command: str, overrides: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    from restore import multirun, sweeps
     from restore.config import MODULE, explain, opened, plain
+    from restore.runs import multirun, sweeps
 
-    run: Callable[[dict[str, Any], list[str]], int] = import_module(f"restore.{command}").main
+    run: Callable[[dict[str, Any], list[str]], int] = import_module(
+        f"restore.commands.{command}"
+    ).main
     codes: list[int] = []
     failed: list[Exception] = []
     begun: list[bool] = []

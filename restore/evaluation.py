@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from restore import distributed, mask_sheets, sheets
 from restore.errors import UserError
-from restore.images import save_png
-from restore.loading import EvalItems, eval_batches, to_device
 from restore.metrics import holes
 from restore.metrics.protocol import Protocol
+from restore.pictures import mask_sheets, sheets
+from restore.pictures.images import save_png
+from restore.runs import distributed
+from restore.runs.loading import EvalItems, eval_batches, to_device
 from restore.settings import Loader, Runtime
 from restore.types import Problem, Restoration, Task, each
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from restore.degradation import as_float
 from restore.errors import UserError
-from restore.images import to_uint8
+from restore.pictures.images import to_uint8
 
 Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Peak = Annotated[float, Field(gt=0, allow_inf_nan=False)]

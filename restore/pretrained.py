@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from restore import checkpoint
 from restore.errors import UserError
+from restore.runs import checkpoint
 
 # Of the colours, in [0, 1], that torchvision's networks were trained on.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from restore.evaluation import Runner, evaluating
+from restore.pictures.tiling import Window, tiled
 from restore.references import changed, picture
 from restore.settings import Runtime, StandIn
-from restore.tiling import Window, tiled
 from restore.types import Filling, Problem, Sample
 from restore.weights import Loaded
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from restore.degradation import as_float
 from restore.errors import UserError
 from restore.evaluation import evaluating
+from restore.pictures.tiling import Window, tiled
 from restore.recursion import enlarged, size
 from restore.restorer import Restorer, mean_over_turns
 from restore.settings import Runtime
-from restore.tiling import Window, tiled
 from restore.weights import Loaded
 
 

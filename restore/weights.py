@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from restore import checkpoint, registry, shipped
+from restore import registry, shipped
 from restore.backbones import spandrel
 from restore.config import compose, locate, plain
 from restore.errors import UserError
 from restore.folding import fold
+from restore.runs import checkpoint
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from restore.augment import cropped
 from restore.degradation import pil_resize
 from restore.errors import UserError
+from restore.pictures.augment import cropped
 from restore.types import Sample, each
 
 

@@ -8,10 +8,10 @@ from pydantic import Field
 from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
-from restore import pairs
-from restore.augment import turn
 from restore.degradation import Degradation, as_float
 from restore.errors import UserError
+from restore.pictures import pairs
+from restore.pictures.augment import turn
 from restore.recursion import fitted, level_scale, schedule
 from restore.types import Problem, Sample
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from restore.augment import turn, turned
 from restore.degradation import as_float
 from restore.errors import UserError
-from restore.filling import blended, filled
-from restore.images import to_uint8
-from restore.overlap import Overlap, pair, share
-from restore.tiling import Window
+from restore.pictures.augment import turn, turned
+from restore.pictures.filling import blended, filled
+from restore.pictures.images import to_uint8
+from restore.pictures.overlap import Overlap, pair, share
+from restore.pictures.tiling import Window
 from restore.types import Problem, Restoration, Sample, each
 from restore.zoom import Zoomed
 

@@ -7,10 +7,10 @@ from pydantic import Field
 from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
-from restore import pairs
-from restore.augment import Turn, corner, cropped, shaped, turn
 from restore.degradation import Degradation
 from restore.errors import UserError
+from restore.pictures import pairs
+from restore.pictures.augment import Turn, corner, cropped, shaped, turn
 from restore.types import Pictures, Sample, each
 
 

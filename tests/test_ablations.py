@@ -15,7 +15,7 @@ from restore.bench import plain_ttsr
 from restore.bench.plain import attend
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
 from tests import published
 
 RANDOM = "pretrained.vgg19=random"

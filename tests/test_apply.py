@@ -15,15 +15,16 @@ import torch
 import yaml
 from PIL import Image, ImageCms
 
-from restore import checkpoint, registry, weights
-from restore.apply import automatic
+from restore import registry, weights
 from restore.bicubic import resize
 from restore.cli import main
+from restore.commands.apply import automatic
 from restore.config import compose, plain
-from restore.images import Picture, load, read_rgb, save
+from restore.pictures.images import Picture, load, read_rgb, save
+from restore.pictures.tiling import windows
 from restore.restorer import Restorer
+from restore.runs import checkpoint
 from restore.settings import Runtime
-from restore.tiling import windows
 from tests import published
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -19,14 +19,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from restore.tasks.any_scale import AnyScale
 
-from restore import bicubic, checkpoint, recursion, registry, weights
+from restore import bicubic, recursion, registry, weights
 from restore.backbones.asdn import neighbours
 from restore.backbones.fsdn import bilinear
 from restore.cli import main
+from restore.commands.scales import Resized
 from restore.config import compose, plain
 from restore.errors import UserError
-from restore.images import read_rgb
-from restore.scales import Resized
+from restore.pictures.images import read_rgb
+from restore.runs import checkpoint
 from restore.types import Restoration, Sample
 from tests.pictures import chw, photo, write
 from tests.plain_single import State, conv, drawn

@@ -13,7 +13,7 @@ from restore.datasets.cache import Cache
 from restore import registry
 from restore.bicubic import resize
 from restore.errors import UnreadableImage, UserError
-from restore.loading import collate
+from restore.runs.loading import collate
 from tests.pictures import chw, photo, resized, truncate, write
 
 # The benchmarks -----------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from restore import registry
 from restore.bicubic import resize
 from restore.errors import UserError
-from restore.images import read_rgb
-from restore.loading import EvalItems, collate
+from restore.pictures.images import read_rgb
+from restore.runs.loading import EvalItems, collate
 from tests.pictures import chw, photo
 
 GOLDEN = Path(__file__).parent / "golden" / "matlab_bicubic.npz"

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from restore import cost, registry
+from restore import registry
 from restore.attention.search import nearest_patch, nearest_pixel
 from restore.evaluation import Runner
+from restore.runs import cost
 from restore.settings import Runtime
 from restore.types import Problem
 from tests.test_training import train

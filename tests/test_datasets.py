@@ -14,8 +14,9 @@ from restore.datasets.cufed import Cufed
 from restore.datasets.folder import Folder
 from restore.datasets.sample import Box, SamplePhotos
 
-from restore import mapped, registry
+from restore import registry
 from restore.errors import UnreadableImage, UserError
+from restore.pictures import mapped
 from tests.pictures import chw, down_up, hwc, photo, truncate, write
 
 SPLITS = ("train", "valid", "test")

@@ -18,9 +18,9 @@ from restore import registry
 from restore.cli import main
 from restore.config import compose, plain
 from restore.degradation import PilBicubic
-from restore.loading import EvalItems, TrainItems, eval_batches
 from restore.noise import Gaussian, Jpeg, Poisson
 from restore.noisy import Noisy
+from restore.runs.loading import EvalItems, TrainItems, eval_batches
 from restore.settings import Loader
 from restore.types import Sample
 

@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing, nn
 
-from restore import distributed, registry
-from restore.batch_norm import BatchNorm
+from restore import registry
 from restore.discriminators.srgan import SRGANDiscriminator
 from restore.discriminators.ttsr import TTSRDiscriminator
 from restore.discriminators.unet import UNetDiscriminator
@@ -18,6 +17,8 @@ from restore.errors import UserError
 from restore.losses.adversarial import BackboneTerm, CriticTerm, RelativisticAverage
 from restore.losses.penalties import GradientPenalty, input_gradient, interpolated
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
+from restore.runs import distributed
+from restore.runs.batch_norm import BatchNorm
 from restore.types import Problem, Restoration
 from tests import published
 

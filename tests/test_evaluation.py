@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from restore import checkpoint
 from restore.cli import main
-from restore.sheets import CAPTION, GAP, comparison, side_by_side
+from restore.pictures.sheets import CAPTION, GAP, comparison, side_by_side
+from restore.runs import checkpoint
 from restore.types import Problem, Restoration
 from tests.plain_metrics import library_ssim, plain_planes, plain_psnr
 

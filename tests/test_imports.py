@@ -39,7 +39,15 @@ def test_the_core_knows_no_task_and_no_dataset(part):
 
 
 def test_datasets_import_only_types_and_image_helpers():
-    allowed = ("types", "images", "mapped", "bicubic", "zoom", "errors", "datasets")
+    allowed = (
+        "types",
+        "pictures.images",
+        "pictures.mapped",
+        "bicubic",
+        "zoom",
+        "errors",
+        "datasets",
+    )
     assert ours("datasets", *(f"restore.{name}" for name in allowed)) == []
 
 

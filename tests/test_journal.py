@@ -18,9 +18,9 @@ import yaml
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from restore import journal
 from restore.errors import UserError
-from restore.journal import Journal, Numbers, to_json
+from restore.runs import journal
+from restore.runs.journal import Journal, Numbers, to_json
 
 WANDB = {"mode": "disabled", "project": "p", "entity": None, "group": "g", "tags": ["t", "u"]}
 
@@ -170,7 +170,7 @@ def test_a_validation_is_there_to_look_at(tmp_path: Path):
 FULL = """
 import resource, sys
 from pathlib import Path
-from restore import journal
+from restore.runs import journal
 folder = Path(sys.argv[1])
 journal.log_to(None)
 kept = journal.Journal(folder, {}, {
@@ -203,7 +203,7 @@ USE = """
 import sys
 from pathlib import Path
 import psutil
-from restore import journal
+from restore.runs import journal
 folder, mode, kill = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "kill"
 journal.log_to(folder)
 kept = journal.Journal(folder, {"a": 1}, {
@@ -267,7 +267,7 @@ def test_a_run_folder_says_where_it_comes_from(tmp_path: Path):
     assert held["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert held["python"] == ".".join(map(str, sys.version_info[:3]))
     assert held["command"] == sys.argv
-    root = Path(journal.__file__).resolve().parents[1]
+    root = Path(journal.__file__).resolve().parents[2]
     if (root / ".git").exists():
         git = ["git", "-C", str(root), "rev-parse", "HEAD"]
         head = subprocess.run(git, capture_output=True, text=True).stdout.strip()

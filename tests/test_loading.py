@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from restore import registry
 from restore.errors import UnreadableImage, UserError
-from restore.loading import (
+from restore.runs.loading import (
     Batch,
     EvalItems,
     Positions,

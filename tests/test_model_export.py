@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from restore import registry, weights
-from restore.checkpoint import write as write_checkpoint
 from restore.cli import main
 from restore.config import compose, plain
+from restore.runs.checkpoint import write as write_checkpoint
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
 SMALL = ["backbone.blocks=1", "backbone.features=8"]

@@ -19,10 +19,10 @@ from skimage.restoration import inpaint_biharmonic
 from restore import registry, weights
 from restore.cli import main
 from restore.errors import UserError
-from restore.filling import blended, filled
-from restore.images import read_rgb, save_png
 from restore.metrics import holes
-from restore.overlap import Overlap, pair, share
+from restore.pictures.filling import blended, filled
+from restore.pictures.images import read_rgb, save_png
+from restore.pictures.overlap import Overlap, pair, share
 from restore.restorer import Restorer
 from restore.settings import Runtime
 from restore.types import Problem, Restoration, Sample

@@ -12,7 +12,7 @@ from PIL import Image
 
 from restore.bench import plain_ttsr
 from restore.cli import main
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
 from tests import plain_attention, published, test_srresnet
 
 State = dict[str, torch.Tensor]

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from restore import checkpoint, registry, settings
+from restore import registry, settings
 from restore.cli import main
 from restore.config import check, compose, plain
 from restore.errors import UserError
-from restore.loading import collate, to_device
 from restore.losses.penalties import interpolated
-from restore.training import Training
+from restore.runs import checkpoint
+from restore.runs.loading import collate, to_device
+from restore.runs.training import Training
 
 # A network, critics and pictures small enough that a step takes a fraction of a second.
 TINY = [

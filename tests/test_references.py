@@ -14,9 +14,9 @@ from restore.datasets.sample import SamplePhotos
 from restore import registry
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import save_png
-from restore.loading import EvalItems, TrainItems, collate
+from restore.pictures.images import save_png
 from restore.references import replaced
+from restore.runs.loading import EvalItems, TrainItems, collate
 from restore.types import Sample
 
 KINDS = ["given", "black", "noise", "other_image", "self", "none"]

@@ -15,8 +15,8 @@ from restore import registry
 from restore.bench import plain_ttsr
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import read_rgb, save_png
-from restore.loading import EvalItems, TrainItems, collate
+from restore.pictures.images import read_rgb, save_png
+from restore.runs.loading import EvalItems, TrainItems, collate
 from tests import plain_attention, published
 
 QUICK = ["wandb.mode=disabled", "runtime.device=cpu", "runtime.threads=1", "loader.workers=0"]

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from restore import checkpoint, shipped, weights
+from restore import shipped, weights
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
+from restore.runs import checkpoint
 from tests.pictures import photo, write
 
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]

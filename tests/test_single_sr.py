@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from restore.tasks.single_sr import SingleSR
 
-from restore import checkpoint, registry, weights
+from restore import registry, weights
 from restore.cli import main
 from restore.degradation import PilBicubic
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
+from restore.runs import checkpoint
 from restore.types import Sample
 from tests.pictures import chw, coordinates, down_up, hwc, photo, write
 

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.SwinIR import SwinIR
 
-from restore import checkpoint, registry, weights
+from restore import registry, weights
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
+from restore.runs import checkpoint
 from tests import published
 from tests.pictures import photo, write
 

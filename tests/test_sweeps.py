@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import devices, registry, status, sweeps
+from restore import registry
 from restore.cli import main
 from restore.config import compose
 from restore.errors import UserError
+from restore.runs import devices, status, sweeps
 from tests.test_training import TINY, assert_equal_runs, train, wait_for
 
 SMALL = [*TINY, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
@@ -201,7 +202,7 @@ def test_a_named_sweep_is_no_single_run(tmp_path: Path, capfd):
 
 TAKE = """
 import sys, time
-from restore import devices
+from restore.runs import devices
 with devices.dealt(int(sys.argv[1])) as own:
     print(time.monotonic(), ",".join(own), flush=True)
     time.sleep(float(sys.argv[2]))

@@ -8,9 +8,9 @@ from torch import nn
 
 from restore import registry
 from restore.config import compose, plain
+from restore.pictures.tiling import Window, tiled, windows
 from restore.restorer import Restorer, mean_over_turns
 from restore.settings import Runtime
-from restore.tiling import Window, tiled, windows
 from restore.weights import Loaded
 
 RUNTIME = Runtime("cpu", 1, "fp32", True, False, None)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from restore import checkpoint
 from restore.cli import main
+from restore.runs import checkpoint
+from restore.runs.training import Training, rate
 from restore.settings import Decay
-from restore.training import Training, rate
 
 # A network and pictures small enough that a step takes a few hundredths of a second.
 TINY = [

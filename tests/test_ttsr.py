@@ -10,7 +10,7 @@ import torch
 from restore import registry, weights
 from restore.cli import main
 from restore.errors import UserError
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
 from tests import published
 
 RANDOM = "pretrained.vgg19=random"

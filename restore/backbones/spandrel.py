@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from restore import checkpoint
 from restore.backbones.single_image import SingleImage
 from restore.errors import UserError
+from restore.runs import checkpoint
 
 INSTALL = "pip install 'restore[peers]'"
 

@@ -22,8 +22,8 @@ from restore.backbones.single_image import (
     ratios,
     reach_above,
 )
-from restore.batch_norm import BatchNorm
 from restore.errors import UserError
+from restore.runs.batch_norm import BatchNorm
 
 Kernel = Literal[3, 5, 7, 9]
 

@@ -26,8 +26,8 @@ from restore.backbones.single_image import (
     Scale,
     SingleImage,
 )
-from restore.batch_norm import BatchNorm
 from restore.errors import UserError
+from restore.runs.batch_norm import BatchNorm
 
 Normalisation = Literal["weight", "batch", "none"]
 Expansion = Annotated[float, Field(gt=0)]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from restore import registry
 from restore.bench.measure import COMPARED, Row, compared, log, report, write_table
 from restore.folding import fold
-from restore.tiling import Window, tiled
+from restore.pictures.tiling import Window, tiled
 
 Size = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=2, max_length=2)]
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from restore import mapped, registry
+from restore import registry
 from restore.bench.measure import Row, log, write_table
+from restore.pictures import mapped
 from restore.types import Sample, Source
 
 Size = Annotated[list[Annotated[int, Field(ge=64)]], Field(min_length=2, max_length=2)]

@@ -17,8 +17,8 @@ from restore.comparison.measuring import POOLED, Made, Pictures, names, usable
 from restore.comparison.sources import Matching, Source
 from restore.comparison.tables import Layout
 from restore.errors import UnreadableImage, UserError
-from restore.images import by_name
 from restore.metrics.protocol import Protocol
+from restore.pictures.images import by_name
 
 _LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
 SAME = 0.9  # intersection over union above which holes count as the same

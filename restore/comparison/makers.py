@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from restore.degradation import pil_resize
 from restore.errors import UserError
 from restore.evaluation import Runner, evaluating
-from restore.images import to_uint8
 from restore.inpainting import Inpainter
+from restore.pictures.images import to_uint8
 from restore.settings import Runtime
 from restore.types import Sample
 from restore.weights import Loaded

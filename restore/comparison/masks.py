@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from restore.errors import UnreadableImage
-from restore.images import load
+from restore.pictures.images import load
 
 Polarity = Literal["white", "black"]
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from restore.comparison.measuring import Measured, Pictures
 from restore.comparison.tables import Layout, Table, lower
-from restore.images import save_png
-from restore.sheets import GAP, side_by_side
+from restore.pictures.images import save_png
+from restore.pictures.sheets import GAP, side_by_side
 
 _HOLE = 0.5  # grey of holes in the input's picture
 _SIDE = 512  # largest side of a panel, pixels

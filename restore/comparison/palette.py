@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, median_filter
 from torch import Tensor
 
 from restore.errors import UnreadableImage, UserError
-from restore.images import find, read_rgb
+from restore.pictures.images import find, read_rgb
 
 Part = Literal["GT", "Process", "Out", "Mask"]
 _PARTS: tuple[Part, ...] = ("GT", "Process", "Out", "Mask")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from restore import journal
 from restore.comparison import pages
 from restore.comparison.distances import Distances
 from restore.comparison.job import SAME, Job
@@ -17,6 +16,7 @@ from restore.comparison.sources import Source
 from restore.comparison.statistics import Difference, bins, mean, paired
 from restore.comparison.tables import Column, Layout, Table, best
 from restore.metrics.holes import RING
+from restore.runs import journal
 
 log = logging.getLogger("restore")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from restore.comparison import palette
 from restore.comparison.palette import PaletteFolder
 from restore.errors import UserError
-from restore.images import by_name, read_rgb
+from restore.pictures.images import by_name, read_rgb
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.batch_norm import BatchNorm
+from restore.runs.batch_norm import BatchNorm
 
 
 class SRGANDiscriminator(nn.Module):

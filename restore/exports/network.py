@@ -15,8 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore import journal, weights
+from restore import weights
 from restore.errors import UserError
+from restore.runs import journal
 
 # Height and width of the low pictures that a file is made with, then of those that it is tried on.
 _MADE = (12, 15)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from restore import checkpoint, journal, shipped, weights
+from restore import shipped, weights
 from restore.errors import UserError
+from restore.runs import checkpoint, journal
 
 # What evaluation and application read of a run's configuration.
 _KEPT = ("backbone", "task", "degradation", "protocol", "reference")

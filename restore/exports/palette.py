@@ -13,7 +13,7 @@ from tqdm import tqdm
 from restore.comparison.sources import flat
 from restore.errors import UserError
 from restore.exports import palette_pictures
-from restore.images import save_png
+from restore.pictures.images import save_png
 from restore.types import Dataset, PerSplit, Task
 
 # Of an item, what Palette is given and what its results are measured against.

@@ -10,7 +10,7 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.images import to_uint8
+from restore.pictures.images import to_uint8
 
 Radius = Annotated[float, Field(gt=0, le=256)]
 

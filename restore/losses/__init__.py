@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from restore import distributed
+from restore.runs import distributed
 from restore.types import Problem, Restoration
 
 

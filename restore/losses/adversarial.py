@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore import distributed
 from restore.losses import weighted_mean
+from restore.runs import distributed
 from restore.types import Problem, Restoration
 
 Mean = Callable[[Tensor], Tensor]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from restore import distributed
 from restore.losses.pixel import Range
+from restore.runs import distributed
 from restore.types import Problem, Restoration
 
 

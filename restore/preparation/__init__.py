@@ -1,1 +1,1 @@
-"""What is done once to raw data, so that training only reads: see `restore.prepare`."""
+"""What is done once to raw data, so that training only reads: see `restore.commands.prepare`."""

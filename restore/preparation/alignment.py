@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from restore.pictures.tiling import Window
 from restore.preparation.blocks import shifts
 from restore.preparation.mapping import Mapping, fitted, resize_matrix
-from restore.tiling import Window
 
 Motion = Literal["affine", "homography"]
 

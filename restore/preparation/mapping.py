@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from scipy.optimize import least_squares
 
-from restore.tiling import Window
+from restore.pictures.tiling import Window
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from restore.journal import write_text
+from restore.runs.journal import write_text
 
 Record = dict[str, Any]
 

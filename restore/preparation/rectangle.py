@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from restore.tiling import Window
+from restore.pictures.tiling import Window
 
 _CELL = 8  # pixels: the rectangle's sides lie on a grid so coarse, but for the picture's ends
 

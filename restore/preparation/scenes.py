@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from restore.errors import UserError
-from restore.images import find
+from restore.pictures.images import find
 
 # What the data set's own scripts leave beside the pictures.
 _DERIVED = ("cropped", "aligned", "compare")

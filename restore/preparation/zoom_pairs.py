@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.errors import UnreadableImage
-from restore.images import read_rgb
+from restore.pictures.images import read_rgb
+from restore.pictures.tiling import Window
 from restore.preparation import photometry, rectangle, scenes
 from restore.preparation.alignment import Alignment, Motion, Unrelated, align, expected
 from restore.preparation.blocks import Shifts, shifts
 from restore.preparation.scenes import Pair, Refused
-from restore.tiling import Window
 
 _ALIKE = 0.6  # correlation below which a block shows something else
 _BLOCKS = 6  # with texture, that a residual error can be told from

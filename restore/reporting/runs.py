@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from restore import journal
 from restore.errors import UserError
+from restore.runs import journal
 
 # Folders inside runs and evaluations that hold no others.
 _INNER = {

@@ -14,12 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore import distributed, journal, registry, settings, weights
+from restore import registry, settings, weights
 from restore.bicubic import resized
 from restore.config import check
 from restore.errors import UserError
 from restore.evaluation import Runner, evaluate
-from restore.loading import EvalItems
+from restore.runs import distributed, journal
+from restore.runs.loading import EvalItems
 from restore.types import Restoration
 from restore.weights import Loaded
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from restore.errors import UserError
-from restore.status import locked
+from restore.runs.status import locked
 
 _PAUSE = 0.5  # seconds between two looks for a free device
 

@@ -11,15 +11,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from restore import distributed, journal, registry, settings, sweep, weights
+from restore import reference_table, registry, settings, weights
 from restore.attention import choices
 from restore.config import check
 from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
-from restore.images import save_png
-from restore.loading import EvalItems
 from restore.metrics import holes
+from restore.pictures.images import save_png
 from restore.references import replaced
+from restore.runs import distributed, journal
+from restore.runs.loading import EvalItems
 from restore.types import PerSplit, Problem, Restoration
 
 log = logging.getLogger("restore")
@@ -266,16 +267,16 @@ def _compare(folder: Path, found: dict[str, tuple[Report, dict[str, Any]]]) -> d
 
     Returns the summary.
     """
-    rows = sweep.shared({kind: report for kind, (report, _) in found.items()})
+    rows = reference_table.shared({kind: report for kind, (report, _) in found.items()})
     if not any(rows.values()):
         raise UserError("references: no image could be read with every kind")
     report, facts = next(iter(found.values()))
     facts = {**facts, "references": "compared", "images": len(next(iter(rows.values())))}
     del facts["restored"]
-    summary = {**facts, "references": sweep.means(rows)}
+    summary = {**facts, "references": reference_table.means(rows)}
     journal.write_text(folder / "summary.json", journal.to_json(summary))
-    journal.write_text(folder / "references.csv", sweep.per_image(rows))
-    text = "\n".join([*_heading(facts), "", sweep.table(rows, report.baseline)])
+    journal.write_text(folder / "references.csv", reference_table.per_image(rows))
+    text = "\n".join([*_heading(facts), "", reference_table.table(rows, report.baseline)])
     journal.write_text(folder / "references.md", text)
     log.info("\n%s", text)
     log.info("references.csv, summary.json and a folder for each kind in %s", folder)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from restore import journal, registry, settings
+from restore import registry, settings
 from restore.config import check
 from restore.errors import UserError
 from restore.exports import Format
+from restore.runs import journal
 
 log = logging.getLogger("restore")
 

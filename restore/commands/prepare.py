@@ -25,12 +25,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from restore import journal, mapped, registry, settings
+from restore import registry, settings
 from restore.config import check
 from restore.errors import RunFailure, UserError
+from restore.pictures import mapped
 from restore.preparation import page
 from restore.preparation.scenes import Pair, Refused
 from restore.preparation.zoom_pairs import Made
+from restore.runs import journal
 
 log = logging.getLogger("restore")
 

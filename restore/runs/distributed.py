@@ -1,6 +1,6 @@
 """One job on one or many processes.
 
-A job of several devices is started here as commands of their own (`python -m restore.worker`),
+A job of several devices is started here as commands of their own (`python -m restore.runs.worker`),
 one a device, by torch's elastic launcher; where a launcher has already made the processes
 (torchrun, Slurm), the job joins them. Nothing else in the project knows the difference.
 """
@@ -107,7 +107,7 @@ def group(runtime: Runtime) -> Iterator[torch.device]:
 
 
 def launch(command: str, folder: Path, runtime: Runtime) -> int:
-    """Runs `python -m restore.worker COMMAND FOLDER` once a device; returns the exit code."""
+    """Runs `python -m restore.runs.worker COMMAND FOLDER` once a device; returns the exit code."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -129,7 +129,7 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "restore.worker", command, str(folder))
+        elastic_launch(config, sys.executable)("-m", "restore.runs.worker", command, str(folder))
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
         return next((code for code in codes if code > 0), 1)

@@ -1,4 +1,4 @@
-"""One process of a job: `python -m restore.worker COMMAND FOLDER`."""
+"""One process of a job: `python -m restore.runs.worker COMMAND FOLDER`."""
 
 import os
 import signal
@@ -7,7 +7,9 @@ import threading
 import time
 from pathlib import Path
 
-from restore import distributed, evaluate, journal, settings, train
+from restore.runs import distributed, journal
+from restore.commands import evaluate, train
+from restore import settings
 from restore.cli import reporting
 from restore.config import check
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from restore import distributed
+from restore.runs import distributed
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from restore import distributed, journal
 from restore.comparison import report
 from restore.comparison.distances import Distances
 from restore.comparison.job import Compare, Job
 from restore.comparison.measuring import measure
 from restore.config import check
+from restore.runs import distributed, journal
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:

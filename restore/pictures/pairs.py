@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from restore.augment import corner, cropped, shaped
 from restore.errors import UserError
+from restore.pictures.augment import corner, cropped, shaped
 from restore.types import Sample
 
 # Whatever of a sample shows the target's scene.

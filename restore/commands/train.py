@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from restore import distributed, journal, settings, status, sweeps
+from restore import settings
 from restore.config import check
 from restore.errors import UserError
-from restore.training import Training
+from restore.runs import distributed, journal, status, sweeps
+from restore.runs.training import Training
 
 # What a run may be given anew when it goes on; anything else would make it another run.
 _RENEWABLE = ("runtime.", "loader.", "wandb.", "trainer.log_every", "trainer.pictures")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from restore.sheets import side_by_side
+from restore.pictures.sheets import side_by_side
 
 _SIDE = 96  # of a mask's longer side, pixels
 _GAP = 4  # between two rows

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from restore import journal, registry
+from restore import registry
 from restore.comparison.tables import Layout, Table, lower
 from restore.config import check
 from restore.errors import UserError
@@ -20,6 +20,7 @@ from restore.reporting.pictures import Album, gather
 from restore.reporting.runs import find
 from restore.reporting.statistics import Comparison
 from restore.reporting.variants import Variant, variants
+from restore.runs import journal
 from restore.settings import Count, Node, Positive
 
 log = logging.getLogger("restore")

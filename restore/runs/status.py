@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from restore.errors import RunFailure, UserError
-from restore.journal import to_json, write_text
+from restore.runs.journal import to_json, write_text
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 INTERRUPTED, FAILED = "interrupted", "failed"

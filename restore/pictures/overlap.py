@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from restore.tiling import Window
+from restore.pictures.tiling import Window
 
 
 class Overlap(NamedTuple):

@@ -18,10 +18,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from restore import status
+from restore.runs import status
 from restore.config import compose, names, plain
 from restore.errors import UserError
-from restore.journal import to_json, write_text
+from restore.runs.journal import to_json, write_text
 
 # What may differ between two stretches of one run: where it lies and runs, and who watches.
 FREE = (

@@ -19,12 +19,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from restore import checkpoint, cost, distributed, registry, settings
+from restore.runs import checkpoint, cost, distributed
+from restore import registry, settings
 from restore.errors import NonFinite, UserError
 from restore.evaluation import Report, Runner, evaluate
-from restore.images import save_png
-from restore.journal import Journal, to_json, write_text
-from restore.loading import (
+from restore.pictures.images import save_png
+from restore.runs.journal import Journal, to_json, write_text
+from restore.runs.loading import (
     Batch,
     EvalItems,
     Positions,
@@ -35,7 +36,7 @@ from restore.loading import (
 )
 from restore.losses import Loss
 from restore.references import replaced
-from restore.status import Progress
+from restore.runs.status import Progress
 from restore.types import Particular, Problem, Restoration, Scheduled, each
 
 log = logging.getLogger("restore")

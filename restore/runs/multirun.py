@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from restore import devices, distributed, journal, settings, status, sweeps, train
+from restore.runs import devices, distributed, journal, status, sweeps
+from restore import settings
+from restore.commands import train
 from restore.config import check
 from restore.errors import UserError
 
@@ -112,7 +114,7 @@ def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int
         environment = {**os.environ, distributed.PARENT: str(os.getpid())}
         if own:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-        command = [sys.executable, "-m", "restore.worker", "train", str(folder)]
+        command = [sys.executable, "-m", "restore.runs.worker", "train", str(folder)]
         log.info("%s: begins%s", folder.name, f" on cuda {','.join(own)}" if own else "")
         if alone:
             code = _wait(subprocess.Popen(command, env=environment), None)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from restore import distributed
+from restore.runs import distributed
 from restore.errors import UserError
 
 log = logging.getLogger("restore")
@@ -105,7 +105,7 @@ def environment() -> dict[str, Any]:
     """Machine, versions of what matters, and the project's commit where it is a checkout."""
     packages = ["restore", "torch", "torchvision", "hydra-core", "timm", "lpips", "torchmetrics"]
     packages += ["scikit-image", "pillow", "numpy", "wandb"]
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(root)]
     commit = changed = None
     if (root / ".git").exists():
