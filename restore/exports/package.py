@@ -111,7 +111,7 @@ def _command(path: Path) -> list[str]:
     if not about.is_file():
         return []
     typed: list[str] = json.loads(about.read_text(encoding="utf-8")).get("command", [])
-    told = ["restore"]
+    told = ["restore", "train"]
     for word in typed[1:]:
         key, given, value = word.partition("=")
         place = given and value.startswith(("/", "~", "."))
