@@ -32,6 +32,9 @@ _SHOWN = {"list": "commands.listing", "sweep": "runs.sweeps"}
 # Commands that take words without a key, and the key of the list that these make.
 _LISTED = {"report": "folders"}
 
+# Hydra's options that a word of their own follows.
+_VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i")
+
 USAGE = 2
 FAILURE = 1
 INTERRUPTED = 130
@@ -187,8 +190,10 @@ def _listed(command: str, words: list[str]) -> list[str]:
     """The words, those that are no override (or name a file all the same) gathered in a list."""
     if command not in _LISTED:
         return words
-    bare = [w for w in words if not w.startswith("-") and ("=" not in w or os.path.exists(w))]
-    rest = [word for word in words if word not in bare]
+    bare, rest = [], []
+    for before, word in zip(["", *words], words):
+        own = not word.startswith("-") and before not in _VALUED
+        (bare if own and ("=" not in word or os.path.exists(word)) else rest).append(word)
     return [f"{_LISTED[command]}=[{','.join(map(_quoted, bare))}]", *rest] if bare else rest
 
 
