@@ -67,9 +67,7 @@ def begun(folder: Path, *overrides: str) -> Training:
 def step(training: Training) -> dict[str, float]:
     """One step on its first four items, as the loop takes it."""
     batch = to_device(collate([training.items[i] for i in range(4)]), training.device)
-    values = training._step(training.legs[0], [batch])
-    training.step += 1
-    return values
+    return training.learner.advance(training.learner.legs[0], [batch])
 
 
 def numbers(folder: Path) -> dict[tuple[int, str], float]:
@@ -97,11 +95,11 @@ def models(folder: Path) -> dict[str, torch.Tensor]:
 def test_every_game_changes_both_players_and_stays_finite(tmp_path: Path, rule, critic):
     lighter = "stages.full.objectives.restoration.weights.perceptual=0"
     training = begun(tmp_path, f"adversarial={rule}", *critic, lighter)
-    before = copy.deepcopy(training.models)
+    before = copy.deepcopy(training.learner.models)
     for _ in range(2):
         values = step(training)
     assert all(np.isfinite(value) for value in values.values())
-    for name, model in training.models.items():
+    for name, model in training.learner.models.items():
         changed = [
             not torch.equal(a, b)
             for a, b in zip(model.parameters(), before[name].parameters(), strict=True)
@@ -115,8 +113,10 @@ def test_a_step_is_the_published_one(tmp_path: Path):
     """Against the published loop written out: critic on what was restored, then the backbone."""
     training = begun(tmp_path, f"{CRITIC}.repeat=2")
     # The published critic's step and the terms of PROTOCOLS, from the same start.
-    net, critic = (copy.deepcopy(training.models[name]) for name in ("backbone", "discriminator"))
-    vgg = training.legs[0].objectives["restoration"].losses["perceptual"].layers
+    net, critic = (
+        copy.deepcopy(training.learner.models[name]) for name in ("backbone", "discriminator")
+    )
+    vgg = training.learner.legs[0].objectives["restoration"].losses["perceptual"].layers
     extractor = [p for n, p in net.named_parameters() if n.startswith("extractor.")]
     main_ = [p for n, p in net.named_parameters() if not n.startswith("extractor.")]
     groups = [{"params": main_}, {"params": extractor, "lr": 1e-5}]
@@ -155,8 +155,8 @@ def test_a_step_is_the_published_one(tmp_path: Path):
         assert values["restoration/loss"] == pytest.approx(loss.item(), rel=1e-4)
         assert values["loss"] == values["restoration/loss"]
     for own, plainly in (
-        (training.models["backbone"], net),
-        (training.models["discriminator"], critic),
+        (training.learner.models["backbone"], net),
+        (training.learner.models["discriminator"], critic),
     ):
         for (name, a), b in zip(own.named_parameters(), plainly.parameters(), strict=True):
             # Adam's first steps are as long as the rate, whichever way a rounding error points.
@@ -207,19 +207,19 @@ def test_the_best_checkpoint_is_of_the_last_stage(tmp_path: Path):
 
 def test_a_step_of_the_backbone_leaves_the_critic_without_gradients(tmp_path: Path):
     training = begun(tmp_path)
-    critic, backbone = training.models["discriminator"], training.models["backbone"]
+    critic, backbone = training.learner.models["discriminator"], training.learner.models["backbone"]
     step(training)
     for model in (critic, backbone):
         model.zero_grad(set_to_none=True)
     problem = training.task.prepare(collate([training.items[0]]))
     restored = backbone(**problem.inputs)
-    objectives = training.legs[0].objectives
-    sum(objectives["restoration"].terms(restored, problem, training.models).values()).backward()
+    objectives, models = training.learner.legs[0].objectives, training.learner.models
+    sum(objectives["restoration"].terms(restored, problem, models).values()).backward()
     assert all(p.grad is None for p in critic.parameters())
     assert all(p.grad is not None for p in backbone.parameters())
     backbone.zero_grad(set_to_none=True)
     restored = backbone(**problem.inputs)
-    sum(objectives["critic"].terms(restored, problem, training.models).values()).backward()
+    sum(objectives["critic"].terms(restored, problem, models).values()).backward()
     assert all(p.grad is None for p in backbone.parameters())
     assert all(p.grad is not None for p in critic.parameters())
 
@@ -277,10 +277,10 @@ def test_half_precision_plays_too(tmp_path: Path, precision):
     # The CPU takes its time over convolutions in fp16.
     lighter = "stages.full.objectives.restoration.weights.perceptual=0"
     training = begun(tmp_path, f"runtime.precision={precision}", lighter)
-    before = copy.deepcopy(training.models)
+    before = copy.deepcopy(training.learner.models)
     for _ in range(2):
         assert all(np.isfinite(value) for value in step(training).values())
-    for name, model in training.models.items():
+    for name, model in training.learner.models.items():
         assert all(torch.isfinite(p).all() for p in model.parameters())
         pairs = zip(model.parameters(), before[name].parameters())
         assert any(not torch.equal(a, b) for a, b in pairs)
@@ -332,7 +332,7 @@ def test_a_term_without_weight_needs_not_even_its_file(tmp_path: Path, capfd):
     assert train(tmp_path / "a", missing, "stages.full.steps=1") == 2
     assert "missing.pth" in capfd.readouterr().err
     training = begun(tmp_path / "b", missing, f"{node}.weights.perceptual=0")
-    assert set(training.legs[0].objectives["restoration"].losses) == {
+    assert set(training.learner.legs[0].objectives["restoration"].losses) == {
         "reconstruction",
         "transferal",
         "adversarial",
@@ -383,7 +383,7 @@ def test_other_weights_are_refused_unless_told_and_then_accounted_for(tmp_path: 
     with pytest.raises(UserError, match="init_partial=true takes what fits"):
         begun(tmp_path, f"init={wider}")
     training = begun(tmp_path, f"init={wider}", "init_partial=true")
-    theirs, own = models(wider), training.models["backbone"].state_dict()
+    theirs, own = models(wider), training.learner.models["backbone"].state_dict()
     theirs = {n.removeprefix("backbone."): v for n, v in theirs.items() if "backbone." in n}
     surplus = set(theirs) - set(own)
     assert surplus
@@ -399,7 +399,7 @@ def test_what_has_another_shape_or_no_name_keeps_its_values_and_is_told(
     other = ["backbone.features=16", "backbone.blocks=[3,1,1,1]"]
     fresh = begun(tmp_path, *other).models["backbone"].state_dict()
     training = begun(tmp_path, *other, f"init={wider}", "init_partial=true")
-    said, own = training.begun, training.models["backbone"].state_dict()
+    said, own = training.learner.begun, training.learner.models["backbone"].state_dict()
     theirs = checkpoint.read(wider / "checkpoints" / "last.pt")["models"]["backbone"]
     for name, value in own.items():
         if name not in theirs:

@@ -15,7 +15,8 @@ import torch
 
 from restore.cli import main
 from restore.runs import checkpoint
-from restore.runs.training import Training, rate
+from restore.runs.objectives import rate
+from restore.runs.training import Training
 from restore.settings import Decay
 
 # A network and pictures small enough that a step takes a few hundredths of a second.
@@ -145,14 +146,14 @@ def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
 def test_lines_of_numbers_hold_the_steps_before_a_stop(tmp_path: Path, monkeypatch):
     more = ["trainer.log_every=4", "trainer.save_every=3"]
     assert train(tmp_path / "whole", *more) == 0
-    step = Training._step
+    note = Training._note_skipped
 
     def interrupted(training: Training, *arguments):
-        training.stop = training.step == 2  # as Ctrl-C does
-        return step(training, *arguments)
+        training.stop = training.learner.step == 2  # as Ctrl-C does
+        return note(training, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", interrupted)
+        patch.setattr(Training, "_note_skipped", interrupted)
         assert train(tmp_path / "run", *more) == 130
     assert checkpoint.read(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 3
     assert main(["train", f"resume={tmp_path / 'run'}"]) == 0
