@@ -7,11 +7,11 @@ import threading
 import time
 from pathlib import Path
 
-from restore.runs import distributed, journal
-from restore.commands import evaluate, train
 from restore import settings
 from restore.cli import reporting
+from restore.commands import evaluate, train
 from restore.config import check
+from restore.runs import distributed, journal
 
 _WORK = {"train": train.work, "evaluate": evaluate.work}
 
