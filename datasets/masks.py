@@ -21,7 +21,8 @@ from restore.datasets.folder import position
 from torch import Tensor
 
 from restore.errors import UnreadableImage, UserError
-from restore.pictures.images import by_name, find, load
+from restore.pictures.images import by_name, find
+from restore.pictures.masks import Polarity, read
 
 log = logging.getLogger("restore")
 
@@ -96,7 +97,7 @@ class QdImd:
         )
 
     def _read(self, path: Path) -> np.ndarray:
-        holes = read(path, "black")
+        holes = read(path, "black").numpy()
         if holes.shape != (_SIDE, _SIDE):
             raise UserError(
                 f"{path} has {holes.shape[1]}×{holes.shape[0]} pixels, and QD-IMD's masks have "
@@ -121,7 +122,7 @@ class MaskFolder:
     def __init__(
         self,
         root: str,
-        hole: Literal["white", "black"] = "white",
+        hole: Polarity = "white",
         pairing: Literal["random", "name"] = "random",
         resize: Resize = "nearest",
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
@@ -154,7 +155,7 @@ class MaskFolder:
         return _pair(self._read(path), height, width, shrink, self.resize)
 
     def _read(self, path: Path) -> np.ndarray:
-        return read(path, self.hole)
+        return read(path, self.hole).numpy()
 
 
 class Box:
@@ -219,33 +220,22 @@ class Outpaint:
         return _pair_of(holes, shrink)
 
 
-def read(path: Path, hole: Literal["white", "black"]) -> np.ndarray:
-    """The holes of a mask picture of 1, 8 or 16 bits, HW bool.
-
-    Raises:
-        UnreadableImage: it is damaged.
-        UserError: it is a picture in colours.
-    """
-    picture = load(path)
-    red = picture.colour[0]
-    if not picture.grey and not (picture.colour == red).all():
-        raise UserError(f"{path} is a picture in colours, not a mask in black and white")
-    white = (red >= 0.5).numpy()
-    return white if hole == "white" else ~white
-
-
 def _told(what: str, files: list[Path], read_one: Callable[[Path], np.ndarray], hole: str) -> None:
     """Says what is taken for holes, once it has been seen that it can be right.
 
-    Raises UserError when most of most masks would be holes: their polarity is the other one.
+    Raises UserError when most of most masks would be holes (their polarity is the other one), or
+    when none of those looked at is a mask.
     """
-    shares = []
+    shares: list[float] = []
+    failure: UnreadableImage | None = None
     for path in files[:: max(1, len(files) // _LOOKED_AT)][:_LOOKED_AT]:
         try:
             shares.append(float(read_one(path).mean()))
-        except UnreadableImage:
-            continue  # said when it is needed
+        except UnreadableImage as error:
+            failure = error  # of a few, said when they are needed
     if not shares:
+        if failure is not None:
+            raise failure
         return
     middle = float(np.median(shares))
     if middle > 0.5:

@@ -18,14 +18,20 @@ from scipy.stats import bootstrap
 from torchvision import models
 from torchvision.utils import make_grid
 
+from restore import registry
 from restore.cli import main
 from restore.comparison.distances import kernel
+from restore.comparison.makers import Trained
 from restore.comparison.measuring import Measured
 from restore.comparison.pages import choices
 from restore.comparison.palette import PaletteFolder, locate
 from restore.comparison.sources import match
 from restore.comparison.statistics import Difference, bins, paired
 from restore.comparison.tables import Column, Table, best
+from restore.config import compose
+from restore.config import plain as plainly
+from restore.settings import Runtime
+from restore.weights import Loaded
 from tests.pictures import truncate
 from tests.plain_metrics import plain_psnr, plain_ssim
 from tests.test_perceptual import spread
@@ -521,6 +527,25 @@ def test_a_run_here_is_its_evaluation(trained: Path, tmp_path: Path):
     text = (tmp_path / "out" / "table.md").read_text()
     assert "run: weights:" in text
     assert "trained here, step 2" in text
+
+
+def test_a_network_whose_task_hands_no_reference_needs_none():
+    """TTSR for single images; with its own task it cannot do without."""
+    tiny = ["backbone.blocks=[0,0,0,0]", "backbone.features=2", "pretrained.vgg19=random"]
+    given = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 6, 9), np.uint8))
+    made = {}
+    for task in ("single_sr", "reference_sr"):
+        config = plainly(compose("train", ["backbone=ttsr", f"task={task}", "task.crop=32", *tiny]))
+        torch.manual_seed(0)
+        state = registry.instantiate(config["backbone"], "backbone").state_dict()
+        loaded = Loaded(config, state, Path("w.pt"), "", "here")
+        runtime = Runtime("cpu", 1, "fp32", False, False, 1)
+        made[task] = Trained(loaded, runtime, torch.device("cpu"))
+    assert not made["single_sr"].needs_reference
+    assert made["reference_sr"].needs_reference
+    restored = made["single_sr"].make(given, None, torch.zeros(3, 8, 8, dtype=torch.uint8))
+    assert torch.equal(restored, made["single_sr"].make(given, None, None))
+    assert restored.shape == (3, 24, 36)
 
 
 def test_an_export_is_a_set_of_problems(trained: Path, tmp_path: Path):

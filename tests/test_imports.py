@@ -42,6 +42,7 @@ def test_datasets_import_only_types_and_image_helpers():
     allowed = (
         "types",
         "pictures.images",
+        "pictures.masks",
         "pictures.mapped",
         "bicubic",
         "zoom",

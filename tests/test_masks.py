@@ -99,7 +99,7 @@ def test_a_picture_in_colours_is_no_mask(tmp_path: Path):
     for number in range(3):
         array = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
         Image.fromarray(array).save(tmp_path / f"{number:05d}_train.png")
-    with pytest.raises(UserError, match="not a mask"):
+    with pytest.raises(UserError, match=r"as a mask: .* neither black nor white"):
         QdImd(str(tmp_path))
 
 

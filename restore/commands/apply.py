@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from restore import settings, shipped, stepwise, weights
-from restore.comparison.masks import read as read_mask
 from restore.config import check
 from restore.errors import RunFailure, UserError
 from restore.pictures.images import Picture, by_name, find, fits, load, save, to_uint8, writable
+from restore.pictures.masks import read as read_mask
 from restore.restorer import Restorer
 from restore.runs import distributed, journal
 

@@ -11,13 +11,14 @@ from pydantic import Field
 from torch import Tensor
 
 from restore import registry, settings, weights
-from restore.comparison import masks, sources
+from restore.comparison import sources
 from restore.comparison.makers import Filled, Maker, Trained
 from restore.comparison.measuring import POOLED, Made, Pictures, names, usable
 from restore.comparison.sources import Matching, Source
 from restore.comparison.tables import Layout
 from restore.errors import UnreadableImage, UserError
 from restore.metrics.protocol import Protocol
+from restore.pictures import masks
 from restore.pictures.images import by_name
 
 _LOOKED_AT = 16  # images whose masks are held against Palette's before work begins

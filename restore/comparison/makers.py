@@ -95,7 +95,8 @@ class Trained:
         self.loaded, self.device = loaded, device
         self.task = loaded.task()
         model: Any = loaded.backbone().to(device)
-        self.needs_reference = bool(getattr(model, "takes_reference", False))
+        takes = bool(getattr(model, "takes_reference", False))
+        self.needs_reference = takes and self.task.takes_reference
         self.runner = Runner(model, runtime, device)
 
     def make(

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from restore.comparison.distances import Distances
 from restore.comparison.makers import Maker, size
-from restore.comparison.masks import agreement
 from restore.comparison.palette import PaletteFolder
 from restore.comparison.statistics import mean
 from restore.errors import UserError
 from restore.metrics.holes import ring
 from restore.metrics.perceptual import Lpips
 from restore.metrics.protocol import Protocol
+from restore.pictures.masks import agreement
 
 Read = Callable[[str], Tensor]
 
