@@ -154,19 +154,23 @@ def _hydra(command: str, overrides: list[str]) -> int:
     main, sweep = os.getpid(), None
     if command == "train" and sweeps.several(overrides):
         sweep = sweeps.prepare(overrides)
-        overrides = sweep.overrides
         print(sweeps.announce(sweep), flush=True)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    # Hydra prints errors itself and exits with 1 unless told to let them through.
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [f"restore {command}", *overrides], "1"
+    decorated = hydra.main(version_base="1.3", config_path=f"pkg://{MODULE}", config_name=command)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors itself and exits with 1
     try:
-        hydra.main(version_base="1.3", config_path=f"pkg://{MODULE}", config_name=command)(job)()
+        for words in [overrides] if sweep is None else sweep.grids:
+            sys.argv = [f"restore {command}", *words]
+            decorated(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
     except OSError as error:
         if begun:
             raise
         raise UserError(f"cannot make the folder {error.filename}: {error.strerror}") from error
+    except ValueError as error:  # Optuna's, when it looks for the best of none
+        if sweep is None or not str(error).startswith("No trials are completed"):
+            raise
     except SystemExit as error:  # argparse, over an option that Hydra does not know
         return error.code if isinstance(error.code, int) else USAGE
     finally:

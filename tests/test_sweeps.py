@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,12 +20,22 @@ from hypothesis import strategies as st
 
 from restore import registry
 from restore.cli import main
-from restore.config import compose
+from restore.config import check, compose, plain
 from restore.errors import UserError
-from restore.runs import devices, status, sweeps
+from restore.runs import devices, multirun, status, sweeps
+from restore.settings import Train
 from tests.test_training import TINY, assert_equal_runs, train, wait_for
 
 SMALL = [*TINY, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
+# A network of steps so short that hundreds go by while one looks.
+LIGHT = [
+    *(word for word in TINY if not word.startswith(("backbone.", "task.reference"))),
+    *("backbone=edsr", "backbone.blocks=1", "backbone.features=8", "trainer.pictures=0"),
+    *("stages.reconstruction.steps=600", "trainer.valid_every=600", "trainer.save_every=10"),
+]
+
+
+TWO_AT_ONCE = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
 def sweep(folder: Path, *overrides: str) -> int:
@@ -34,34 +46,80 @@ def states(folder: Path) -> dict[str, str]:
     return {p.parent.name: sweeps.state(p.parent)["state"] for p in folder.glob("*/job.json")}
 
 
+def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "restore", "train", "-m", f"folder={folder}", *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_until_gone(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(timeout=60)
+
+
 def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
-    # So long that the job is not done before it notices.
-    long = ["stages.reconstruction.steps=12", "trainer.valid_every=12"]
-    command = [sys.executable, "-m", "restore", "train", "-m", f"folder={folder}", "seed=1,2"]
-    process = subprocess.Popen(
-        [*command, *SMALL, *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = start(folder, "seed=1,2", *LIGHT)
     first = folder / "seed=1"
     wait_for(lambda: status.read(first).get("step", 0) >= 1, process)
-    child = psutil.Process(status.read(first)["pid"])
+    child = status.read(first)["pid"]
     process.kill()
     process.communicate()
-    child.wait(timeout=20)  # the job's own process does not train on alone
+    wait_until_gone(child)  # the job's own process does not train on alone
     assert states(folder) == {"seed=1": "interrupted", "seed=2": "waiting"}
-    assert sweep(folder, *long, "seed=2,1") == 0, "in another order"
+    again = ["train", "-m", *reversed(LIGHT), "seed=2,1", f"folder={folder}"]
+    assert main(again) == 0, "in another order"
     said = capfd.readouterr().out
     assert "2 jobs, 1 to go on with, 1 from the start" in said
     assert "going on at step" in said
     assert states(folder) == {"seed=1": "finished", "seed=2": "finished"}
-    assert train(tmp_path / "undisturbed", *SMALL[len(TINY) :], *long, "seed=1") == 0
+    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LIGHT, "seed=1"]) == 0
     assert_equal_runs(first, tmp_path / "undisturbed")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/checkpoints/*")}
-    assert sweep(folder, *long, "seed=1,2") == 0
+    assert main(again) == 0
     said = capfd.readouterr().out
     assert "2 done already" in said
     assert "seed=1: done already" in said
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/checkpoints/*")}
+
+
+def test_of_two_at_once_one_is_killed_and_then_the_sweep(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    process = start(folder, "seed=1,2", *LIGHT, *TWO_AT_ONCE, "stages.reconstruction.steps=100000")
+    one, other = folder / "seed=1", folder / "seed=2"
+    wait_for(lambda: all(status.read(job).get("step", 0) >= 1 for job in (one, other)), process)
+    os.kill(status.read(one)["pid"], signal.SIGKILL)
+    wait_for(lambda: states(folder) == {"seed=1": "failed", "seed=2": "running"}, process)
+    assert "killed (SIGKILL)" in sweeps.table([one, other])
+    child = status.read(other)["pid"]
+    process.kill()
+    process.communicate()
+    wait_until_gone(child)
+    assert states(folder) == {"seed=1": "failed", "seed=2": "interrupted"}
+
+
+def test_a_job_that_another_sweep_begins_is_not_begun_twice(tmp_path: Path):
+    """A job's process takes seconds to start; until then the sweep itself holds the folder."""
+    order: list[str] = []
+    with multirun._own(tmp_path):
+        second = threading.Thread(target=lambda: order.append(owned(tmp_path)))
+        second.start()
+        second.join(0.5)
+        order.append("first")
+    second.join(10)
+    assert order == ["first", "second"]
+
+
+def owned(folder: Path) -> str:
+    with multirun._own(folder):
+        return "second"
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path: Path):
+    left = tmp_path / "checkpoints" / ".last.pt.123"
+    left.parent.mkdir()
+    left.touch()
+    with status.held(tmp_path):
+        assert not left.exists()
 
 
 def test_a_job_that_fails_ends_no_other(tmp_path: Path, capfd):
@@ -97,7 +155,7 @@ def test_a_name_that_is_not_there_is_refused_before_any_job(tmp_path: Path, capf
 def test_two_jobs_at_once_of_two_processes_each(tmp_path: Path):
     folder = tmp_path / "sweep"
     jobs = ["seed=1,2", "runtime.devices=2", "stages.reconstruction.steps=1"]
-    assert sweep(folder, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *jobs) == 0
+    assert sweep(folder, *TWO_AT_ONCE, *jobs) == 0
     assert states(folder) == {"seed=1": "finished", "seed=2": "finished"}
     began = [status.read(folder / f"seed={seed}")["started"] for seed in (1, 2)]
     ended = [(folder / f"seed={seed}" / "summary.json").stat().st_mtime for seed in (1, 2)]
@@ -176,22 +234,61 @@ def test_identity_knows_no_order_and_no_place(values, seed):
     assert own != sweeps.identity({**values, **where}, {"runtime.devices": "4"}), "when swept"
 
 
+JOBS = {  # as their descriptions say
+    "attention_variants": 5 * 3,
+    "attention_published": 6 * 3,
+    "embedding_sizes": 4 * 3,
+    "wdsr_comparison": 4 + 2 * 4 * 3,
+}
+
+
 @pytest.mark.parametrize("name", registry.names("sweep"))
-def test_every_value_of_a_named_sweep_is_there(name: str, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = compose("train", [f"sweep={name}"], with_hydra=True)
-    swept = {key: str(values).split(",") for key, values in config.hydra.sweeper.params.items()}
-    first = {key: values[0] for key, values in swept.items()}
-    for key, values in swept.items():
-        for value in values[1:]:
-            compose(
-                "train", [f"sweep={name}", *(f"{k}={v}" for k, v in {**first, key: value}.items())]
-            )
-    one = [f"{key}={value}" for key, value in first.items() if key != next(iter(swept))]
+def test_every_value_of_a_named_sweep_is_there(name: str):
     roots = {"course": ["data.root=x"], "thesis": ["data.root=x", "masks.root=x"]}
-    asked = sweeps.prepare([f"sweep={name}", *one, *roots.get(name, [])])
-    assert len(asked.jobs or ()) == len(next(iter(swept.values())))
-    assert asked.folder.name.startswith(name)
+    grids = [sweeps._Grid(grid) for grid in sweeps._grids([f"sweep={name}", *roots.get(name, [])])]
+    if not grids[0].every:
+        return  # a sweeper that searches
+    jobs = [job for grid in grids for job in grid.jobs()]
+    assert len({tuple(sorted(job)) for job in jobs}) == len(jobs) == JOBS.get(name, len(jobs))
+    seen: set[str] = set()
+    for job in jobs:
+        if set(job) - seen:
+            check(plain(compose("train", job)), Train)
+            seen |= set(job)
+
+
+def test_a_sweep_may_be_made_of_sweeps(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["seed=1", "experiment=demo"]
+    named = sweeps.prepare(["sweep=attention_variants", *typed])
+    assert named.folder == Path("runs/sweeps/demo-attention_variants-" + named.folder.name[-6:])
+    rules = {"hard", "soft", "projection", "reduced"}
+    expected = {f"attention={rule},seed=1" for rule in rules} | {"reference=none,seed=1"}
+    assert {job.name for job in named.jobs or ()} == expected
+    one = sweeps.prepare(["sweep=attention_rules,no_reference", *typed])
+    other = sweeps.prepare([*typed, "sweep=no_reference,attention_rules"])
+    assert one.folder == other.folder
+    assert set(one.jobs or ()) == set(other.jobs or ())
+    assert len(one.jobs or ()) == 5
+
+
+def test_a_random_search_goes_on_after_a_failed_trial(tmp_path: Path, capfd):
+    folder = tmp_path / "sweep"
+    parts = ["blocks", "convolutions", "width", "growth"]
+    small = [f"backbone.mapping.{part}=int(interval(1,3))" for part in parts]
+    # With this seed the first of three has a batch of 0.
+    size = ["task.crop=16", "trainer.batch_size=choice(0,1)", "hydra.sweeper.n_trials=2"]
+    plain = [word for word in TINY if not word.startswith(("backbone.", "task.", "trainer.batch"))]
+    steps = ["stages.reconstruction.steps=1", "trainer.valid_every=1"]
+    command = ["train", "-m", "sweep=asdn_search", f"folder={folder}"]
+    command += [*plain, *small, *size, *steps]
+    assert main(command) == 1
+    done = states(folder)
+    assert sorted(done.values()) == ["failed", "finished"], "one failed trial ends no search"
+    capfd.readouterr()
+    assert main(command) == 1
+    assert states(folder) == done
+    assert capfd.readouterr().out.count(": done already") == 1
 
 
 def test_a_named_sweep_is_no_single_run(tmp_path: Path, capfd):
@@ -258,7 +355,7 @@ def test_a_run_in_use_is_not_trained_in_twice(tmp_path: Path, capfd):
 def test_status_is_whole_at_any_moment(tmp_path: Path):
     status.tell(tmp_path, state="running", step=0)
     end = time.monotonic() + 0.5
-    code = "import sys; from pathlib import Path; from restore import status\n"
+    code = "import sys; from pathlib import Path; from restore.runs import status\n"
     code += "while True: status.tell(Path(sys.argv[1]), state='running', reason='x' * 5000)"
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     try:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import yaml
 
-from restore.runs import distributed
 from restore.errors import UserError
+from restore.runs import distributed
 
 log = logging.getLogger("restore")
 

@@ -3,19 +3,20 @@
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from restore.runs import devices, distributed, journal, status, sweeps
 from restore import settings
 from restore.commands import train
 from restore.config import check
 from restore.errors import UserError
+from restore.runs import devices, distributed, journal, status, sweeps
 
 log = logging.getLogger("restore")
 
@@ -44,29 +45,46 @@ def run(
     folder = sweeps.claim(sweep.folder, config, overrides, sweep.swept)
     if _done(folder):
         return 0
-    joined = distributed.joined()
-    if not joined and status.busy(folder):
-        log.info("%s: waiting for the process that is at it", folder.name)
-        while status.busy(folder):
-            time.sleep(0.5)
+    if distributed.joined():
+        return train.work(folder, _with_group(_continued(folder, config), sweep, overrides))
+    with _own(folder):
         if _done(folder):
             return 0
-    config = _with_group(_continued(folder, config), sweep, overrides)
-    if joined:
-        return train.work(folder, config)
-    status.tell(folder, state=status.WAITING, reason=None)
-    try:
-        return _launch(folder, config, alone=os.getpid() == main, main=main)
-    except UserError as error:
-        status.fail(folder, str(error))
-        log.info("%s failed: %s", folder.name, error)
-        return 2
+        config = _with_group(_continued(folder, config), sweep, overrides)
+        status.tell(folder, state=status.WAITING, reason=None)
+        try:
+            return _launch(folder, config, alone=os.getpid() == main, main=main)
+        except UserError as error:
+            status.fail(folder, str(error))
+            log.info("%s failed: %s", folder.name, error)
+            return 2
 
 
-def best(config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep) -> float:
-    """A job's best value of its first metric, for a sweeper that searches; NaN without one."""
-    found = status.read(sweeps.claim(sweep.folder, config, overrides, sweep.swept)).get("best")
-    return math.nan if found is None else float(found)
+def best(config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep) -> float | None:
+    """A job's best value of its first metric, for a sweeper that searches.
+
+    None without one, which Optuna takes for a failed trial; NaN would end its search.
+    """
+    return status.read(sweeps.claim(sweep.folder, config, overrides, sweep.swept)).get("best")
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Waits until no other process is at the job, or about to be.
+
+    A lock apart from that of the process that trains: it is held while that one still starts, and
+    given back with the sweep's process, which the other may outlive for a moment.
+    """
+    path = folder / ".launch"
+    with status.locked(path) as free:
+        if free and not status.busy(folder):
+            yield
+            return
+    log.info("%s: waiting for the process that is at it", folder.name)
+    with status.locked(path, patience=math.inf):
+        while status.busy(folder):
+            time.sleep(0.5)
+        yield
 
 
 def _done(folder: Path) -> bool:
@@ -125,10 +143,19 @@ def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int
     if code == INTERRUPTED:
         status.tell(folder, state=status.INTERRUPTED, reason=None, seconds_left=None)
     elif code:
-        status.fail(folder, f"its process ended with code {code}")
+        status.fail(folder, _ended(code))
     now: Mapping[str, Any] = status.read(folder)
     log.info("%s: %s %s", folder.name, now.get("state"), now.get("reason") or "")
     return code
+
+
+def _ended(code: int) -> str:
+    """Why a process that could not say so itself has ended."""
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL), as the system does where memory runs out"
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with code {code}"
 
 
 def _wait(process: subprocess.Popen, parent: int | None) -> int:

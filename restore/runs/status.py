@@ -95,6 +95,8 @@ def held(folder: Path) -> Iterator[None]:
             known = read(folder)
             who = f"process {known.get('pid')} on {known.get('host')}"
             raise UserError(f"{folder} is being trained in by {who}: wait for it, or end it")
+        for left in folder.glob("checkpoints/.*.pt.*"):  # of a process killed while it wrote
+            left.unlink()
         yield
 
 

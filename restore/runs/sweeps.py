@@ -17,10 +17,11 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 
-from restore.runs import status
-from restore.config import compose, names, plain
+from restore.config import compose, explain, names, plain
 from restore.errors import UserError
+from restore.runs import status
 from restore.runs.journal import to_json, write_text
 
 # What may differ between two stretches of one run: where it lies and runs, and who watches.
@@ -28,6 +29,7 @@ FREE = (
     *("folder", "resume", "wandb", "runtime.device", "runtime.devices", "runtime.threads"),
     *("loader.workers", "trainer.log_every", "trainer.pictures"),
 )
+_SEARCHED = "hydra.searchpath"
 _LONGEST = 100  # letters of a folder's name
 
 
@@ -36,13 +38,13 @@ class Sweep:
     """What a command line asks for.
 
     Args:
-        overrides: for Hydra, the folder among them.
+        grids: for Hydra, the folder among them; more than one for a sweep that is made of sweeps.
         folder: of the sweep.
         swept: the keys that differ between its jobs.
         jobs: each job's folder, when the sweeper tries every combination; else unknown (None).
     """
 
-    overrides: list[str]
+    grids: list[list[str]]
     folder: Path
     swept: list[str]
     jobs: list[Path] | None = None
@@ -59,23 +61,106 @@ def prepare(overrides: list[str]) -> Sweep:
 
     Raises UserError where a job's configuration cannot be composed: then nothing is begun.
     """
+    overrides = _searched(overrides)
+    options = [o for o in overrides if o.startswith("-")]
     typed = [o for o in overrides if not o.startswith("-")]
-    parsed = OverridesParser.create().parse_overrides(typed)
-    own = [o for o in parsed if not o.key_or_group.startswith(("hydra.", "hydra/"))]
-    fixed = [o for o in own if not o.is_sweep_override()]
-    params, plain_sweeper = _parameters(parsed)
-    ranged = [o for o in [*params, *own] if o.is_sweep_override()]
-    swept = list(dict.fromkeys([_key(o) for o in [*params, *ranged]]))
+    grids = [_Grid(words) for words in _grids(typed)]
+    swept = list(dict.fromkeys(key for grid in grids for key in grid.swept))
     if "folder" in swept:
         raise UserError("folder: a sweep lies in one; each of its jobs has its own in there")
+    own = _own(_parsed(typed))
     given = next((o.get_value_element_as_str() for o in own if _key(o) == "folder"), None)
-    folder = Path(given.strip("'\"") if given else f"runs/sweeps/{_title(fixed, swept)}")
-    sweep = Sweep([*overrides, *([] if given else [f"folder='{folder}'"])], folder, swept)
-    if plain_sweeper:
-        jobs = list(_combinations([*params, *own]))
+    folder = Path(given.strip("'\"") if given else f"runs/sweeps/{_title(own, swept)}")
+    place = [] if given else [f"folder='{folder}'"]
+    sweep = Sweep([[*options, *grid.words, *place] for grid in grids], folder, swept)
+    if all(grid.every for grid in grids):
+        jobs = [job for grid in grids for job in grid.jobs()]
         configs = [plain(compose("train", job)) for job in jobs]
-        sweep.jobs = [claim(folder, config, job, swept) for config, job in zip(configs, jobs)]
+        claimed = [claim(folder, config, job, swept) for config, job in zip(configs, jobs)]
+        sweep.jobs = list(dict.fromkeys(claimed))
     return sweep
+
+
+def _searched(words: Sequence[str]) -> list[str]:
+    """The command line with `--config-dir DIR` as an override, which a job is composed with too.
+
+    Raises UserError when there is no such folder.
+    """
+    found, rest = [], []
+    left = iter(words)
+    for word in left:
+        option, given, value = word.partition("=")
+        if option not in ("--config-dir", "-cd"):
+            rest.append(word)
+            continue
+        folder = Path(value if given else next(left, ""))
+        if not folder.is_dir():
+            raise UserError(f"{option} {folder}: there is no such folder")
+        found.append(f"file://{folder.resolve()}")
+    return [*rest, f"{_SEARCHED}=[{','.join(map(repr, found))}]"] if found else rest
+
+
+def _parsed(words: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(words))
+    except HydraException as error:
+        raise UserError(explain(error, "train", list(words))) from error
+
+
+def _own(parsed: Sequence[Override]) -> list[Override]:
+    """Those that are about the run, not about Hydra."""
+    return [o for o in parsed if not o.key_or_group.startswith(("hydra.", "hydra/"))]
+
+
+def _grids(words: list[str]) -> list[list[str]]:
+    """What Hydra is asked for, once for each grid that the command line names.
+
+    `sweep=a,b` is both, one after the other; so is a named sweep whose own parameters have a
+    `sweep` of several, to each of which its other parameters are added.
+    """
+    parsed = _parsed(words)
+    chosen = next((o for o in parsed if _key(o) == "sweep"), None)
+    if chosen is None:
+        return [words]
+    rest = [word for word, o in zip(words, parsed) if _key(o) != "sweep"]
+    if len(listed := _values(chosen)) > 1:
+        return [grid for name in listed for grid in _grids([f"sweep={name}", *rest])]
+    params = _parameters(parsed)[0]
+    inner = next((o for o in params if _key(o) == "sweep"), None)
+    if inner is None:
+        return [words]
+    more = [str(o.input_line) for o in params if o is not inner]
+    return [grid for name in _values(inner) for grid in _grids([f"sweep={name}", *more, *rest])]
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return list(map(str, override.sweep_string_iterator()))
+    return [str(override.get_value_element_as_str())]
+
+
+class _Grid:
+    """One of a sweep's grids.
+
+    Args:
+        words: overrides, at most one named sweep among them.
+    """
+
+    def __init__(self, words: list[str]):
+        self.words = words
+        parsed = _parsed(words)
+        self.params, self.every = _parameters(parsed)
+        self.typed = _own(parsed)
+        ranged = [o for o in self.typed if o.is_sweep_override()]
+        self.swept = list(dict.fromkeys(_key(o) for o in [*self.params, *ranged]))
+
+    def jobs(self) -> list[list[str]]:
+        """The overrides of each job, as Hydra's own sweeper makes them."""
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        (jobs,) = BasicSweeper.split_arguments([*self.params, *self.typed], None)
+        where = [word for word in self.words if word.startswith(f"{_SEARCHED}=")]
+        return [[*where, *job] for job in jobs]
 
 
 def _parameters(typed: list[Override]) -> tuple[list[Override], bool]:
@@ -87,26 +172,18 @@ def _parameters(typed: list[Override]) -> tuple[list[Override], bool]:
     about = compose("train", lines, with_hydra=True).hydra
     params = OmegaConf.to_container(about.sweeper.get("params") or OmegaConf.create({}))
     assert isinstance(params, dict)
-    lines = [f"{key!s}={value}" for key, value in params.items()]
     every = str(about.sweeper._target_).endswith("BasicSweeper")
-    return OverridesParser.create().parse_overrides(lines), every
+    return _parsed([f"{key!s}={value}" for key, value in params.items()]), every
 
 
 def _key(override: Override) -> str:
     return str(override.get_key_element()).lstrip("+~")
 
 
-def _combinations(overrides: list[Override]) -> list[list[str]]:
-    """The overrides of each job, as Hydra's own sweeper makes them."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    return jobs
-
-
-def _title(fixed: list[Override], swept: list[str]) -> str:
+def _title(typed: list[Override], swept: list[str]) -> str:
     """A sweep's name, from the command line in any order; only the swept values are left out."""
-    values = {_key(o): str(o.get_value_element_as_str()) for o in fixed}
+    fixed = [o for o in typed if not o.is_sweep_override() or _key(o) == "sweep"]
+    values = {_key(o): "+".join(sorted(_values(o))) for o in fixed}
     named = [values.pop(key) for key in ("experiment", "sweep") if key in values]
     kept = sorted(f"{key}={value}" for key, value in values.items() if not _free(key))
     name = "-".join([*named, ",".join(sorted(_short(swept).values()))][: 2 if named else 1])
@@ -141,15 +218,13 @@ def _safe(name: str) -> str:
 
 def assignments(overrides: Sequence[str], swept: Sequence[str]) -> dict[str, str]:
     """The swept keys' values in a job, in the order of the keys."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {_key(o): str(o.get_value_element_as_str()) for o in parsed}
+    values = {_key(o): str(o.get_value_element_as_str()) for o in _parsed(overrides)}
     return {key: values[key] for key in sorted(swept) if key in values}
 
 
 def tags(overrides: Sequence[str]) -> list[str]:
     """What was typed for a run, but not where it lies and runs, as tags for the dashboard."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {_key(o): str(o.get_value_element_as_str()) for o in parsed}
+    values = {_key(o): str(o.get_value_element_as_str()) for o in _parsed(overrides)}
     return [f"{key}={value}" for key, value in sorted(values.items()) if not _free(key)]
 
 
@@ -182,7 +257,8 @@ def claim(
                 if json.loads(path.read_text(encoding="utf-8")).get("identity") == own:
                     return path.parent
             path = folder / name
-            if path.exists():  # the same name, yet something else in it was another
+            if (path / "job.json").exists() or (path / "config.yaml").exists():
+                # The same name, yet something else in it was another.
                 path = folder / f"{name}-{own[:8]}"
             path.mkdir(exist_ok=True)
             asked = sorted(o for o in overrides if not o.startswith("folder="))
