@@ -270,6 +270,12 @@ def _sentence(error: ValidationError, prefix: str = "") -> str:
 
 
 def _check_stages(train: settings.Train) -> None:
+    trainer = train.trainer
+    if trainer.rate_rule != "constant" and trainer.base_batch is None:
+        raise UserError(
+            f"trainer.base_batch is missing: trainer.rate_rule={trainer.rate_rule} needs the batch "
+            "size that the learning rates are meant for"
+        )
     for name in train.schedule:
         if name not in train.stages:
             raise UserError(

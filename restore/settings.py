@@ -4,6 +4,7 @@ The defaults stand in `conf/`, once; these classes say what is allowed. Parts (n
 `_target_`) stay plain dictionaries here: their own signatures say what they take.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -80,15 +81,42 @@ class Stage:
 
 @dataclass
 class Trainer:
-    """The loop's clock."""
+    """The loop's clock, and how much it takes at a time."""
 
-    batch_size: Positive
+    batch_size: Positive | Literal["auto"]
     accumulate: Positive
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     valid_every: Positive
     save_every: Positive
     pictures: Count
     log_every: Positive
+    # With values, so that runs from before there were these settings can go on.
+    largest_batch: Positive = 512
+    memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    rate_rule: Literal["constant", "linear", "sqrt"] = "constant"
+    base_batch: Positive | None = None
+
+    @property
+    def items(self) -> int:
+        """`batch_size`, once a number has been found for `auto`."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rates are multiplied by, for batches of another size than their own.
+
+        `linear`: proportional to the batch (Goyal et al., Accurate, Large Minibatch SGD, 2017,
+        section 2.1: for SGD). `sqrt`: to its square root, which keeps the variance of a step
+        (Hoffer et al., Train longer, generalize better, 2017, section 4; for Adam Malladi et al.,
+        On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022, whose rule would
+        change the betas too).
+        """
+        if self.rate_rule == "constant":
+            return 1.0
+        assert self.base_batch is not None
+        ratio = self.items / self.base_batch
+        return ratio if self.rate_rule == "linear" else math.sqrt(ratio)
 
 
 @dataclass

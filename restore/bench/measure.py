@@ -3,8 +3,6 @@
 import csv
 import json
 import logging
-import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from restore.errors import RunFailure
+from restore.runs import memory
 
 log = logging.getLogger("restore")
 
@@ -44,7 +43,7 @@ def report(
         device: `cpu` or `cuda`; there the memory is what the allocator has had at most.
     """
     warm()
-    before = _held(device)
+    before = memory.mark(torch.device(device))
 
     def timed() -> float:
         start = time.perf_counter()
@@ -57,29 +56,8 @@ def report(
     while repeats > 1 and spent < 0.5:
         spent += timed()
     seconds = statistics.median(timed() for _ in range(repeats))
-    print(json.dumps({"ms": seconds * 1000, "MB": (_memory(device) - before) / 2**20}))
-
-
-def _held(device: str) -> int:
-    """Bytes held now, from where the highest mark is counted afresh where the system lets us."""
-    marks = Path("/proc/self/clear_refs")
-    if device == "cuda" or not marks.exists():
-        return _memory(device)
-    # Else what importing took for a moment would hide all that a small case takes.
-    marks.write_text("5", encoding="ascii")
-    return _memory(device)
-
-
-def _memory(device: str) -> int:
-    """The most bytes that were held since."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        assert found is not None
-        return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    held = memory.highest(torch.device(device)) - before
+    print(json.dumps({"ms": seconds * 1000, "MB": held / 2**20}))
 
 
 def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) -> None:

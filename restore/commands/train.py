@@ -1,6 +1,6 @@
 """`restore train`: a new run, or one that goes on."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from restore import settings
 from restore.config import check
 from restore.errors import UserError
-from restore.runs import distributed, journal, status, sweeps
+from restore.runs import batch_size, distributed, journal, status, sweeps
 from restore.runs.training import Training
 
 # What a run may be given anew when it goes on; anything else would make it another run.
@@ -46,7 +46,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         journal.refuse_taken(folder)
         # Whatever is not there or cannot be built is said here, once, not by every process.
         distributed.device(setting.runtime)
-        Training(config, setting, folder, torch.device("cpu"))
+        tried = config
+        if setting.trainer.batch_size == "auto":
+            smallest = setting.runtime.devices * setting.trainer.accumulate
+            tried = batch_size.sized(config, smallest)
+        Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
         journal.make_folder(folder, config)
     return distributed.launch("train", folder, setting.runtime)
 
@@ -64,20 +68,28 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
     """
     config = config or journal.read_config(folder)
     setting = check(config, settings.Train)
-    with distributed.group(setting.runtime) as device:
+    with distributed.group(setting.runtime) as device, ExitStack() as stack:
         folder = Path(distributed.from_first(str(folder)))
+        first = distributed.rank() == 0
+        made = not new and (folder / "config.yaml").exists()
         if new:
             journal.refuse_taken(folder)
+        if made and first:
+            stack.enter_context(status.held(folder))
         journal.log_to(None)
-        with status.failing(folder):
-            training = Training(config, setting, folder, device)
-        if distributed.rank() == 0 and (new or not (folder / "config.yaml").exists()):
+        stack.enter_context(status.failing(folder))
+        if setting.trainer.batch_size == "auto":
+            config = batch_size.found(config, setting, folder, device)
+            setting = check(config, settings.Train)
+            if made and first:  # so that it is never looked for again
+                journal.write_text(folder / "config.yaml", journal.to_yaml(config))
+        training = Training(config, setting, folder, device)
+        if not made and first:
             journal.make_folder(folder, config)
+            stack.enter_context(status.held(folder))
         distributed.gather(None)  # nobody goes on before the folder is there
         journal.log_to(folder)
-        own = status.held(folder) if distributed.rank() == 0 else nullcontext()
-        with own, status.failing(folder):
-            return training.run()
+        return training.run()
 
 
 def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -117,11 +117,17 @@ class Learner:
         first = 0
         for name in self.setting.schedule:
             stage = self.setting.stages[name]
-            batch = self.setting.trainer.batch_size
-            steps = stage.steps or max(1, math.ceil((stage.epochs or 0) * self.count / batch))
+            trainer = self.setting.trainer
+            steps = stage.steps or max(
+                1, math.ceil((stage.epochs or 0) * self.count / trainer.items)
+            )
             objectives = {
                 title: Objective(
-                    f"stages.{name}.objectives.{title}", setting, self.models[setting.model], steps
+                    f"stages.{name}.objectives.{title}",
+                    setting,
+                    self.models[setting.model],
+                    steps,
+                    trainer.rate_factor,
                 )
                 for title, setting in stage.objectives.items()
             }

@@ -43,9 +43,17 @@ class Objective:
         setting: its losses, optimizer, parameter groups, schedule.
         model: the bare model that it changes.
         steps: the stage's length.
+        factor: on every learning rate.
     """
 
-    def __init__(self, path: str, setting: settings.Objective, model: nn.Module, steps: int):
+    def __init__(
+        self,
+        path: str,
+        setting: settings.Objective,
+        model: nn.Module,
+        steps: int,
+        factor: float = 1.0,
+    ):
         self.setting, self.steps, self.model = setting, steps, model
         self.losses: dict[str, Loss] = {
             name: registry.instantiate(node, f"{path}.losses.{name}")
@@ -58,7 +66,7 @@ class Objective:
         self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+            group["initial_lr"] = group["lr"] * factor
 
     @property
     def rate(self) -> float:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from restore import registry, settings
 from restore.errors import UserError
 from restore.evaluation import Report, Runner, evaluate
+from restore.pictures import sheets
 from restore.pictures.images import save_png
 from restore.references import replaced
 from restore.runs import checkpoint, cost, distributed
@@ -174,9 +175,17 @@ class Training:
         stages = ", ".join(f"{leg.name} ({leg.steps} steps)" for leg in self.learner.legs)
         start = f"going on at step {self.learner.step}" if self.learner.step else "beginning"
         log.info("%s: %s; run folder %s", start, stages, self.folder)
+        trainer = self.setting.trainer
+        told = "as they are set"
+        if trainer.rate_rule != "constant":
+            told = f"× {trainer.rate_factor:.4g}, since they are meant for {trainer.base_batch}"
+        log.info(
+            "batches of %d, learning rates %s (trainer.rate_rule=%s)",
+            *(trainer.items, told, trainer.rate_rule),
+        )
 
     def _bar(self) -> tqdm:
-        batch = self.setting.trainer.batch_size
+        batch = self.setting.trainer.items
         return tqdm(
             total=self.learner.total * batch,
             initial=self.learner.step * batch,
@@ -200,7 +209,7 @@ class Training:
         positions = Positions(
             self.learner.step,
             leg.first + leg.steps,
-            trainer.batch_size,
+            trainer.items,
             trainer.accumulate,
             distributed.rank(),
             distributed.world(),
@@ -222,7 +231,7 @@ class Training:
             self.unlogged_steps += 1
             for name, value in values.items():
                 self.unlogged[name] = self.unlogged.get(name, 0.0) + value
-            bar.update(trainer.batch_size)
+            bar.update(trainer.items)
             if self.progress:
                 self.progress.at(self.learner.step)
             if (
@@ -234,7 +243,7 @@ class Training:
                 mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in own}
                 for title, objective in leg.objectives.items():
                     mean[f"train/{leg.prefix(title)}rate"] = objective.rate
-                speed = timed * trainer.batch_size / (time.perf_counter() - began)
+                speed = timed * trainer.items / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.learner.step)
                 bar.set_postfix_str(f"{leg.name} loss {mean['train/loss']:.4f}")
@@ -263,6 +272,7 @@ class Training:
         """Measures the validation split, logs it and keeps the stage's best checkpoint."""
         folder = self.folder / "pictures" / f"step_{self.learner.step:07d}"
         holes: dict[str, tuple[Path, np.ndarray]] = {}
+        scores: dict[str, Path] = {}
 
         def keep(problem: Problem, restored: Restoration, _: Tensor) -> dict[str, float]:
             mask, count = problem.aux.get("mask"), self.setting.trainer.pictures
@@ -272,6 +282,12 @@ class Training:
                 save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
                 overlay = mask[0, 0].round().byte().cpu().numpy()
                 holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
+            score = restored.aux.get("score")
+            if self.first_process and score is not None and len(scores) < count:
+                path = folder / f"{len(scores):03d}_score.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(path, sheets.score_map(restored))
+                scores[f"valid/score/{problem.keys[0]}"] = path
             return {}
 
         report = evaluate(
@@ -295,6 +311,7 @@ class Training:
         )
         self.journal.table(_table_rows(report), self.learner.step)
         self.journal.masked(holes, self.learner.step)
+        self.journal.pictures(scores, self.learner.step, kind="scores")
         name, value = next(iter(values.items()))
         against = base[f"valid/{report.baseline}/{name.partition('/')[2]}"]
         log.info(
@@ -324,7 +341,14 @@ class Training:
             return
         values = _last_values(self.folder / "metrics.csv")
         spent = self._cost(parts)
-        best = {"step": self.learner.step, "best": self.best, **values, "cost": spent}
+        trainer = self.setting.trainer
+        best = {
+            "step": self.learner.step,
+            "best": self.best,
+            **values,
+            "batch_size": trainer.items,
+            "cost": spent,
+        }
         write_text(self.folder / "summary.json", to_json(best))
         self.journal.summary(best)
         kept = self.setting.wandb.artifact
@@ -340,7 +364,7 @@ class Training:
             torch.Generator(self.device).manual_seed(0),
         )
         once = cost.forward(Runner(model, self.setting.runtime, self.device), problem)
-        images = self.learner.step * self.setting.trainer.batch_size
+        images = self.learner.step * self.setting.trainer.items
         return {
             "parameters": cost.parameters(model),
             "flops": {"forward": once["flops"]},

@@ -1,0 +1,72 @@
+"""How much memory there is, and how much of it this process has had at most."""
+
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+_CONTROL = Path("/sys/fs/cgroup")
+
+
+def available(groups: Path = Path("/proc/self/cgroup"), control: Path = _CONTROL) -> int:
+    """Bytes that this process can still take without anything being swapped out or killed.
+
+    Both the machine's and what the process's control groups (containers, Slurm) leave it.
+
+    Args:
+        groups: Linux's list of the groups that the process is in.
+        control: where their limits can be read.
+    """
+    return min([psutil.virtual_memory().available, *_rooms(groups, control)])
+
+
+def _rooms(groups: Path, control: Path) -> Iterator[int]:
+    """What each control group over the process leaves it; of both of Linux's versions of them."""
+    if not groups.exists():
+        return
+    for line in groups.read_text(encoding="ascii").splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":
+            root, limit, used, idle = control, "memory.max", "memory.current", "inactive_file"
+        elif kinds == "memory":
+            root, idle = control / "memory", "total_inactive_file"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            # Inside a container the path may be one that only the host has; its root is there.
+            if folder.is_relative_to(root) and (folder / limit).exists():
+                most = (folder / limit).read_text(encoding="ascii").strip()
+                if most != "max":
+                    found = re.search(rf"^{idle} (\d+)", (folder / "memory.stat").read_text(), re.M)
+                    files = int(found[1]) if found else 0  # kept in memory as long as there is room
+                    yield max(0, int(most) - int((folder / used).read_text()) + files)
+
+
+def mark(device: torch.device) -> int:
+    """Bytes held now; from here on `highest` counts afresh, where the system lets it."""
+    marks = Path("/proc/self/clear_refs")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif marks.exists():
+        # Else what importing took for a moment would hide all that a small case takes.
+        marks.write_text("5", encoding="ascii")
+    return highest(device)
+
+
+def highest(device: torch.device) -> int:
+    """The most bytes held since `mark`: the device's by tensors, or on a CPU the process's own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+        assert found is not None
+        return int(found[1]) * 1024
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held * (1 if sys.platform == "darwin" else 1024)
