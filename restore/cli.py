@@ -19,6 +19,7 @@ COMMANDS = {
     "apply": "restore pictures",
     "compare": "results of several methods against the truth, in tables and pictures",
     "report": "runs and evaluations (DIR…) on one page, with tables for a paper",
+    "dashboard": "save a workspace of W&B that is laid out for runs (DIR…)",
     "export": "write a data set for another program",
     "prepare": "make raw data ready for training, or go on with that",
     "bench": "measure speed and memory",
@@ -30,7 +31,7 @@ COMMANDS = {
 _SHOWN = {"list": "commands.listing", "sweep": "runs.sweeps"}
 
 # Commands that take words without a key, and the key of the list that these make.
-_LISTED = {"report": "folders"}
+_LISTED = {"report": "folders", "dashboard": "folders"}
 
 # Hydra's options that a word of their own follows.
 _VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i")

@@ -47,6 +47,16 @@ def comparison(
     return side_by_side(panels)
 
 
+def score_map(restored: Restoration) -> Tensor:
+    """The first picture's score as colours, of one scale (0 to 1) for all, so that maps compare.
+
+    Returns:
+        uint8 3HW, of the restored picture's size.
+    """
+    score = F.interpolate(restored.aux["score"][:1].float(), restored.image.shape[-2:])[0, 0]
+    return (_heat(score.clamp(0, 1)) * 255).round().byte().cpu()
+
+
 def side_by_side(panels: dict[str, Tensor]) -> Tensor:
     """Pictures (3HW in [0, 1], any sizes) in a row, each under its name; uint8 3HW.
 

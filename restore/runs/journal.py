@@ -28,6 +28,7 @@ log = logging.getLogger("restore")
 _BEST = {"psnr": "max", "ssim": "max", "lpips": "min", "fid": "min", "mae": "min"}
 _TAG = 64  # letters that the dashboard takes
 _IDENTITY = "wandb_id.txt"
+SHOWN = "shown.json"  # what pictures and tables the dashboard has, for a layout of it
 
 
 def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -161,6 +162,16 @@ class _Screen(logging.Handler):
         sys.stdout.flush()
 
 
+def variant(folder: Path) -> str:
+    """What a run tries, whatever its seed: its sweep's parameters, or the folder's name."""
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except OSError:
+        return folder.name
+    tried = {key: value for key, value in job["parameters"].items() if key != "seed"}
+    return ", ".join(f"{key}={value}" for key, value in tried.items()) or "all"
+
+
 class Numbers:
     """`metrics.csv`: a line `step,name,value` for each number, in the order of steps.
 
@@ -214,7 +225,8 @@ class Journal:
         self.identity = identity
         self._defined: set[str] = set()
         self._table: Any = None
-        self._full = False
+        self._shown: dict[str, list[str]] = {}
+        self._folder, self._full = folder, False
         self._numbers: Numbers | None = None
         self._run: Any = None
         if distributed.rank() != 0:
@@ -246,7 +258,7 @@ class Journal:
                     id=self.identity,
                     resume="allow" if mode == "online" else None,
                     dir=str(folder),
-                    config=dict(config),
+                    config={**config, "variant": variant(folder)},
                     settings=wandb.Settings(
                         silent=True, console="off", init_timeout=60, finish_timeout=600
                     ),
@@ -269,6 +281,13 @@ class Journal:
         except Exception as error:  # of many classes, some of them private to wandb
             log.warning("the dashboard failed and is off from here on: %s", error)
             self._run = None
+
+    def _show(self, kind: str, names: Iterable[str]) -> None:
+        """Keeps in `shown.json` by what names which kind of thing is looked at."""
+        known = self._shown.setdefault(kind, [])
+        if added := [name for name in names if name not in known]:
+            known += added
+            write_text(self._folder / SHOWN, to_json(self._shown))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Logs values by name."""
@@ -320,6 +339,7 @@ class Journal:
                 sheet = wandb.Image(str(row["file"]))
                 self._table.add_data(step, row["picture"], sheet, *(row[n] for n in names))
             run.log({"valid/comparison": self._table, "step": step})
+            self._show("tables", ["valid/comparison"])
 
         self._tell(act)
 
@@ -338,6 +358,7 @@ class Journal:
                 for name, (file, holes) in pictures.items()
             }
             run.log({**shown, "step": step})
+            self._show("holes", shown)
 
         self._tell(act)
 
@@ -354,13 +375,18 @@ class Journal:
 
         self._tell(act)
 
-    def pictures(self, files: Mapping[str, Path], step: int) -> None:
-        """Shows picture files by name on the dashboard."""
-        if self._run is not None and files:
-            import wandb
+    def pictures(self, files: Mapping[str, Path], step: int, kind: str = "sheets") -> None:
+        """Shows picture files by name on the dashboard, `sheets` or `scores`."""
+        if self._run is None or not files:
+            return
+        import wandb
 
+        def act(run: Any) -> None:
             shown = {name: wandb.Image(str(path)) for name, path in files.items()}
-            self._tell(lambda run: run.log({**shown, "step": step}))
+            run.log({**shown, "step": step})
+            self._show(kind, shown)
+
+        self._tell(act)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Sets the run's final values."""

@@ -1,0 +1,56 @@
+"""`restore dashboard DIR…`: saves a workspace that is laid out for these runs."""
+
+import logging
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from restore.config import check
+from restore.errors import UserError
+from restore.reporting.layout import workspace
+from restore.reporting.runs import find
+from restore.runs import journal
+
+log = logging.getLogger("restore")
+
+
+@dataclass
+class Dashboard:
+    """`restore dashboard`."""
+
+    folders: Annotated[list[str], Field(min_length=1)]
+    project: str | None
+    entity: str | None
+    name: str
+    folder: str
+
+
+def main(config: dict[str, Any], overrides: list[str]) -> int:
+    """Makes the layout of what the runs logged, and saves it on the server; returns 0.
+
+    Raises UserError without the library, without a server or key, and for runs of other projects.
+    """
+    setting = check(config, Dashboard)
+    journal.log_to(None)
+    runs = [run for run in find(setting.folders).runs if run.config]
+    projects = {run.config["wandb"]["project"] for run in runs}
+    if setting.project is None and len(projects) != 1:
+        raise UserError(f"project: the runs have {', '.join(sorted(projects)) or 'none'}; name one")
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "the layout needs wandb-workspaces: pip install 'restore[dashboard]'"
+        ) from error
+    try:
+        entity = setting.entity or runs[0].config["wandb"]["entity"] or wandb.Api().default_entity
+        made = workspace(runs, setting.project or projects.pop(), entity, setting.name)
+        made.save()
+    except Exception as error:  # of many classes: no key, a refused one, no server
+        reason = " ".join(str(error).split())
+        raise UserError(f"the layout cannot be saved at W&B: {reason}") from error
+    panels = sum(len(section.panels) for section in made.sections)
+    log.info("%s: %d panels for %d runs", made.url, panels, len(runs))
+    return 0
