@@ -181,6 +181,27 @@ def test_seeds_are_one_variant_and_folders_may_move(scene: Path, tmp_path: Path)
     assert [len(row["seeds"]) for row in data["conditions"][0]["rows"][1:]].count(3) == 3
 
 
+def test_a_network_without_a_reference_stands_beside_those_with_theirs(tmp_path: Path):
+    """Each measured as it was trained; what was measured otherwise has a table of its own."""
+    for name, trained, kind in [
+        ("with", "given", "the data's own"),
+        ("without", "none", "none"),
+        ("blinded", "given", "black"),
+    ]:
+        folder = run(tmp_path / "runs" / name, name, 1)
+        config = folder / "config.yaml"
+        config.write_text(config.read_text() + f"reference: {trained}\n")
+        evaluation(tmp_path / "tests" / name, folder, 1.0, KEYS, pictures=False)
+        summary = tmp_path / "tests" / name / "summary.json"
+        summary.write_text(summary.read_text().replace("the data's own", kind))
+    line = [str(tmp_path / "runs"), str(tmp_path / "tests"), f"folder={tmp_path / 'out'}"]
+    assert main(["report", *line, "pictures=0"]) == 0
+    tables = block(tmp_path / "out")["conditions"]
+    labels = [[row["label"] for row in table["rows"]] for table in tables]
+    assert labels[0] == ["bicubic", "with", "without"]
+    assert labels[1] == ["bicubic", "blinded"]
+
+
 def test_runs_alone_are_compared_by_their_validation(scene: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     shutil.copytree(scene / "runs", runs)

@@ -79,7 +79,7 @@ def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
     """Those of the evaluations, the one with most variants first; the validation comes last."""
     grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
     for run, one in found.evaluations:
-        grouped.setdefault(tuple(_facts(one)), []).append((run, one))
+        grouped.setdefault(tuple(_facts(run, one)), []).append((run, one))
     made = [_condition(list(facts), pairs, variants) for facts, pairs in grouped.items()]
     shared: set[str] = set()
     if len(made) > 1:
@@ -89,16 +89,22 @@ def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
     return sorted(made, key=lambda condition: -len(condition.rows)) + _validation(variants)
 
 
-def _facts(one: Evaluation) -> list[str]:
-    """Everything in which two evaluations must agree to be compared."""
+def _facts(run: Run, one: Evaluation) -> list[str]:
+    """Everything in which two evaluations must agree to be compared.
+
+    A network trained without a reference and measured without one stands beside those that were
+    trained and measured with theirs: what a reference is worth is what such tables are asked.
+    """
     facts: dict[str, Any] = one.facts
+    trained, given = run.config.get("reference", "given"), facts["references"]
+    as_trained = given == trained or (trained == "given" and given == "the data's own")
     data = dict(facts["data"])
     source = str(data.pop("_target_")).rpartition(".")[2]
-    given = ", ".join(f"{key}={value}" for key, value in data.items() if value is not None)
+    told = ", ".join(f"{key}={value}" for key, value in data.items() if value is not None)
     changed = facts.get("task changed") or {}
     return [
-        f"{source} {facts['split']}" + (f" ({given})" if given else ""),
-        f"references: {facts['references']}",
+        f"{source} {facts['split']}" + (f" ({told})" if told else ""),
+        f"references: {'as in training' if as_trained else given}",
         f"protocol {facts['protocol']}",
         *([f"task changed: {changed}"] if changed else []),
     ]
