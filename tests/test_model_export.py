@@ -10,12 +10,16 @@ import torch
 from restore import registry, weights
 from restore.cli import main
 from restore.config import compose, plain
+from restore.errors import UserError
+from restore.exports.matching import WholeAttention
+from restore.exports.network import TorchScript
 from restore.runs.checkpoint import write as write_checkpoint
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
 SMALL = ["backbone.blocks=1", "backbone.features=8"]
 TRUNK = [f"backbone.mapping.{part}=2" for part in ("blocks", "width", "growth", "convolutions")]
-TTSR = ["backbone.blocks=[1,1,1,1]", "backbone.features=4", "pretrained.vgg19=random"]
+TTSR = ["backbone.blocks=[0,0,0]", "backbone.features=4", "pretrained.vgg19=random"]
+TTSR += ["backbone.scales=[1,4]", "backbone.textures=[1,4]"]
 SIZES = [(1, 1, 1), (3, 5, 31), (1, 40, 17)]
 
 
@@ -63,6 +67,8 @@ def run(form: str, folder: Path, *pictures: torch.Tensor) -> torch.Tensor:
         ("edsr", [*SMALL, "task.scale=3"], "torchscript"),
         ("srresnet", SMALL, "torch_export"),
         ("srresnet", SMALL, "torchscript"),
+        ("fsdn", [*TRUNK, "task.scale=3"], "onnx"),
+        ("fsdn", [*TRUNK, "task.scale=4"], "torchscript"),
     ],
 )
 def test_the_file_computes_the_same_at_any_size(form, name, overrides, tmp_path: Path):
@@ -94,11 +100,64 @@ def test_a_network_of_any_scale_writes_a_step(form, tmp_path: Path):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", registry.names("attention"))
+def test_attention_over_all_pairs_at_once_is_the_same(name):
+    torch.manual_seed(0)
+    attention = registry.build("attention", name).double().eval()
+    query, key = torch.randn(2, 256, 5, 7).double(), torch.randn(2, 256, 6, 4).double()
+    values = [torch.randn(2, 256 // s, 6 * s, 4 * s).double() for s in (1, 2, 4)]
+    whole = WholeAttention(attention, [1, 2, 4])
+    with torch.no_grad():
+        expected = attention(query, attention.remember(key, values))
+        found = whole(query, whole.remember(key, values))
+    torch.testing.assert_close(found.score, expected.score)
+    for got, texture in zip(found.textures, expected.textures, strict=True):
+        assert texture.std() > 0.05
+        torch.testing.assert_close(got, texture)
+
+
+@pytest.mark.parametrize(
+    ("form", "more"),
+    [
+        ("torchscript", ["attention=soft", "backbone.inputs=4", "backbone.details=true"]),
+        ("torchscript", ["trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"]),
+    ],
+)
+def test_a_network_with_a_reference_is_written_for_any_two_sizes(form, more, tmp_path: Path):
+    path = checkpoint(tmp_path, "ttsr", *TTSR, *more)
+    assert export(path, form, tmp_path / "out") == 0
+    model = weights.load(path).backbone()
+    names = json.loads((tmp_path / "out" / "network.json").read_text())["inputs"]
+    assert names[:4] == ["low", "low_up", "reference", "reference_low_up"]
+    for count, h, w, high, wide in [(1, 3, 8, 5, 2), (3, 4, 2, 2, 7)]:
+        pictures = []
+        for name in names:
+            sides = (high, wide) if name.startswith("reference") else (h, w)
+            s, channels = 1 if name in ("low", "mask") else 4, 1 if "mask" in name else 3
+            pictures.append(torch.rand(count, channels, *(s * side for side in sides)))
+        with torch.no_grad():
+            expected = model(**dict(zip(names, pictures, strict=True))).image
+            found = run(form, tmp_path / "out", *pictures)
+        assert expected.shape[-2:] == (4 * h, 4 * w)
+        assert expected.std() > 0.005
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_file_that_computes_something_else_is_not_left(tmp_path: Path):
+    class Off(TorchScript):
+        def make(self, example, path):
+            sound = super().make(example, path)
+            return lambda low: sound(low) + 1e-3 * (low.shape[-1] > 20)
+
+    form = Off(str(checkpoint(tmp_path, "edsr", *SMALL)))
+    with pytest.raises(UserError, match="does not compute what the network does"):
+        form.write(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "form", "more", "said"),
     [
-        ("ttsr", TTSR, "onnx", [], "searches its reference in blocks"),
-        ("fsdn", TRUNK, "torch_export", [], "torch cannot follow FSDN"),
+        ("ttsr", TTSR, "onnx", ["format.ratio=1.5"], "has one scale"),
         ("edsr", SMALL, "torchscript", ["format.ratio=1.5"], "has one scale"),
         ("asdn", TRUNK, "torchscript", ["format.ratio=2.5"], "beyond the network's last, 2"),
     ],

@@ -77,20 +77,20 @@ class Soft(nn.Module):
             ks, scales, rows = rest[:count], rest[count : 2 * count], rest[2 * count :]
             similarity = torch.cat(
                 [
-                    (_similarity(q, k, patch) * s[:, 0, None, None]).flatten(3)
+                    (products(q, k, patch) * s[:, 0, None, None]).flatten(3)
                     for k, s in zip(ks, scales)
                 ],
                 -1,
             )
             similarity = similarity * scale[:, 0, :, :, None]
-            weight = self._weights(similarity / temperature) * inside[:, 0, :, :, None]
+            weight = self.weights(similarity / temperature) * inside[:, 0, :, :, None]
             if self.cosine:
                 score = (weight * similarity)[:, 1:-1, 1:-1].sum(-1)
             else:
                 score = torch.ones_like(similarity[:, 1:-1, 1:-1, 0])
             sizes = [k.shape[-2] * k.shape[-1] for k in keys]
             spread = [
-                _diagonal_sum(F.pad(part.unflatten(-1, key.shape[-2:]), (1,) * 4)).flatten(3)
+                diagonal_sum(F.pad(part.unflatten(-1, key.shape[-2:]), (1,) * 4)).flatten(3)
                 for part, key in zip(weight.split(sizes, -1), keys)
             ]
             textures = [_mean(spread, sizes, value) for value in rows]
@@ -128,7 +128,8 @@ class Soft(nn.Module):
             return 1 / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
         return 1 / patch_norm(x)
 
-    def _weights(self, logits: Tensor) -> Tensor:
+    def weights(self, logits: Tensor) -> Tensor:
+        """Weights of keys (the last axis), which add up to one."""
         if self.best is None or self.best >= logits.shape[-1]:
             return logits.softmax(-1)
         kept, at = logits.topk(self.best, -1)
@@ -146,15 +147,15 @@ class Soft(nn.Module):
         return min(H, side), min(W, side)
 
 
-def _similarity(query: Tensor, key: Tensor, patch: int) -> Tensor:
+def products(query: Tensor, key: Tensor, patch: int) -> Tensor:
     """Inner products N, h, w, Hk, Wk of patches, from inputs with a border of `patch` // 2."""
     N, _, h, w = query.shape
     table = query.flatten(2).transpose(1, 2) @ key.flatten(2)
     table = table.view(N, h, w, *key.shape[-2:])
-    return _diagonal_sum(table) if patch == 3 else table
+    return diagonal_sum(table) if patch == 3 else table
 
 
-def _diagonal_sum(table: Tensor) -> Tensor:
+def diagonal_sum(table: Tensor) -> Tensor:
     """Sum of table[y + dy, x + dx, v + dy, u + dx] over dy, dx in -1, 0, 1; borders fall away."""
     across = table[:, :, :-2, :, :-2] + table[:, :, 1:-1, :, 1:-1] + table[:, :, 2:, :, 2:]
     return across[:, :-2, :, :-2] + across[:, 1:-1, :, 1:-1] + across[:, 2:, :, 2:]

@@ -80,7 +80,8 @@ class Gate(nn.Module):
 class DynamicBlock(ResidualBlock):
     """x + m · conv(ReLU(conv(x))), m the mask that a mask unit and a gate make of x.
 
-    Without gradients, where less than `skip_below` of its work is asked for, the rest is skipped.
+    Without gradients, where less than `skip_below` of its work is asked for, the rest is skipped;
+    at 0 nothing ever is, and nothing depends on how much is asked for.
     """
 
     def __init__(self, features: int, gate: Gate, skip_below: float):
@@ -92,7 +93,8 @@ class DynamicBlock(ResidualBlock):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Features, and the mask N1HW (float32)."""
         mask = self.gate(self.masker(x))
-        if not torch.is_grad_enabled() and executed(mask) < self.skip_below:
+        skips = self.skip_below > 0 and not torch.is_grad_enabled()
+        if skips and executed(mask) < self.skip_below:
             return add_branch(x, mask, self.conv1, self.conv2), mask
         return x + self.branch(x) * mask.to(x.dtype), mask
 

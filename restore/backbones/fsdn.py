@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from restore.backbones.asdn import Branch, Levels
 from restore.backbones.mapping import Mapping
 from restore.backbones.single_image import Scale, SingleImage
-from restore.bicubic import resized
+from restore.backbones.upsampling import MATLAB, upsample
 
 
 class FSDN(SingleImage):
@@ -50,8 +50,7 @@ class FSDN(SingleImage):
         missing = self.branches[self.last](self.deconvolution(self.mapping(low)))
         if not self.global_skip:
             return missing
-        height, width = low.shape[-2:]
-        return missing + resized(low, self.scale, height * self.scale, width * self.scale)
+        return missing + upsample(low, self.scale, MATLAB)
 
 
 def bilinear(features: int, scale: int) -> nn.ConvTranspose2d:

@@ -36,7 +36,7 @@ class ScoreFusion(PlainFusion):
     """F + conv(cat(F, T)) · S, the score S upsampled to the scale (TTSR equation 7)."""
 
     def taken(self, both: Tensor, score: Tensor) -> Tensor:
-        ratio = both.shape[-1] // score.shape[-1]
+        ratio = int(both.shape[-1] // score.shape[-1])  # plain, where torch writes down sizes
         fused = self.conv(both)
         return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
 

@@ -179,7 +179,7 @@ class Merge(nn.Module):
             x = F.relu_(self.merge(torch.cat([x, *others], dim=1)))
         # Nothing stands between the last two convolutions: they are one, with few outputs.
         last, before = self.tail2.weight.flatten(1), self.tail1.weight
-        weight = (last @ before.flatten(1)).view(len(last), *before.shape[1:])
+        weight = (last @ before.flatten(1)).view(last.shape[0], *before.shape[1:])
         bias = last @ self.tail1.bias + self.tail2.bias  # type: ignore[operator]
         return F.conv2d(x, weight, bias.to(weight.dtype), padding=1)
 

@@ -6,16 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The cubic's slope at a distance of 1, in torch's `interpolate` and in MATLAB's `imresize`.
+TORCH, MATLAB = -0.75, -0.5
 
-def upsample(x_NCHW: Tensor, ratio: int) -> Tensor:
-    """Bicubic (a = −0.75, borders continued), as `torch.nn.functional.interpolate` has it.
+
+def upsample(x_NCHW: Tensor, ratio: int, slope: float = TORCH) -> Tensor:
+    """Bicubic, borders continued; as `torch.nn.functional.interpolate` has it, or MATLAB.
 
     On a CPU it goes by shifted sums of whole pictures, several times faster than torch's.
     """
-    if x_NCHW.device.type != "cpu":
+    if x_NCHW.device.type != "cpu" and slope == TORCH:
         return F.interpolate(x_NCHW, scale_factor=ratio, mode="bicubic", align_corners=False)
     x = _continued(_continued(x_NCHW.permute(0, 2, 3, 1), 1), 2)
-    return _along(_along(x, 1, ratio), 2, ratio).permute(0, 3, 1, 2)
+    return _along(_along(x, 1, ratio, slope), 2, ratio, slope).permute(0, 3, 1, 2)
 
 
 def _continued(x: Tensor, axis: int) -> Tensor:
@@ -24,11 +27,11 @@ def _continued(x: Tensor, axis: int) -> Tensor:
     return torch.cat([first, first, x, last, last], axis)
 
 
-def _along(x: Tensor, axis: int, ratio: int) -> Tensor:
+def _along(x: Tensor, axis: int, ratio: int, slope: float) -> Tensor:
     """Upsamples one axis, which loses a border of two."""
     size = x.shape[axis] - 4
     phases = []
-    for taps in _taps(ratio):
+    for taps in _taps(ratio, slope):
         (first, weight), *others = ((at, w) for at, w in enumerate(taps) if w)
         total = x.narrow(axis, first, size) * weight
         for at, weight in others:
@@ -38,16 +41,16 @@ def _along(x: Tensor, axis: int, ratio: int) -> Tensor:
 
 
 @lru_cache
-def _taps(ratio: int) -> list[list[float]]:
+def _taps(ratio: int, slope: float) -> list[list[float]]:
     """Weights of the five nearest samples, for each of the places between two samples."""
     phases = []
     for phase in range(ratio):
         distance = (phase + 0.5) / ratio - 0.5
-        phases.append([_cubic(abs(distance - at)) for at in (-2, -1, 0, 1, 2)])
+        phases.append([_cubic(abs(distance - at), slope) for at in (-2, -1, 0, 1, 2)])
     return phases
 
 
-def _cubic(t: float, a: float = -0.75) -> float:
+def _cubic(t: float, a: float) -> float:
     """Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981, equation 4."""
     if t <= 1:
         return (a + 2) * t**3 - (a + 3) * t**2 + 1
