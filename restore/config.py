@@ -28,6 +28,7 @@ from restore.errors import UserError
 MODULE = "restore.conf"
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 Settings = TypeVar("Settings")
+Read = TypeVar("Read")
 # Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
 _OPEN = {"compare": ("methods.", "truths.")}
 
@@ -90,10 +91,7 @@ def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
     """
     for path, node in parts(config):
         check_part(path, node)
-    try:
-        checked = _adapter(schema).validate_python(dict(config))
-    except ValidationError as error:
-        raise UserError(_sentence(error)) from error
+    checked = _read(_adapter(schema), dict(config), "")
     if isinstance(checked, settings.Train):
         _check_stages(checked)
     return checked
@@ -134,10 +132,7 @@ def check_part(path: str, node: Mapping[str, Any]) -> None:
                 adapter = TypeAdapter(hints[name], config=_ANY_CLASS)
             except (PydanticUserError, SchemaError):
                 continue  # a type that only code can make
-            try:
-                adapter.validate_python(value)
-            except ValidationError as error:
-                raise UserError(_sentence(error, f"{path}.{name}")) from error
+            _read(adapter, value, f"{path}.{name}")
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_KEYWORD,
@@ -251,22 +246,75 @@ def _adapter(schema: type[Settings]) -> TypeAdapter[Settings]:
     return TypeAdapter(schema)
 
 
+def _read(adapter: TypeAdapter[Read], value: Any, path: str) -> Read:
+    """The value as its type has it; UserError for one that is not of that type.
+
+    pydantic's strict mode would refuse lists for tuples, text for paths and dictionaries for
+    settings, which is all that YAML has; its other mode takes `true` for 1 and "3" for 3.
+    """
+    try:
+        read = adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(_sentence(error, path)) from error
+    _refuse_converted(value, read, path)
+    return read
+
+
+_NO_NUMBER = "input should be a number, not true or false"
+
+
+def _refuse_converted(value: Any, read: Any, key: str) -> None:
+    """Raises UserError where a truth value, a number or a text was read as another of these."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            found = read.get(name) if isinstance(read, Mapping) else getattr(read, str(name), None)
+            _refuse_converted(inner, found, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        for place, (inner, found) in enumerate(zip(value, read)):
+            _refuse_converted(inner, found, f"{key}[{place}]")
+    elif isinstance(value, bool) and not isinstance(read, bool) and isinstance(read, int | float):
+        raise UserError(f"{key}={str(value).lower()}: {_NO_NUMBER}")
+    elif isinstance(read, bool) and not isinstance(value, bool):
+        raise UserError(f"{key}={value}: input should be true or false")
+    elif isinstance(value, str) and isinstance(read, int | float):
+        raise UserError(f"{key}='{value}': input should be a number, and this is text")
+
+
 def _sentence(error: ValidationError, prefix: str = "") -> str:
     """The first complaint of pydantic's, with the key in our spelling."""
-    first = error.errors()[0]
-    key = prefix
-    for step in first["loc"]:
-        if isinstance(step, int):
-            key += f"[{step}]"
-        elif not re.match(r"(function|literal|constrained|nullable|int$|float$|str$)", str(step)):
-            key += f".{step}" if key else str(step)
+    first, *others = error.errors()
+    key = _key(first["loc"], prefix)
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"'{key}' is not a setting"
     if first["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"
-    message = first["msg"]
+    told = [first["msg"]]
+    # What else it could be, apart from what only code can make.
+    told += [
+        e["msg"] for e in others if _key(e["loc"], prefix) == key and "instance" not in e["type"]
+    ]
     value = first.get("input")
-    return f"{key}={value}: {message[0].lower()}{message[1:]}"
+    if isinstance(value, bool):
+        if "than" in first["type"]:  # it was taken for 0 or 1, and that was out of range
+            told = [_NO_NUMBER]
+        value = str(value).lower()
+    return f"{key}={value}: " + "; or ".join(m[0].lower() + m[1:] for m in dict.fromkeys(told))
+
+
+_OF_TYPES = re.compile(
+    r"(function|literal|constrained|nullable|is-instance|int$|float$|str$|(list|tuple|union)\[)"
+)
+
+
+def _key(steps: tuple[int | str, ...], prefix: str) -> str:
+    """Where a complaint is about, without what pydantic says of the types that it tried."""
+    key = prefix
+    for step in steps:
+        if isinstance(step, int):
+            key += f"[{step}]"
+        elif not _OF_TYPES.match(step):
+            key += f".{step}" if key else step
+    return key
 
 
 def _check_stages(train: settings.Train) -> None:
@@ -300,5 +348,8 @@ def _check_stages(train: settings.Train) -> None:
                     f"{place}: losses and weights must name the same terms; "
                     f"only one of them has {', '.join(sorted(odd))}"
                 )
+            target = {"_target_": objective.optimizer.get("_target_"), "_partial_": True}
+            for prefix, options in objective.groups.items():
+                check_part(f"{place}.groups.{prefix}", {**target, **options})
             if objective.decay.shape == "step" and objective.decay.every is None:
                 raise UserError(f"{place}.decay.every is missing: steps between two decays")

@@ -1,14 +1,18 @@
 """What is wrong in a configuration is said in one sentence, before any work, with exit code 2."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from omegaconf import OmegaConf
+from pydantic import Field
 
 from restore import registry, settings
 from restore.cli import main
-from restore.config import check, compose, plain
+from restore.config import check, check_part, compose, plain
 from restore.errors import UserError
+
+OBJECTIVE = "stages.reconstruction.objectives.restoration"
 
 BAD = [
     # (command and overrides, what the sentence must contain)
@@ -54,6 +58,25 @@ BAD = [
     ),
     ("train init=missing.pt pretrained.vgg19=random", ["there is no weights file missing.pt"]),
     ("train resume=nowhere", ["nowhere is not a run folder"]),
+    ("train trainer.batch_size=true", ["trainer.batch_size=true", "number", "not true or false"]),
+    ("train trainer.batch_size='3'", ["trainer.batch_size='3'", "text"]),
+    ("train trainer.batch_size=most", ["trainer.batch_size=most", "integer", "or", "'auto'"]),
+    ("train trainer.ema=true", ["trainer.ema=true", "number", "not true or false"]),
+    ("train trainer.rate_rule=sqrt", ["trainer.base_batch is missing"]),
+    ("train runtime.compile=1", ["runtime.compile=1", "true or false"]),
+    ("train runtime.compile=0.0", ["runtime.compile=0.0", "true or false"]),
+    ("train runtime.threads=false", ["runtime.threads=false", "number"]),
+    ("train seed='1'", ["seed='1'", "text"]),
+    ("train task.scale=true", ["task.scale=true", "number"]),
+    ("train task.scale='4'", ["task.scale='4'", "text"]),
+    ("train backbone.blocks=[1,2,true,4]", ["backbone.blocks[2]=true", "number"]),
+    ("train backbone.global_skip=1", ["backbone.global_skip=1", "true or false"]),
+    ("train attention=reduced attention.embedding.channels=true", ["channels=true", "number"]),
+    (f"train {OBJECTIVE}.optimizer.lr=true", ["optimizer.lr=true", "number"]),
+    (f"train {OBJECTIVE}.optimizer.betas=[0.9,'0.99']", ["optimizer.betas[1]='0.99'", "text"]),
+    (f"train {OBJECTIVE}.weights.reconstruction=true", ["weights.reconstruction=true", "number"]),
+    (f"train {OBJECTIVE}.groups.extractor.lr=fast", ["groups.extractor.lr=fast", "number"]),
+    (f"train +{OBJECTIVE}.groups.extractor.rate=1", ["groups.extractor.rate' is not", "lr"]),
     ("train pretrained.vgg19=missing.pth", ["missing.pth"]),
     ("train data=folder", ["data."]),
     ("evaluate", ["weights has no value"]),
@@ -132,3 +155,54 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, capfd):
     message = capfd.readouterr().err
     assert "cannot make the folder" in message
     assert len(message.strip().splitlines()) == 1
+
+
+class Part:
+    """Takes an argument of each kind that YAML can say, as parts of `conf/` do."""
+
+    def __init__(
+        self,
+        count: Annotated[int, Field(ge=1)] = 1,
+        share: float | None = None,
+        pair: tuple[int, float] = (1, 0.5),
+        file: Path = Path(),
+        name: str | int = "a",
+        flag: bool = False,
+        table: dict[str, list[float]] | None = None,
+    ):
+        pass
+
+
+GOOD = [
+    {"count": 3, "share": 1, "pair": [2, 1], "file": "a/b", "name": "3", "flag": True},
+    {"count": 100000.0, "share": 1e-4, "name": 3, "table": {"a": [1, 2.5]}},
+]
+WRONG = [
+    ("count", True, "true"),
+    ("count", "3", "'3'"),
+    ("count", 2.5, "2.5"),
+    ("share", False, "false"),
+    ("share", "0.5", "'0.5'"),
+    ("pair", [True, 1], "[0]=true"),
+    ("pair", [1, "1"], "[1]='1'"),
+    ("name", True, "true"),
+    ("flag", 1, "true or false"),
+    ("flag", 0.0, "true or false"),
+    ("flag", "yes", "true or false"),
+    ("table", {"a": [1, True]}, "table.a[1]=true"),
+    ("table", {"a": [1, "2"]}, "table.a[1]='2'"),
+]
+
+
+@pytest.mark.parametrize("arguments", GOOD, ids=str)
+def test_what_yaml_can_say_of_a_type_is_taken(arguments):
+    check_part("part", {"_target_": f"{__name__}.Part", **arguments})
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG, ids=str)
+def test_a_truth_value_a_number_and_a_text_are_three_things(name, value, said):
+    with pytest.raises(UserError) as caught:
+        check_part("part", {"_target_": f"{__name__}.Part", name: value})
+    assert str(caught.value).startswith(f"part.{name}")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
