@@ -153,7 +153,7 @@ def test_tables_hold_the_same_in_every_form(made: Path):
     with open(made / "table.csv", newline="") as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
     row = rows["hard, channels=256"]
-    assert row["parameters (M)"] == "1.26"
+    assert row["parameters"] == "1256000"
     assert row["GFLOPs"] == "6.6"
     assert "energy (kJ)" not in row
     assert any("low 16×16, reference 64×64 + 32×32 pixels" in n for n in block(made)["notes"])
@@ -217,6 +217,62 @@ def test_runs_alone_are_compared_by_their_validation(scene: Path, tmp_path: Path
     assert any("no memory" in note for note in data["notes"])
     assert any("stopped" in note and "not at its end" in note for note in data["notes"])
     assert [len(curve) for curve in data["curves"]["valid/psnr_y"]] == [3] * 4
+
+
+COURSE = {  # parameters and PSNR, as the course comparison prints them
+    ("edsr", 1): (409_731, 27.5),
+    ("wdsr_a", 1): (92_304, 27.8),
+    ("wdsr_b", 1): (36_809, 27.7),
+    ("edsr", 8): (926_723, 27.9),
+    ("wdsr_a", 8): (609_520, 28.2),
+    ("wdsr_b", 8): (165_560, 28.2),
+}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory) -> Path:
+    """The report of networks of equal numbers of blocks, each against the EDSR of as many."""
+    root = tmp_path_factory.mktemp("course")
+    for (backbone, blocks), (parameters, psnr) in COURSE.items():
+        folder = root / "sweep" / f"backbone={backbone},blocks={blocks}"
+        folder.mkdir(parents=True)
+        part = {"_target_": backbone, "blocks": blocks}
+        config = {"schedule": ["reconstruction"], "seed": 1, "backbone": part}
+        (folder / "config.yaml").write_text(json.dumps(config))
+        typed = ["sweep=x", f"backbone={backbone}", f"backbone.blocks={blocks}"]
+        typed += ["backbone.normalisation=weight"] * (backbone != "edsr")
+        (folder / "job.json").write_text(json.dumps({"overrides": typed}))
+        rows = [f"{step},valid/psnr_rgb,{psnr - 3 / step}" for step in (10, 20)]
+        (folder / "metrics.csv").write_text("\n".join(["step,name,value", *rows]))
+        cost = {"parameters": {"total": parameters}}
+        (folder / "summary.json").write_text(json.dumps({"step": 20, "cost": cost}))
+    out = root / "out"
+    assert main(["report", str(root / "sweep"), f"folder={out}", "against=backbone=edsr"]) == 0
+    return out
+
+
+def test_the_course_table_compares_networks_of_as_many_blocks(course: Path):
+    with open(course / "percent.csv", newline="") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 4, "an EDSR is not compared with itself"
+    for (backbone, blocks), (parameters, psnr) in COURSE.items():
+        if backbone == "edsr":
+            continue
+        base, its = COURSE["edsr", blocks]
+        row = rows[f"{backbone}, blocks={blocks}, normalisation=weight"]
+        assert float(row["parameters, % of it"]) == pytest.approx(100 * parameters / base, abs=0.01)
+        gain = 100 * (psnr - 0.15) / (its - 0.15) - 100
+        assert float(row["PSNR (rgb) ↑, % more"]) == pytest.approx(gain, abs=0.01)
+    row = rows["wdsr_a, blocks=1, normalisation=weight"]
+    assert row["parameters, % of it"] == "22.53", "as the document has it"
+    with open(course / "table.csv", newline="") as file:
+        table = {row["variant"]: row["parameters"] for row in csv.DictReader(file)}
+    assert sorted(map(int, table.values())) == sorted(count for count, _ in COURSE.values())
+    (condition,) = block(course)["conditions"]
+    assert [base["label"] for base in condition["bases"][len(COURSE) :]] == [
+        *("backbone=edsr", "backbone=wdsr_a", "backbone=wdsr_b"),
+        *("backbone.blocks=1", "backbone.blocks=8"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -308,6 +364,23 @@ def test_another_baseline_turns_the_differences(tab: Tab):
     assert all(text.startswith("+") for text in gaps[1:])
     tab.page.select_option("#measure", label="LPIPS ↓")
     assert all(text.startswith("−") for text in tab.column("Δ LPIPS")[1:])
+
+
+def test_the_course_page_has_its_table_and_plots(browser, course: Path):
+    tab = Tab(browser, course, viewport={"width": 1300, "height": 900})
+    shares = dict(zip(tab.column("variant"), tab.column("parameters, % of it")))
+    assert shares["wdsr_b, blocks=8, normalisation=weight"] == "17.87"
+    assert shares["edsr, blocks=8"] == "–"
+    assert tab.page.locator("#variants tr.against").count() == 2
+    assert tab.page.locator("#curve polyline").count() == len(COURSE)
+    assert "valid/psnr_rgb" in tab.page.locator("#curve").inner_text()
+    titles = [x.text_content() for x in tab.page.locator("#pareto .point title").all()]
+    assert any("parameters 36809" in (title or "") for title in titles)
+    tab.page.select_option("#against", label="edsr, blocks=1")
+    shares = dict(zip(tab.column("variant"), tab.column("parameters, % of it")))
+    assert shares["edsr, blocks=8"] == "226.18"
+    assert not tab.wrong
+    tab.page.close()
 
 
 def test_filters_take_variants_away_everywhere(tab: Tab):

@@ -14,7 +14,7 @@ from restore.comparison.tables import Layout, Table, lower
 from restore.config import check
 from restore.errors import UserError
 from restore.reporting import costs, curves, results
-from restore.reporting.conditions import Condition, Row, conditions, title
+from restore.reporting.conditions import Base, Condition, Row, bases, conditions, title
 from restore.reporting.page import page
 from restore.reporting.pictures import Album, gather
 from restore.reporting.runs import find
@@ -64,14 +64,17 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         )
     pairs = [_pairs(condition, setting) for condition in every]
     spent = {variant.label: costs.of(variant) for variant in made}
-    against = [_against(condition, setting.against) for condition in every]
+    against_any = [bases(condition, differing) for condition in every]
+    against = [_against(*both, setting.against) for both in zip(every, against_any)]
     tables = [
-        _tables(condition, layout, spent, held, setting) for condition, held in zip(every, pairs)
+        _tables(condition, own, layout, spent, held, setting)
+        for condition, own, held in zip(every, against_any, pairs)
     ]
     album = Album(setting.side, setting.quality)
     data = content(setting, made, differing, every, pairs, spent, tables, found.notes)
-    for shown, condition, first in zip(data["conditions"], every, against):
+    for shown, condition, own, first in zip(data["conditions"], every, against_any, against):
         shown["pictures"] = gather(condition, album, setting.pictures)
+        shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
         shown["against"] = first
     journal.make_folder(folder, config)
     journal.log_to(folder)
@@ -87,9 +90,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 0
 
 
-def _against(condition: Condition, label: str | None) -> int:
-    """Place of the row that others are compared with: the one named, or the first with runs."""
-    labels = [row.label for row in condition.rows]
+def _against(condition: Condition, every: Sequence[Base], label: str | None) -> int:
+    """Place of the base that others are compared with: the one named, or the first with runs."""
+    labels = [base.label for base in every]
     if label is None:
         return next((i for i, row in enumerate(condition.rows) if row.variant), 0)
     if label not in labels:
@@ -114,21 +117,23 @@ def _pairs(condition: Condition, setting: Report) -> dict[tuple[str, str, str], 
 
 def _tables(
     condition: Condition,
+    every: Sequence[Base],
     layout: Layout,
-    spent: dict[str, dict[str, tuple[float, float]]],
+    spent: results.Spent,
     pairs: results.Pairs,
     setting: Report,
 ) -> list[dict[str, Table]]:
-    """For each row that may be compared with: the table of results, and of differences to it."""
+    """For each base: the table of results, of differences to it, and of percents of it."""
     first = results.results(condition, layout, spent)
     return [
         {
             "table": first,
             "differences": results.differences(
-                condition, layout, pairs, row, setting.level, setting.resamples
+                condition, layout, pairs, base, setting.level, setting.resamples
             ),
+            "percent": results.percent(condition, spent, base),
         }
-        for row in condition.rows
+        for base in every
     ]
 
 
@@ -142,7 +147,7 @@ def content(
     differing: Sequence[str],
     every: Sequence[Condition],
     pairs: Sequence[results.Pairs],
-    spent: dict[str, dict[str, tuple[float, float]]],
+    spent: results.Spent,
     tables: Sequence[list[dict[str, Table]]],
     notes: Sequence[str],
 ) -> dict[str, Any]:

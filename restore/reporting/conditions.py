@@ -10,7 +10,7 @@ import numpy as np
 from restore.comparison.tables import TITLES, lower
 from restore.reporting.runs import Evaluation, Found, Run
 from restore.reporting.statistics import Comparison, compare, spread
-from restore.reporting.variants import Variant
+from restore.reporting.variants import NOT_GIVEN, Variant
 
 log = logging.getLogger("restore")
 VALIDATION = "validation at the end of training"
@@ -66,6 +66,56 @@ class Condition:
         elif own.variant is not None and other.variant is not None:
             one, two = one.mean(0, keepdims=True), two.mean(0, keepdims=True)
         return compare(one, two, level, resamples, seed)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What rows are compared with: the place of one row for all, or for each another (or none)."""
+
+    label: str
+    of: list[int | None]
+
+
+def bases(condition: Condition, overrides: Sequence[str]) -> list[Base]:
+    """Everything that a condition's rows may be compared with.
+
+    Beside each row these are the values of overrides: `backbone=edsr` is for every row the one with
+    that value which agrees with it in whatever else both were given, such as `backbone.blocks`.
+
+    Args:
+        condition: whose rows.
+        overrides: those by which variants differ.
+    """
+    rows = condition.rows
+    found = [Base(row.label, [place] * len(rows)) for place, row in enumerate(rows)]
+    for key in overrides:
+        values = dict.fromkeys(row.variant.overrides[key] for row in rows if row.variant)
+        for value in (value for value in values if value != NOT_GIVEN):
+            of = [_counterpart(rows, row, key, value) for row in rows]
+            used = {place for place in of if place is not None}
+            others = sum(place is not None and place != at for at, place in enumerate(of))
+            if len(used) > 1 and others:
+                found.append(Base(f"{key}={value}", of))
+    return found
+
+
+def _counterpart(rows: Sequence[Row], own: Row, key: str, value: str) -> int | None:
+    """The one row that has the override's value and is like this one otherwise."""
+    if own.variant is None:
+        return None
+    told = own.variant.overrides
+    fitting = [
+        place
+        for place, row in enumerate(rows)
+        if row.variant is not None
+        and row.variant.overrides[key] == value
+        and all(
+            NOT_GIVEN in (given, told[other]) or given == told[other]
+            for other, given in row.variant.overrides.items()
+            if other != key
+        )
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def title(measure: str) -> str:

@@ -22,7 +22,7 @@ class Cost:
 
 
 COSTS = (
-    Cost("parameters", "parameters (M)", ("parameters", "total"), 1e6, 2),
+    Cost("parameters", "parameters", ("parameters", "total"), digits=0),
     Cost("flops", "GFLOPs", ("flops", "forward"), 1e9),
     Cost("ms", "ms/image", ("ms_per_image",)),
     Cost("memory", "peak memory (GB)", ("memory", "peak"), 1e9, 2),

@@ -7,7 +7,8 @@ const sorted = { column: null, down: true };
 
 const condition = () => data.conditions[$("condition").value];
 const measure = () => condition().measures[$("measure").value];
-const against = () => +$("against").value;
+const base = () => condition().bases[$("against").value];
+const against = (at) => base().of[at]; // the place that a row is compared with, or null
 const shown = (place) => data.overrides.every((key) => !hidden.get(key).has(data.variants[place].overrides[key]));
 const rows = () => condition().rows.map((row, at) => ({ row, at })).filter(({ row }) => row.variant === null || shown(row.variant));
 const tone = (row) => row?.variant ?? -1;
@@ -34,7 +35,9 @@ function cell(name, text, attributes = {}) {
 // The table of variants -----------------------------------------------------------------------
 
 function columns() {
-  const own = measure(), pair = (row, at) => condition().pairs[own.name][at][against()];
+  const own = measure(), pair = (row, at) => condition().pairs[own.name][at][against(at)];
+  const share = (one, other) => 100 * one / other; // NaN where there is none
+  const other = (at) => condition().rows[against(at)];
   const costs = data.costs.filter(({ name }) => data.variants.some((variant) => variant.costs[name]));
   const cost = (row, name) => row.variant === null ? undefined : data.variants[row.variant].costs[name];
   return [
@@ -44,12 +47,20 @@ function columns() {
     ...condition().measures.map((m) => ({ title: m.title, measure: m, value: (row) => row.means[m.name][0],
       text: (row) => spread(row.means[m.name], m.digits) })),
     { title: `Δ ${own.title.slice(0, -2)}`, value: (row, at) => pair(row, at)?.[0], text: (row, at) => number(pair(row, at)?.[0], own.digits, true) },
+    percent(`Δ ${own.title.slice(0, -2)} %`, (row, at) => share(row.means[own.name][0], other(at)?.means[own.name][0]) - 100),
     { title: `${100 * data.level} % interval`, value: (row, at) => pair(row, at)?.[1],
       text: (row, at) => { const p = pair(row, at); return p && Number.isFinite(p[1]) ? `[${number(p[1], own.digits, true)}, ${number(p[2], own.digits, true)}]` : "–"; } },
     ...[["p t images", 3], ["p Wilcoxon images", 4], ["p t seeds", 5]].map(([title, place]) =>
       ({ title, value: (row, at) => pair(row, at)?.[place], text: (row, at) => chance(pair(row, at)?.[place]) })),
     ...costs.map(({ name, title, digits }) => ({ title, value: (row) => cost(row, name)?.[0], text: (row) => spread(cost(row, name), digits) })),
+    ...costs.slice(0, 1).map(({ name, title }) => percent(`${title}, % of it`, (row, at) => other(at) && share(cost(row, name)?.[0], cost(other(at), name)?.[0]))),
   ];
+}
+
+// Of what a row is compared with; nothing for that one itself.
+function percent(title, value) {
+  const told = (row, at) => against(at) === at || against(at) === null ? NaN : value(row, at);
+  return { title, value: told, text: (row, at) => number(told(row, at), 2, title.startsWith("Δ")) };
 }
 
 function drawTable() {
@@ -75,7 +86,7 @@ function drawTable() {
   }));
   const body = order.map(({ row, at }) => {
     const line = document.createElement("tr");
-    if (at === against()) line.className = "against";
+    if (at === against(at)) line.className = "against";
     every.forEach((column, place) => {
       const text = column.text(row, at);
       if (place) return line.append(cell("td", text, { className: bests.has(column) && column.value(row) === bests.get(column) ? "best" : "" }));
@@ -94,7 +105,7 @@ function drawTable() {
   table.replaceChildren(top, rest);
   const facts = condition().facts.join("; ");
   $("facts").textContent = facts + (condition().keys.length ? `; N = ${condition().keys.length} images` : "");
-  $("legend").textContent = `Mean ± standard deviation over seeds. Δ, interval and p: variant minus ${condition().rows[against()].label}, over the same seeds and images. ` +
+  $("legend").textContent = `Mean ± standard deviation over seeds. Δ, interval and p: variant minus ${base().label}, over the same seeds and images. ` +
     `Interval: percentile bootstrap of images and seeds together (${data.resamples} resamples). p (two-sided, each of its own comparison, not corrected for their number): ` +
     "paired t and Wilcoxon over images, each the mean over seeds; paired t over seeds, each the mean over images.";
 }
@@ -158,7 +169,7 @@ function drawCharts() {
 // Worst cases ----------------------------------------------------------------------------------
 
 function drawWorst() {
-  const own = measure(), [kind, at] = $("worst-kind").value.split("/"), row = condition().rows[at], other = condition().rows[against()];
+  const own = measure(), [kind, at] = $("worst-kind").value.split("/"), row = condition().rows[at], other = condition().rows[against(at) ?? at];
   $("worst-section").hidden = !condition().keys.length || !row;
   if ($("worst-section").hidden) return;
   const over = (r, i) => { const v = r.values[own.name].map((s) => s[i]).filter(Number.isFinite); return v.reduce((a, b) => a + b, 0) / v.length; };
@@ -188,7 +199,7 @@ function drawWorst() {
 function chosenCondition() {
   const now = condition();
   fill($("measure"), now.measures.map((m, i) => [String(i), m.title]));
-  fill($("against"), now.rows.map((row, i) => [String(i), row.label]));
+  fill($("against"), now.bases.map((one, i) => [String(i), one.label]));
   $("against").value = String(now.against);
   chosenRows();
 }
@@ -200,8 +211,9 @@ function chosenRows() {
   fill($("scatter-x"), visible);
   fill($("scatter-y"), visible);
   if (first) {
-    $("scatter-x").value = String(against());
-    $("scatter-y").value = String((runs.find(({ at }) => at !== against()) ?? runs[0])?.at);
+    const start = base().of.find((at) => at !== null);
+    $("scatter-x").value = String(start);
+    $("scatter-y").value = String((runs.find(({ at }) => at !== start) ?? runs[0])?.at);
   }
   fill($("worst-kind"), runs.flatMap(({ row, at }) => [[`least/${at}`, `worst of ${row.label}`], [`behind/${at}`, `${row.label} furthest behind the other`]]));
   draw();
@@ -226,7 +238,7 @@ function addFilters() {
 }
 
 function save(kind) {
-  const text = Object.values(condition().tables[against()]).map((table) => table[kind]).join("\n");
+  const text = Object.values(condition().tables[$("against").value]).map((table) => table[kind]).join("\n");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
   link.download = `tables.${kind}`;

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from restore.comparison.tables import Column, Layout, Table, best
 from restore.reporting import costs
-from restore.reporting.conditions import Condition, Row, title
+from restore.reporting.conditions import Base, Condition, Row, title
 from restore.reporting.statistics import Comparison
 
 Pairs = Mapping[tuple[str, str, str], Comparison]  # by measure, own label, other's label
+Spent = Mapping[str, Mapping[str, tuple[float, float]]]  # by label and cost, mean and sd
 _TESTS = {
     "t_images": "p t images",
     "wilcoxon_images": "p Wilcoxon images",
@@ -19,7 +20,7 @@ _TESTS = {
 def results(
     condition: Condition,
     layout: Layout,
-    spent: Mapping[str, Mapping[str, tuple[float, float]]],
+    spent: Spent,
 ) -> Table:
     """Mean ± standard deviation over seeds of every measure and cost.
 
@@ -65,32 +66,66 @@ def _spread(mean: str, sd: str) -> str:
 
 
 def differences(
-    condition: Condition, layout: Layout, pairs: Pairs, against: Row, level: float, resamples: int
+    condition: Condition, layout: Layout, pairs: Pairs, base: Base, level: float, resamples: int
 ) -> Table:
-    """Mean differences to one row with their intervals and tests."""
+    """Mean differences to the base with their intervals and tests."""
     columns = [
         Column(title(name), heading, name)
         for name in condition.measures
         for heading in (f"difference [{level:.0%}]", *_TESTS.values())
     ]
     rows = []
-    for row in condition.rows:
-        if row is against:
-            continue
+    for row, other in _compared(condition, base):
         cells = []
         for name in condition.measures:
-            pair = pairs.get((name, row.label, against.label))
+            pair = pairs.get((name, row.label, other.label))
             cells.append(_gap(layout, name, pair))
             cells += ["–" if pair is None else p_value(getattr(pair, test)) for test in _TESTS]
         rows.append((row.label, cells))
     notes = [
-        f"variant minus {against.label} over the same seeds and images; interval: percentile "
+        f"variant minus {base.label} over the same seeds and images; interval: percentile "
         f"bootstrap of images and seeds together, {resamples} resamples",
         "tests (SciPy, two-sided): paired t and Wilcoxon's signed ranks over images, each the mean "
         "over seeds; paired t over seeds, each the mean over images",
         "each p is of its own comparison alone, not corrected for their number",
     ]
-    return Table(f"Differences to {against.label}", "variant", columns, rows, notes)
+    return Table(f"Differences to {base.label}", "variant", columns, rows, notes)
+
+
+def percent(condition: Condition, spent: Spent, base: Base) -> Table:
+    """Costs as a share of the base's, and how much larger measures are than its, in percent."""
+    shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
+    columns = [
+        *(Column("", f"{cost.title}, % of it", "") for cost in shown),
+        *(Column("", f"{title(name)}, % more", name) for name in condition.measures),
+    ]
+    rows = []
+    for row, other in _compared(condition, base):
+        own, its = (
+            {n: mean for n, (mean, _) in spent.get(r.label, {}).items()} for r in (row, other)
+        )
+        shares = [_share(own.get(cost.name), its.get(cost.name)) for cost in shown]
+        gains = [_share(row.mean(n)[0], other.mean(n)[0]) for n in condition.measures]
+        cells = [_number(share) for share in shares]
+        cells += [_number(gain - 100, signed=True) for gain in gains]
+        rows.append((row.label, cells))
+    notes = [f"against {base.label}; the difference of means over the mean, in percent"]
+    return Table(f"Percent of {base.label}", "variant", columns, rows, notes)
+
+
+def _compared(condition: Condition, base: Base) -> list[tuple[Row, Row]]:
+    """Rows with those that they are compared with, but for the ones that are these themselves."""
+    pairs = zip(condition.rows, base.of)
+    found = [(row, condition.rows[place]) for row, place in pairs if place is not None]
+    return [(row, other) for row, other in found if row is not other]
+
+
+def _share(own: float | None, other: float | None) -> float:
+    return 100 * own / other if own is not None and other else math.nan
+
+
+def _number(percent: float, signed: bool = False) -> str:
+    return "–" if math.isnan(percent) else f"{percent:{'+' if signed else ''}.2f}"
 
 
 def _gap(layout: Layout, name: str, pair: Comparison | None) -> str:

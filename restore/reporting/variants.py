@@ -13,6 +13,7 @@ _SAME = re.compile(
     r"(seed|folder|resume|wandb|loader|sweep|runtime\.(device|devices|threads)"
     r"|trainer\.(pictures|log_every|save_every))(\.|$)"
 )
+NOT_GIVEN = "–"  # stands for an override that a variant has none of
 _NAMED = 3  # settings of a name, of those that no override tells
 
 
@@ -59,7 +60,9 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     made = []
     for members in groups.values():
         first = members[0]
-        told = {key: first.overrides.get(key, "–") for key in differing} if first.config else {}
+        told = (
+            {key: first.overrides.get(key, NOT_GIVEN) for key in differing} if first.config else {}
+        )
         members = sorted(members, key=lambda run: (run.seed is None, run.seed))
         made.append(Variant(_label(first, told), members, told))
     _make_unique(made)
@@ -76,7 +79,7 @@ def _differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _label(run: Run, told: Mapping[str, str]) -> str:
-    given = {key: value for key, value in told.items() if value != "–"}
+    given = {key: value for key, value in told.items() if value != NOT_GIVEN}
     if given:  # the choice of a part speaks for itself; a setting needs its name
         parts = sorted(given, key=lambda key: "." in key)
         return ", ".join(
