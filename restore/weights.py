@@ -56,7 +56,8 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     Args:
         path: a run folder (its best checkpoint, else its last), a folder of `restore.shipped`, a
             checkpoint of ours, or a published file: a plain state dict, or one under `state_dict`
-            (Lightning, whose `model.` prefix is taken off), `params_ema` or `params` (BasicSR).
+            (Lightning, whose `model.` prefix is taken off), `params_ema` or `params` (BasicSR),
+            `model_state_dict`, `model` or `generator`. Half precision becomes float32.
         model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
@@ -98,7 +99,7 @@ def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], lis
 
     A Lightning checkpoint holds the model under `model.`, and critics and losses next to it.
     """
-    wrapped = (held[name] for name in ("state_dict", "params_ema", "params") if name in held)
+    wrapped = (held[name] for name in _WRAPPINGS if isinstance(held.get(name), dict))
     state = next(wrapped, held)
     fits = isinstance(state, dict) and state
     if not fits or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
@@ -111,7 +112,12 @@ def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], lis
             state = inside
     # TTSR's frozen copy of its extractor, for a loss.
     copies = [key for key in state if key.startswith("LTE_copy.")]
-    return {key: value for key, value in state.items() if key not in copies}, aside + copies
+    single = {k: x.float() if x.is_floating_point() else x for k, x in state.items()}
+    return {key: value for key, value in single.items() if key not in copies}, aside + copies
+
+
+# Where trainers keep the model among their other things; of two, the first.
+_WRAPPINGS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "generator")
 
 
 def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str, Tensor], str]:

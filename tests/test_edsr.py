@@ -99,6 +99,21 @@ def test_published_layout_equals_the_plain_formulation(tmp_path: Path, scale, la
     torch.testing.assert_close(image, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "wrapping", ["state_dict", "model", "model_state_dict", "params", "generator"]
+)
+def test_a_trainers_checkpoint_in_half_precision_loads(tmp_path: Path, wrapping):
+    """Within another dictionary, of several devices, beside an optimizer's state."""
+    state = {name: value.half() for name, value in state_of(2).items()}
+    inner = {f"module.{name}": value for name, value in state.items()}
+    beside = {"epoch": 3, "optimizer": {"state": {0: {"step": 5}}, "param_groups": []}}
+    loaded = weights.load(save(tmp_path / "w.pt", {**beside, wrapping: inner}))
+    low = drawn(5, 9)
+    with torch.no_grad():
+        expected = plain({n: x.float() for n, x in state.items()}, low, 2).clamp(0, 1)
+        torch.testing.assert_close(loaded.backbone()(low).image, expected, atol=1e-5, rtol=0)
+
+
 def test_colours_of_the_file_are_taken(tmp_path: Path):
     state = state_of(2)
     for name, sign in (("sub", -1), ("add", 1)):
