@@ -26,6 +26,7 @@ from restore.runs.rehearsal import TOO_MUCH
 
 log = logging.getLogger("restore")
 
+_AIM = 0.95  # of the budget: a line is never exact, and steps that go beyond it are lost
 _STEPS_UP = 4  # times the largest batch tried that the next one may be
 _WORTH = 1.05  # times the largest batch found that another must promise to be tried
 _GB = 1e9
@@ -48,7 +49,7 @@ def by_trial(fits: Callable[[int], bool], quantum: int, limit: int) -> int:
 
 
 def by_line(peak: Callable[[int], int | None], budget: int, quantum: int, limit: int) -> int:
-    """The same (to a twentieth) where each trial is dear and its memory known, with fewer of them.
+    """The same (to a tenth) where each trial is dear and its memory known, with fewer of them.
 
     After three small sizes a line through the last peaks says what to try, but no more than four
     times what was seen to fit. What is returned has been tried.
@@ -64,13 +65,13 @@ def by_line(peak: Callable[[int], int | None], budget: int, quantum: int, limit:
     seen: dict[int, int] = {}
     while bad - good > 1:
         if bad <= top:
-            tried = _meeting(seen, budget)
+            tried = _meeting(seen, _AIM * budget)
             # A line that promises what was just seen not to fit is a bad one.
             tried = tried if tried is not None and tried < bad else (good + bad) // 2
         elif len(seen) < 3:
             tried = max(1, 2 * good)
         else:
-            meeting = _meeting(seen, budget)
+            meeting = _meeting(seen, _AIM * budget)
             tried = min(top if meeting is None else meeting, _STEPS_UP * good)
         tried = min(tried, bad - 1)
         if good and tried < good * _WORTH:
@@ -85,7 +86,7 @@ def by_line(peak: Callable[[int], int | None], budget: int, quantum: int, limit:
     return good * quantum
 
 
-def _meeting(seen: dict[int, int], budget: int) -> int | None:
+def _meeting(seen: dict[int, int], budget: float) -> int | None:
     """Where the line through the largest sizes seen meets the budget; None: there is no such."""
     sizes = sorted(seen)[-3:]
     if len(sizes) < 2:
