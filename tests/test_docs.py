@@ -30,6 +30,7 @@ from restore.config import check, compose, plain
 from restore.runs import sweeps
 from tests import pages
 from tests.pages import PAGES, ROOT, Command
+from tests.pictures import photo, write
 from tests.stand_ins import MORE, StandIns, smaller
 
 # What a command may say that it needs.
@@ -61,6 +62,8 @@ MENTIONED = once_a_page(command for page in PAGES for command in pages.mentioned
 MEASURED = ("matching", "forward", "train_step", "backbone", "data")
 ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench what={what}" for what in MEASURED))
 RUN = [c for c in BLOCKS if c.needs is None and not c.text.startswith(ELSEWHERE)]
+# What two pages have alike is run once, unless RUN is another network on each.
+RUN = list({(c.text, c.page if "RUN" in c.text else ""): c for c in RUN}.values())
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +164,7 @@ def composed(command: str, arguments: list[str]) -> None:
         assert main([command, *arguments]) == 0
     elif "-m" in arguments:
         seen: set[str] = set()
-        for job in jobs(own_folder(arguments)):
+        for job in jobs(arguments):
             if not seen.issuperset(job):
                 check(plain(compose(command, job)), SETTINGS[command])
             seen |= set(job)
@@ -207,7 +210,7 @@ def perform(command: Command, stand_ins: StandIns) -> None:
     if found is not None:
         name, arguments = found
         if "-m" in arguments:  # its first job alone; one of a named sweep still as a sweep
-            first = jobs(own_folder(arguments))[0]
+            first = jobs(arguments)[0]
             arguments = ["-m"] * any(a.startswith("sweep=") for a in first) + first
         arguments = [*arguments, *added(name, own_folder(arguments))]
         stand_ins.place(command.page, " ".join(arguments), Path.cwd())
@@ -265,6 +268,31 @@ def other(words: list[str]) -> None:
         runpy.run_path(str(script), run_name="__main__")
     finally:
         sys.argv = before
+
+
+# What a page says is said
+
+SAID = [
+    ("data.targets=PHOTOS data.references=ONE", " pictures, such as 0"),
+    ("data.targets=ONE", "pictures of data.targets falls into the split 'valid'"),
+    ("data.targets=PHOTOS", " has no reference picture; this task needs one"),
+    ("data.targets=PHOTOS data.lows=ONE backbone=edsr", ") divided by the scale 4"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), SAID)
+def test_mistakes_are_told_as_the_page_has_it(
+    line: str, said: str, place: Path, stand_ins: StandIns, capfd: pytest.CaptureFixture[str]
+):
+    assert said in (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    stand_ins.place("", line, place)
+    for number, path in enumerate(sorted(Path("PHOTOS").glob("*"))[: 1 if "refer" in line else 9]):
+        write(place / "ONE" / path.name, photo("coffee", 40 - number, 48))
+    if "PHOTOS" not in line:
+        write(place / "ONE" / "0.png", photo("coffee", 40, 48))
+    arguments = ["data=folder", *line.split()]
+    assert main(["train", *arguments, *smaller(arguments)]) == 2
+    assert said in capfd.readouterr().err
 
 
 # What the pages name
