@@ -60,9 +60,10 @@ def block(folder: Path) -> dict[str, Any]:
 def held(folder: Path, name: str) -> bytes:
     """A picture or the like."""
     text = (folder / "index.html").read_text(encoding="utf-8")
-    found = re.search(rf'<script type="text/plain" id="p-{name}">(.*?)</script>', text)
+    number, line = name.split("-")
+    found = re.search(rf'<script type="text/plain" id="p-{number}">(.*?)</script>', text, re.DOTALL)
     assert found
-    return base64.b64decode(found[1])
+    return base64.b64decode(found[1].split("\n")[int(line)])
 
 
 def measured(scene: Path, name: str, seeds: list[int]) -> np.ndarray:

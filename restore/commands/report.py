@@ -71,7 +71,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         for condition, own, held in zip(every, against_any, pairs)
     ]
     album = Album(setting.side, setting.quality)
-    data = content(setting, made, differing, every, pairs, spent, tables, found.notes)
+    data = content(setting, made, differing, every, pairs, spent, found.notes)
     for shown, condition, own, first in zip(data["conditions"], every, against_any, against):
         shown["pictures"] = gather(condition, album, setting.pictures)
         shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
@@ -81,7 +81,10 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     for name, table in tables[0][against[0]].items():
         for suffix, text in _texts(table).items():
             journal.write_text(folder / f"{name}.{suffix}", text)
-    journal.write_text(folder / "index.html", page(setting.title, data, album.held))
+    texts = [
+        [{name: _texts(table) for name, table in base.items()} for base in own] for own in tables
+    ]
+    journal.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
     for note in found.notes:
         log.info(note)
     log.info("\n%s", tables[0][against[0]]["table"].markdown())
@@ -148,7 +151,6 @@ def content(
     every: Sequence[Condition],
     pairs: Sequence[results.Pairs],
     spent: results.Spent,
-    tables: Sequence[list[dict[str, Table]]],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """What the page's script reads, as plain lists and dicts."""
@@ -197,11 +199,8 @@ def content(
                     ]
                     for name in condition.measures
                 },
-                "tables": [
-                    {name: _texts(table) for name, table in own.items()} for own in own_tables
-                ],
             }
-            for condition, held, own_tables in zip(every, pairs, tables)
+            for condition, held in zip(every, pairs)
         ],
     }
 

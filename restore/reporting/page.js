@@ -238,7 +238,8 @@ function addFilters() {
 }
 
 function save(kind) {
-  const text = Object.values(condition().tables[$("against").value]).map((table) => table[kind]).join("\n");
+  const tables = JSON.parse($("tables").textContent)[$("condition").value][$("against").value];
+  const text = Object.values(tables).map((table) => table[kind]).join("\n");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
   link.download = `tables.${kind}`;

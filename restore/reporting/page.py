@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,26 +11,32 @@ _SCRIPTS = ("charts.js", "wall.js", "page.js")
 _DIGITS = 7  # significant, of numbers on the page
 
 
-def page(title: str, data: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def page(
+    title: str, data: Mapping[str, Any], tables: Sequence[Any], pictures: Mapping[str, str]
+) -> str:
     """The page.
 
-    Each picture (and what is looked at with it) is a block of text of its own, which a browser does
-    not look into before it is asked for: however many there are, only those in sight are decoded.
+    Pictures (and what is looked at with them) are lines in blocks of text, which a browser does not
+    look into before it is asked for: however many there are, only those in sight are decoded.
 
     Args:
         title: heading.
         data: what `page.js` reads, see `report.content`.
-        pictures: base64 by identities, see `pictures.Album`.
+        tables: of each condition, for saving; read when that is asked for.
+        pictures: base64 by names, see `pictures.Album`.
     """
-    blocks = (
-        f'<script type="text/plain" id="p-{name}">{text}</script>'
-        for name, text in pictures.items()
-    )
+    blocks: dict[str, list[str]] = {}
+    for name, text in pictures.items():
+        blocks.setdefault(name.partition("-")[0], []).append(text)
     parts = {
         "title": html.escape(title),
         "style": _read("page.css"),
         "data": _json(data),
-        "pictures": "\n".join(blocks),
+        "tables": _json(tables),
+        "pictures": "\n".join(
+            f'<script type="text/plain" id="p-{block}">' + "\n".join(lines) + "</script>"
+            for block, lines in blocks.items()
+        ),
         "script": "\n".join(map(_read, _SCRIPTS)),
     }
     text = _read("page.html")
@@ -45,7 +51,7 @@ def _read(name: str) -> str:
     return files("restore.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
-def _json(data: Mapping[str, Any]) -> str:
+def _json(data: Any) -> str:
     """JSON that can stand inside a script element."""
     text = json.dumps(rounded(data), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return text.replace("</", "<\\/").replace("<!--", "<\\!--")

@@ -14,11 +14,14 @@ from restore.attention import choices
 from restore.reporting.conditions import Condition
 
 _KINDS = ("target", "low", "mask")
+_BLOCK = 32  # pictures of a block of text on the page: an element for each would slow its opening
 
 
 @dataclass
 class Album:
-    """Encoded pictures, and what is looked at with them, by identities of their contents.
+    """Encoded pictures, and what is looked at with them, each content once.
+
+    `held` has them by `BLOCK-LINE`, the place of each on the page.
 
     Args:
         side: largest side, pixels; larger pictures are made smaller.
@@ -30,33 +33,40 @@ class Album:
 
     def __post_init__(self) -> None:
         self.held: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # by what tells contents apart
 
     def add(self, path: Path, lossless: bool = False) -> str | None:
-        """The picture's identity; None where there is no such file."""
+        """The picture's name; None where there is no such file."""
         if not path.exists():
             return None
-        name = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        if name not in self.held:
+        mark = hashlib.sha256(path.read_bytes()).hexdigest()
+        if mark not in self._names:
             picture = Image.open(path).convert("L" if lossless else "RGB")
             picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=self.quality, lossless=lossless, method=3)
-            self.held[name] = base64.b64encode(file.getvalue()).decode()
-        return name
+            self._hold(mark, file.getvalue())
+        return self._names[mark]
 
     def keep(self, held: bytes) -> str:
-        """The identity of some bytes."""
-        name = hashlib.sha256(held).hexdigest()[:16]
-        self.held.setdefault(name, base64.b64encode(held).decode())
-        return name
+        """The name of some bytes."""
+        mark = hashlib.sha256(held).hexdigest()
+        if mark not in self._names:
+            self._hold(mark, held)
+        return self._names[mark]
+
+    def _hold(self, mark: str, content: bytes) -> None:
+        block, line = divmod(len(self.held), _BLOCK)
+        self._names[mark] = name = f"{block}-{line}"
+        self.held[name] = base64.b64encode(content).decode()
 
 
 def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
     """The pictures of a condition's images, those on which variants differ most first.
 
     Returns:
-        By key of the image: `shown`, identities by `target`, `low`, `mask`; `references`, a list of
-        them; `restored`, by the row's place and the seed's place in it, the identity and, where
+        By key of the image: `shown`, names by `target`, `low`, `mask`; `references`, a list of
+        them; `restored`, by the row's place and the seed's place in it, the name and, where
         the evaluation kept it, what `_choices` returns.
     """
     found: dict[str, Any] = {}

@@ -249,7 +249,13 @@ function image(name, alt) {
   return made;
 }
 
-function held(name) { return document.getElementById(`p-${name}`).textContent; }
+const blocks = new Map(); // of text, as lines, once one of theirs was looked at
+
+function held(name) {
+  const [block, line] = name.split("-");
+  if (!blocks.has(block)) blocks.set(block, document.getElementById(`p-${block}`).textContent.split("\n"));
+  return blocks.get(block)[line];
+}
 
 function bytes(name) { return Uint8Array.from(atob(held(name)), (c) => c.charCodeAt(0)); }
 
