@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 from restore.tasks.any_scale import AnyScale
 
 from restore import bicubic, recursion, registry, weights
@@ -117,7 +118,8 @@ def count(module: torch.nn.Module) -> int:
 )
 def test_parameter_counts(experiment, published):
     """The published numbers are of what runs at one level: the trunk and one branch."""
-    model = registry.build("backbone", "asdn", f"experiment=asdn/{experiment}", "data.root=.")
+    with torch.device("meta"):  # no numbers are drawn
+        model = registry.build("backbone", "asdn", f"experiment=asdn/{experiment}", "data.root=.")
     one = count(model.branches[0])
     assert count(model.mapping) + one == published
     assert count(model) == published + 10 * one
@@ -570,6 +572,8 @@ def test_micro_batches_share_a_level(tmp_path: Path):
 
 
 EXPERIMENTS = [name for name in registry.names("experiment") if name.startswith("asdn/")]
+# Of these, one is trained; the others differ from it in switches and numbers of the network alone.
+ALIKE = {"asdn/ablation_": "asdn/ablation_none", "asdn/levels_": "asdn/levels_101"}
 
 
 @pytest.fixture(scope="module")
@@ -582,16 +586,44 @@ def div2k(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+def tiny(config: DictConfig) -> dict[str, int]:
+    """Small numbers for the trunk of an experiment, of those that it has."""
+    small = {"blocks": 2, "width": 4, "growth": 4, "first": 4, "features": 4, "convolutions": 2}
+    return {key: value for key, value in small.items() if key in config.backbone.mapping}
+
+
+def one_of_many(name: str) -> str | None:
+    return next((one for begin, one in ALIKE.items() if name.startswith(begin)), None)
+
+
+@pytest.mark.parametrize("name", [x for x in EXPERIMENTS if one_of_many(x) in (None, x)])
 def test_an_experiment_trains_two_steps(name: str, div2k: Path, tmp_path: Path):
     choice = [f"experiment={name}", f"data.root={div2k}", "data.cache=null", "data.valid=1"]
-    mapping = compose("train", choice).backbone.mapping
-    tiny = {"blocks": 2, "width": 4, "growth": 4, "first": 4, "features": 4, "convolutions": 2}
-    small = [f"backbone.mapping.{key}={value}" for key, value in tiny.items() if key in mapping]
+    chosen = tiny(compose("train", choice))
+    small = [f"backbone.mapping.{key}={value}" for key, value in chosen.items()]
     rest = [line for line in TINY if line not in SMALL]
     line = [*choice, *small, *rest, "stages.reconstruction.steps=2"]
     assert main(["train", f"folder={tmp_path / 'run'}", *line]) == 0
     assert all(value.isfinite().all() for value in weights.load(tmp_path / "run").state.values())
+
+
+@pytest.mark.parametrize("name", [x for x in EXPERIMENTS if one_of_many(x) not in (None, x)])
+def test_an_experiment_differs_from_one_that_trains_in_its_network_alone(name: str):
+    config, other = (
+        compose("train", [f"experiment={x}", "data.root=."]) for x in (name, one_of_many(name))
+    )
+    config.backbone.mapping.update(tiny(config))
+    found, like = plain(config), plain(other)
+    network = registry.instantiate(found.pop("backbone"), "backbone")
+    like.pop("backbone")
+    for one in (found, like):
+        one.pop("folder")
+        one["task"].pop("levels")  # which are the network's
+    assert found == like
+    step = network.levels // 2 / (network.levels - 1)
+    image = network(torch.rand(2, 3, 6, 7), ratios=stepped(1 + step).expand(2, -1, 1, 1)).image
+    image.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
 # Apply ----------------------------------------------------------------------------------------
