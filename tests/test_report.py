@@ -529,3 +529,31 @@ def test_twenty_runs_of_a_hundred_images_open(browser, tmp_path: Path):
     assert tab.page.locator("#variants tbody tr").count() == 21
     assert tab.views().count() == 20
     assert not tab.wrong
+    tab.page.close()
+    on_a_phone(browser, tmp_path / "out")
+
+
+def on_a_phone(browser, folder: Path) -> None:
+    """Nothing wider than the screen, and a finger on the slider or on a picture wipes."""
+    phone = {"width": 390, "height": 844}
+    tab = Tab(browser, folder, viewport=phone, has_touch=True, is_mobile=True)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
+    slider = tab.page.locator("#wipe")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    tab.page.touchscreen.tap(box["x"] + 0.7 * box["width"], box["y"] + box["height"] / 2)
+    assert 60 < int(slider.input_value()) < 80
+    tab.page.fill("#wipe", "10")
+    view = tab.views().first
+    view.scroll_into_view_if_needed()
+    box = view.bounding_box()
+    x, y = box["x"] + 0.2 * box["width"], box["y"] + box["height"] / 2
+    touch = tab.page.context.new_cdp_session(tab.page)
+    for share in (0, 0.1, 0.3, 0.5):
+        point = {"x": x + share * box["width"], "y": y}
+        kind = "touchMove" if share else "touchStart"
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert slider.input_value() == "60"
+    assert not tab.wrong
+    tab.page.close()

@@ -53,7 +53,10 @@ def run(
         config = _with_group(_continued(folder, config), sweep, overrides)
         status.tell(folder, state=status.WAITING, reason=None)
         try:
-            return _launch(folder, config, alone=os.getpid() == main, main=main)
+            code = _launch(folder, config, alone=os.getpid() == main, main=main)
+            if launcher == "joblib" and os.getppid() != main:
+                os._exit(INTERRUPTED)  # else it would wait minutes for a sweep that is gone
+            return code
         except UserError as error:
             status.fail(folder, str(error))
             log.info("%s failed: %s", folder.name, error)
