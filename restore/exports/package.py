@@ -60,7 +60,7 @@ class PackageFormat:
             "data": trained,
             "task": config["task"],
             "recipe": {
-                "stages": weights.without_downloads(stages),
+                "stages": _placeless(stages),
                 "trainer": config.get("trainer"),
                 "seed": config["seed"],
             },
@@ -114,6 +114,14 @@ def _command(path: Path) -> list[str]:
     told = ["restore", "train"]
     for word in typed[1:]:
         key, given, value = word.partition("=")
-        place = given and value.startswith(("/", "~", "."))
-        told.append(f"{key}={Path(value).name}" if place else word)
+        told.append(f"{key}={_placeless(value)}" if given else word)
     return told
+
+
+def _placeless(node: Any) -> Any:
+    """The node with the last name alone of each place on its owner's machine."""
+    if isinstance(node, dict):
+        return {key: _placeless(value) for key, value in node.items()}
+    if isinstance(node, str) and node.startswith(("/", "~", ".")):
+        return Path(node).name
+    return node
