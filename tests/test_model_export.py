@@ -119,6 +119,7 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
 @pytest.mark.parametrize(
     ("form", "more"),
     [
+        ("onnx", []),
         ("torchscript", ["attention=soft", "backbone.inputs=4", "backbone.details=true"]),
         ("torchscript", ["trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"]),
     ],

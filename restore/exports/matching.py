@@ -66,22 +66,22 @@ class WholeAttention(nn.Module):
         table = _products(query, key, patch) / _norm(key, patch)[:, 0, None, None]
         score, index = table.flatten(3).max(-1)
         score = score / _norm(query, patch)[:, 0]
+        # As in `restore.attention.transfer.neighbours`: position p gets row index(p − d) + d for
+        # each offset d of the nine; where one of them lies outside, a last row of zeros.
         around = F.pad(index, (1, 1, 1, 1), value=-1)
+        moved = [around[:, 1 - dy : 1 - dy + H, 1 - dx : 1 - dx + W] for dy, dx in _OFFSETS]
+        at = torch.stack(moved, -1).flatten(1, 2)  # N, H·W, 9
+        line = at.div(Wk, rounding_mode="floor")
+        down, right = (torch.tensor(steps, device=at.device) for steps in zip(*_OFFSETS))
+        row, column = line + down, at - line * Wk + right
+        there = (at >= 0) & (row >= 0) & (row < Hk) & (column >= 0) & (column < Wk)
+        places = torch.where(there, row * Wk + column, Hk * Wk).flatten(1)[..., None]
         textures = []
         for value, s in zip(values, self.scales):
             C = value.shape[1]
-            # Rows of cells s×s, as in `restore.attention.transfer.pack`, of one picture each.
-            cells = value.reshape(N, C, Hk, s, Wk, s).permute(0, 2, 4, 1, 3, 5)
-            rows = cells.reshape(N, Hk * Wk, C * s * s)
-            total = torch.zeros_like(rows[:, :1])
-            for dy, dx in _OFFSETS:
-                at = around[:, 1 - dy : 1 - dy + H, 1 - dx : 1 - dx + W].flatten(1)
-                line = at.div(Wk, rounding_mode="floor")
-                row, column = line + dy, at - line * Wk + dx
-                there = (at >= 0) & (row >= 0) & (row < Hk) & (column >= 0) & (column < Wk)
-                place = torch.where(there, row * Wk + column, 0)
-                taken = rows.gather(1, place[..., None].expand(-1, -1, C * s * s))
-                total = total + taken * there[..., None]
+            rows = F.pad(_rows(value, Hk, Wk, s), (0, 0, 0, 1))
+            taken = rows.gather(1, places.expand(-1, -1, C * s * s))
+            total = taken.view(N, H * W, 9, C * s * s).sum(2)
             textures.append(_picture(total / 9, H, W, C, s))
         return score[:, None], textures
 
@@ -102,8 +102,7 @@ class WholeAttention(nn.Module):
         textures = []
         for value, s in zip(values, self.scales):
             C = value.shape[1]
-            cells = value.reshape(N, C, Hk, s, Wk, s).permute(0, 2, 4, 1, 3, 5)
-            total = spread.reshape(N, H * W, Hk * Wk) @ cells.reshape(N, Hk * Wk, C * s * s)
+            total = spread.reshape(N, H * W, Hk * Wk) @ _rows(value, Hk, Wk, s)
             textures.append(_picture(total / 9, H, W, C, s))
         return score[:, None], textures
 
@@ -124,6 +123,13 @@ def _norm(x: Tensor, patch: int) -> Tensor:
 def _heads(x: Tensor, heads: int) -> Tensor:
     N, C, H, W = x.shape
     return x.reshape(N * heads, C // heads, H, W)
+
+
+def _rows(value: Tensor, H: int, W: int, s: int) -> Tensor:
+    """A picture's cells s×s as rows N, H·W, C·s²; `_picture` is the reverse."""
+    C = value.shape[1]
+    cells = value.reshape(-1, C, H, s, W, s).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(-1, H * W, C * s * s)
 
 
 def _picture(rows: Tensor, H: int, W: int, C: int, s: int) -> Tensor:
