@@ -65,17 +65,17 @@ def refuse_compile(runtime: Runtime) -> None:
 
 def joined() -> bool:
     """Whether a launcher has made this process one of several."""
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    # srun alone tells a step's tasks; a batch script has SLURM_PROCID and SLURM_NTASKS as well, but
+    # what is typed there without srun is one process, which would wait for the others for ever.
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         _read_slurm()
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def _read_slurm() -> None:
     """Gives torch's names to what `srun` says about this process."""
-    if "SLURM_PROCID" not in os.environ:
-        return  # inside sbatch or salloc, but not started by srun
     os.environ["RANK"] = os.environ["SLURM_PROCID"]
-    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_STEP_NUM_TASKS"]
     os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     if "MASTER_ADDR" not in os.environ:
         listed = subprocess.run(
