@@ -195,7 +195,8 @@ def _listed(command: str, words: list[str]) -> list[str]:
     """The words, those that are no override (or name a file all the same) gathered in a list."""
     if command not in _LISTED:
         return words
-    bare, rest = [], []
+    bare: list[str] = []
+    rest: list[str] = []
     for before, word in zip(["", *words], words):
         own = not word.startswith("-") and before not in _VALUED
         (bare if own and ("=" not in word or os.path.exists(word)) else rest).append(word)

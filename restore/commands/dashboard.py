@@ -45,7 +45,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             "the layout needs wandb-workspaces: pip install 'restore[dashboard]'"
         ) from error
     try:
-        entity = setting.entity or runs[0].config["wandb"]["entity"] or wandb.Api().default_entity or ""
+        entity = (
+            setting.entity or runs[0].config["wandb"]["entity"] or wandb.Api().default_entity or ""
+        )
         made = workspace(runs, setting.project or projects.pop(), entity, setting.name)
         made.save()
     except Exception as error:  # of many classes: no key, a refused one, no server
