@@ -66,7 +66,7 @@ def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path
     process.communicate()
     wait_until_gone(child)  # the job's own process does not train on alone
     assert states(folder) == {"seed=1": "interrupted", "seed=2": "waiting"}
-    again = ["train", "-m", *reversed(LIGHT), "seed=2,1", f"folder={folder}"]
+    again = ["train", "-m", *LIGHT, "seed=2,1", f"folder={folder}"]
     assert main(again) == 0, "in another order"
     said = capfd.readouterr().out
     assert "2 jobs, 1 to go on with, 1 from the start" in said

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ def run(
         Exit code of the job: 0; 130 when interrupted; another when it failed, and then the reason
         stands in its `status.json`.
     """
-    if launcher == "joblib" and os.getppid() != main:
-        os._exit(INTERRUPTED)  # the sweep was killed; a process of its pool must not go on alone
+    if launcher == "joblib":
+        _end_with(main)
     journal.log_to(None)
     folder = sweeps.claim(sweep.folder, config, overrides, sweep.swept)
     if _done(folder):
@@ -53,10 +55,7 @@ def run(
         config = _with_group(_continued(folder, config), sweep, overrides)
         status.tell(folder, state=status.WAITING, reason=None)
         try:
-            code = _launch(folder, config, alone=os.getpid() == main, main=main)
-            if launcher == "joblib" and os.getppid() != main:
-                os._exit(INTERRUPTED)  # else it would wait minutes for a sweep that is gone
-            return code
+            return _launch(folder, config, alone=os.getpid() == main, main=main)
         except UserError as error:
             status.fail(folder, str(error))
             log.info("%s failed: %s", folder.name, error)
@@ -69,6 +68,18 @@ def best(config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep) -> f
     None without one, which Optuna takes for a failed trial; NaN would end its search.
     """
     return status.read(sweeps.claim(sweep.folder, config, overrides, sweep.swept)).get("best")
+
+
+@cache
+def _end_with(main: int) -> None:
+    """A pool's process ends with the sweep, also an idle one; its job then saves and stops."""
+
+    def watch() -> None:
+        while os.getppid() == main:
+            time.sleep(0.5)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
