@@ -266,9 +266,11 @@ def test_micro_batches_equal_a_whole_one(tmp_path: Path):
     one, other = (begun(tmp_path, *game) for _ in range(2))
     values = step(one)
     batches = [collate([other.items[i] for i in places]) for places in ((0, 1), (2, 3))]
-    assert other._step(other.legs[0], batches) == pytest.approx(values, rel=1e-4, abs=1e-6)
-    for name, model in one.models.items():
-        for a, b in zip(model.parameters(), other.models[name].parameters()):
+    assert other.learner.advance(other.learner.legs[0], batches) == pytest.approx(
+        values, rel=1e-4, abs=1e-6
+    )
+    for name, model in one.learner.models.items():
+        for a, b in zip(model.parameters(), other.learner.models[name].parameters()):
             assert (a.grad - b.grad).abs().max() <= 1e-4 * a.grad.abs().max() + 1e-8, name
 
 
@@ -387,7 +389,7 @@ def test_other_weights_are_refused_unless_told_and_then_accounted_for(tmp_path: 
     theirs = {n.removeprefix("backbone."): v for n, v in theirs.items() if "backbone." in n}
     surplus = set(theirs) - set(own)
     assert surplus
-    said = training.begun.splitlines()
+    said = training.learner.begun.splitlines()
     assert f"loaded: {len(own)} of the model's {len(own)} tensors" in said
     assert {line.strip() for line in said if line.startswith("  ")} == surplus
     assert all(torch.equal(own[name], theirs[name]) for name in own)
@@ -397,7 +399,7 @@ def test_what_has_another_shape_or_no_name_keeps_its_values_and_is_told(
     tmp_path: Path, wider: Path
 ):
     other = ["backbone.features=16", "backbone.blocks=[3,1,1,1]"]
-    fresh = begun(tmp_path, *other).models["backbone"].state_dict()
+    fresh = begun(tmp_path, *other).learner.models["backbone"].state_dict()
     training = begun(tmp_path, *other, f"init={wider}", "init_partial=true")
     said, own = training.learner.begun, training.learner.models["backbone"].state_dict()
     theirs = checkpoint.read(wider / "checkpoints" / "last.pt")["models"]["backbone"]

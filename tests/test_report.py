@@ -203,6 +203,15 @@ def test_a_network_without_a_reference_stands_beside_those_with_theirs(tmp_path:
     assert labels[1] == ["bicubic", "blinded"]
 
 
+def test_weights_from_elsewhere_stand_beside_runs(scene: Path, tmp_path: Path):
+    """They have no overrides by which anything could be told of them."""
+    evaluation(tmp_path / "tests" / "published", tmp_path / "published", 1.2, KEYS, pictures=False)
+    folders = [str(scene / "runs"), str(scene / "tests"), str(tmp_path / "tests")]
+    assert main(["report", *folders, f"folder={tmp_path / 'out'}", "pictures=0"]) == 0
+    labels = [row["label"] for row in block(tmp_path / "out")["conditions"][0]["rows"]]
+    assert sum("published" in label for label in labels) == 1
+
+
 def test_runs_alone_are_compared_by_their_validation(scene: Path, tmp_path: Path):
     runs = tmp_path / "runs"
     shutil.copytree(scene / "runs", runs)

@@ -87,11 +87,11 @@ def test_each_normalisation_is_what_its_name_says():
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_wdsr_that_ships_is_small_and_sees_48_pixels(scale):
+def test_a_wdsr_that_ships_is_small_and_sees_40_pixels(scale):
     overrides = [f"experiment=shipped/wdsr_b_x{scale}", "data.targets=."]
     config = compose("train", overrides)
     assert config.task.scale == scale
-    assert config.task.crop == 48 * scale
+    assert config.task.crop == 40 * scale
     assert config.degradation._target_ == "restore.bicubic.MatlabBicubic"
     assert 2 * parameters(built(*overrides[0].split("=")[1:], "data.targets=.")) < 1e6
 

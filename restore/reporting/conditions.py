@@ -89,7 +89,9 @@ def bases(condition: Condition, overrides: Sequence[str]) -> list[Base]:
     rows = condition.rows
     found = [Base(row.label, [place] * len(rows)) for place, row in enumerate(rows)]
     for key in overrides:
-        values = dict.fromkeys(row.variant.overrides[key] for row in rows if row.variant)
+        values = dict.fromkeys(
+            row.variant.overrides.get(key, NOT_GIVEN) for row in rows if row.variant
+        )
         for value in (value for value in values if value != NOT_GIVEN):
             of = [_counterpart(rows, row, key, value) for row in rows]
             used = {place for place in of if place is not None}
@@ -108,9 +110,9 @@ def _counterpart(rows: Sequence[Row], own: Row, key: str, value: str) -> int | N
         place
         for place, row in enumerate(rows)
         if row.variant is not None
-        and row.variant.overrides[key] == value
+        and row.variant.overrides.get(key) == value
         and all(
-            NOT_GIVEN in (given, told[other]) or given == told[other]
+            told.get(other, NOT_GIVEN) in (given, NOT_GIVEN) or given == NOT_GIVEN
             for other, given in row.variant.overrides.items()
             if other != key
         )
