@@ -86,7 +86,10 @@ def _label(run: Run, told: Mapping[str, str]) -> str:
             given[key] if "." not in key else f"{key.rpartition('.')[2]}={given[key]}"
             for key in parts
         )
-    return run.folder.stem if not run.config else run.folder.name
+    if run.config:
+        return run.folder.name
+    file = run.folder  # a checkpoint whose run was not handed over is still that run's
+    return file.parent.parent.name if file.parent.name == "checkpoints" else file.stem
 
 
 def _make_unique(made: list[Variant]) -> None:
