@@ -19,22 +19,17 @@ from restore.runs.batch_size import Trials, by_line, by_trial, sized
 from restore.runs.journal import to_yaml
 from restore.runs.rehearsal import Rehearsal
 from restore.runs.training import Training
+from tests.tiny import ALONE, CROPS, NETWORK
 
 TINY = [
-    "pretrained.vgg19=random",
-    "backbone.blocks=[1,1,1,1]",
-    "backbone.features=8",
-    "task.crop=32",
-    "task.reference_crop=32",
+    *NETWORK,
+    *CROPS,
     "trainer.log_every=1",
     "trainer.valid_every=100",
     "trainer.pictures=0",
     "stages.reconstruction.epochs=null",
     "stages.reconstruction.steps=2",
-    "wandb.mode=disabled",
-    "loader.workers=0",
-    "runtime.device=cpu",
-    "runtime.threads=1",
+    *ALONE,
 ]
 
 

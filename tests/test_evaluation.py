@@ -17,13 +17,11 @@ from restore.pictures.sheets import CAPTION, GAP, comparison, side_by_side
 from restore.runs import checkpoint
 from restore.types import Problem, Restoration
 from tests.plain_metrics import library_ssim, plain_planes, plain_psnr
+from tests.tiny import CROPS, NETWORK
 
 TINY = [
-    "pretrained.vgg19=random",
-    "backbone.blocks=[1,1,1,1]",
-    "backbone.features=8",
-    "task.crop=32",
-    "task.reference_crop=32",
+    *NETWORK,
+    *CROPS,
     "trainer.batch_size=2",
     "trainer.pictures=0",
     "stages.reconstruction.epochs=null",

@@ -61,7 +61,6 @@ def eight_bit(seed: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, generator=rng) / 255
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:torchvision")
 def test_lpips_equals_the_package(alexnet: Path):
     theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     held = torch.load(alexnet)

@@ -23,15 +23,13 @@ from restore.losses.penalties import interpolated
 from restore.runs import checkpoint
 from restore.runs.loading import collate, to_device
 from restore.runs.training import Training
+from tests.tiny import ALONE, CROPS, NETWORK
 
 # A network, critics and pictures small enough that a step takes a fraction of a second.
 TINY = [
-    "pretrained.vgg19=random",
-    "backbone.blocks=[1,1,1,1]",
-    "backbone.features=8",
+    *NETWORK,
     "backbone.variance_init=true",
-    "task.crop=32",
-    "task.reference_crop=32",
+    *CROPS,
     "trainer.batch_size=4",
     "trainer.log_every=1",
     "trainer.valid_every=100",
@@ -39,10 +37,7 @@ TINY = [
     "schedule=[full]",
     "stages.full.epochs=null",
     "stages.full.steps=4",
-    "wandb.mode=disabled",
-    "loader.workers=0",
-    "runtime.device=cpu",
-    "runtime.threads=1",
+    *ALONE,
 ]
 # A game in which nothing is drawn at random, with a critic that normalises over the batch.
 FIXED = [

@@ -18,6 +18,7 @@ from restore.pictures.images import save_png
 from restore.references import replaced
 from restore.runs.loading import EvalItems, TrainItems, collate
 from restore.types import Sample
+from tests.tiny import CROPS, NETWORK
 
 KINDS = ["given", "black", "noise", "other_image", "self", "none"]
 
@@ -190,13 +191,10 @@ def test_the_kinds_need_no_references(kind):
     assert changed.eval_item(source[0])["target"].shape == (3, 32, 40)
 
 
-TINY = ["pretrained.vgg19=random", "backbone.blocks=[1,1,1,1]", "backbone.features=8"]
-
-
 @pytest.mark.parametrize("fusion", registry.names("fusion"))
 def test_none_means_no_texture(fusion):
     torch.manual_seed(0)
-    model = registry.build("backbone", "ttsr", *TINY, f"fusion={fusion}").eval()
+    model = registry.build("backbone", "ttsr", *NETWORK, f"fusion={fusion}").eval()
     pictures = EvalItems(SamplePhotos().split("valid"), task(), "raise")
     given = inputs(task(), pictures[0])
     with torch.inference_mode():
@@ -216,10 +214,9 @@ def test_none_means_no_texture(fusion):
 
 QUICK = ["wandb.mode=disabled", "runtime.device=cpu", "runtime.threads=1", "loader.workers=0"]
 TRAIN = [
-    *TINY,
+    *NETWORK,
     *QUICK,
-    "task.crop=32",
-    "task.reference_crop=32",
+    *CROPS,
     "trainer.batch_size=2",
     "trainer.pictures=1",
     "stages.reconstruction.epochs=null",

@@ -17,6 +17,7 @@ from restore.pictures.images import read_rgb
 from restore.runs import checkpoint
 from restore.types import Sample
 from tests.pictures import chw, coordinates, down_up, hwc, photo, write
+from tests.tiny import ALONE
 
 NETWORKS = {
     "edsr": ["backbone.blocks=1", "backbone.features=8"],
@@ -31,10 +32,7 @@ TINY = [
     "trainer.valid_every=2",
     "trainer.pictures=0",
     "stages.reconstruction.steps=2",
-    "wandb.mode=disabled",
-    "loader.workers=0",
-    "runtime.device=cpu",
-    "runtime.threads=1",
+    *ALONE,
 ]
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]
 

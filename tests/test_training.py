@@ -18,14 +18,12 @@ from restore.runs import checkpoint
 from restore.runs.objectives import rate
 from restore.runs.training import Training
 from restore.settings import Decay
+from tests.tiny import ALONE, CROPS, NETWORK
 
 # A network and pictures small enough that a step takes a few hundredths of a second.
 TINY = [
-    "pretrained.vgg19=random",
-    "backbone.blocks=[1,1,1,1]",
-    "backbone.features=8",
-    "task.crop=32",
-    "task.reference_crop=32",
+    *NETWORK,
+    *CROPS,
     "trainer.batch_size=4",
     "trainer.log_every=1",
     "trainer.valid_every=4",
@@ -33,10 +31,7 @@ TINY = [
     "trainer.pictures=1",
     "stages.reconstruction.epochs=null",
     "stages.reconstruction.steps=8",
-    "wandb.mode=disabled",
-    "loader.workers=0",
-    "runtime.device=cpu",
-    "runtime.threads=1",
+    *ALONE,
 ]
 
 
