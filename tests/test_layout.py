@@ -10,6 +10,7 @@ from restore.cli import main
 from restore.reporting.layout import workspace
 from restore.reporting.runs import find
 from restore.runs.journal import variant
+from tests.report_scene import evaluation
 from tests.test_journal import entries, wandb_run
 from tests.test_training import TINY
 
@@ -92,3 +93,9 @@ def test_without_a_key_nothing_is_saved_and_it_is_said(run: Path, monkeypatch, c
     assert "cannot be saved at W&B" in said
     assert "API key" in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_evaluations_alone_make_no_layout(tmp_path: Path, capsys):
+    evaluation(tmp_path / "test", tmp_path / "run", 1.0, ["a"], pictures=False)
+    assert main(["dashboard", str(tmp_path), "project=mine"]) == 2
+    assert "no run of restore train" in capsys.readouterr().err

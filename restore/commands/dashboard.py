@@ -1,6 +1,8 @@
 """`restore dashboard DIR…`: saves a workspace that is laid out for these runs."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,11 +31,16 @@ class Dashboard:
 def main(config: dict[str, Any], overrides: list[str]) -> int:
     """Makes the layout of what the runs logged, and saves it on the server; returns 0.
 
-    Raises UserError without the library, without a server or key, and for runs of other projects.
+    Raises UserError without the library, without a server or key, without runs, and for runs
+    of several projects.
     """
     setting = check(config, Dashboard)
     journal.log_to(None)
     runs = [run for run in find(setting.folders).runs if run.config]
+    if not runs:
+        raise UserError(
+            "folders: no run of restore train is there; a layout is of what runs logged"
+        )
     projects = {run.config["wandb"]["project"] for run in runs}
     if setting.project is None and len(projects) != 1:
         raise UserError(f"project: the runs have {', '.join(sorted(projects)) or 'none'}; name one")
@@ -44,15 +51,25 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         raise UserError(
             "the layout needs wandb-workspaces: pip install 'restore[dashboard]'"
         ) from error
-    try:
-        entity = (
-            setting.entity or runs[0].config["wandb"]["entity"] or wandb.Api().default_entity or ""
-        )
-        made = workspace(runs, setting.project or projects.pop(), entity, setting.name)
+    entity = setting.entity or runs[0].config["wandb"]["entity"]
+    with _talking():
+        entity = entity or wandb.Api().default_entity or ""
+    made = workspace(runs, setting.project or projects.pop(), entity, setting.name)
+    with _talking():
         made.save()
-    except Exception as error:  # of many classes: no key, a refused one, no server
-        reason = " ".join(str(error).split())
-        raise UserError(f"the layout cannot be saved at W&B: {reason}") from error
     panels = sum(len(section.panels) for section in made.sections)
     log.info("%s: %d panels for %d runs", made.url, panels, len(runs))
     return 0
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """What goes wrong with the server meanwhile is said in one sentence.
+
+    Its library raises errors of many unrelated classes: no key, a refused one, no server.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the layout cannot be saved at W&B: {reason}") from error

@@ -95,10 +95,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
 def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:
     """Evaluates this process's share; the first process writes the results.
 
-    Args:
-        folder: for the results.
-        config: None: the folder's.
-        new: whether the folder is still to be made; it is once everything is found to be there.
+    The arguments are those of `restore.commands.train.work`.
     """
     config = config or journal.read_config(folder)
     setting = check(config, settings.Evaluate)
