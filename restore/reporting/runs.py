@@ -83,7 +83,7 @@ def find(folders: Sequence[str]) -> Found:
     for name in folders:
         root = Path(name)
         if not root.is_dir():
-            raise UserError(f"{root} is not a folder; restore report takes folders of runs")
+            raise UserError(f"{root} is not a folder of runs or evaluations")
         for place in _places(root):
             try:
                 if not (place / "config.yaml").exists():
