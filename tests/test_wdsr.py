@@ -213,6 +213,31 @@ def test_weight_normalisation_trains_norm_and_direction():
         torch.testing.assert_close(model(drawn(6, 6)).image, before, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("normalisation", ["weight", "batch", "none"])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_it_can_begin_with_bicubic(scale, normalisation):
+    options = [*SMALL, f"task.scale={scale}", f"backbone.normalisation={normalisation}"]
+    torch.manual_seed(scale)
+    low = torch.rand(2, 3, 13, 10)
+    bicubic = F.interpolate(low, scale_factor=scale, mode="bicubic", align_corners=False)
+    inside = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))
+    distance = {}
+    for start in ("bicubic", "random"):
+        network = wdsr("wdsr_b", *options, f"backbone.start={start}")
+        with torch.no_grad():
+            distance[start] = (network.enlarged(low) - bicubic)[inside].abs().max()
+    assert distance["bicubic"] < 0.02  # the hundredth of the blocks' noise
+    assert distance["random"] > 0.2
+    # Without the blocks' share it is bicubic.
+    network = wdsr("wdsr_b", *options, "backbone.start=bicubic")
+    with torch.no_grad():
+        features = network.tail(network.body(network.head(network.colours(low))))
+        share = F.pixel_shuffle(features, scale) / network.colours.range
+        torch.testing.assert_close(
+            (network.enlarged(low) - share)[inside], bicubic[inside], atol=1e-5, rtol=0
+        )
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("scale", "blocks"), [(2, 3), (3, 0), (4, 2)])
 def test_reach_is_as_far_as_an_input_pixel_is_felt(name, scale, blocks):

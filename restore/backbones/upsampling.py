@@ -21,6 +21,12 @@ def upsample(x_NCHW: Tensor, ratio: int, slope: float = TORCH) -> Tensor:
     return _along(_along(x, 1, ratio, slope), 2, ratio, slope).permute(0, 3, 1, 2)
 
 
+def kernel(ratio: int, slope: float = TORCH) -> Tensor:
+    """Bicubic upsampling as one 5×5 convolution, before a pixel shuffle: (ratio², 5, 5)."""
+    taps = torch.tensor(_taps(ratio, slope))
+    return torch.einsum("ik,jl->ijkl", taps, taps).flatten(0, 1)
+
+
 def _continued(x: Tensor, axis: int) -> Tensor:
     """The first and the last twice more; `F.pad` has a gradient that torch 2.15 cannot compile."""
     first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)

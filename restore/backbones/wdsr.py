@@ -7,12 +7,14 @@ Yu, Fan, Yang, Xu, Wang, Huang: "Wide Activation for Efficient and Accurate Imag
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, relu
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from restore.backbones.blocks import repeat
 from restore.backbones.layouts import Table, count, refuse, rename
@@ -26,6 +28,7 @@ from restore.backbones.single_image import (
     Scale,
     SingleImage,
 )
+from restore.backbones.upsampling import kernel
 from restore.errors import UserError
 from restore.runs.batch_norm import BatchNorm
 
@@ -144,6 +147,8 @@ class WDSR(SingleImage):
         residual_scale: factor on each block's branch.
         mean: colour that is subtracted at first and added at last.
         range: of the pictures inside.
+        start: what the untrained network does: noise (`random`, as published), or, but for a
+            hundredth of the blocks' noise, `bicubic` upsampling, which the 5×5 convolution can be.
     """
 
     def __init__(
@@ -156,6 +161,7 @@ class WDSR(SingleImage):
         residual_scale: Annotated[float, Field(gt=0, le=1)] = 1.0,
         mean: Mean = DIV2K_MEAN,  # type: ignore[assignment]
         range: Range = 2.0,
+        start: Literal["random", "bicubic"] = "random",
     ):
         super().__init__()
         self.scale = scale
@@ -175,7 +181,17 @@ class WDSR(SingleImage):
         self.body = repeat(blocks, lambda: Residual(block(features, inside), residual_scale))
         self.tail = outside(features, 3 * scale**2, 3)
         self.skip = outside(3, 3 * scale**2, 5)
+        if start == "bicubic":
+            self._become_bicubic()
         self.reach = max(2, 2 + sum(part.branch.reach for part in self.body))  # type: ignore[misc, union-attr]
+
+    @torch.no_grad()
+    def _become_bicubic(self) -> None:
+        """Sets the skip to bicubic upsampling of each colour, and makes the tail small."""
+        of_one_colour = kernel(self.scale)  # [place in the shuffled square, 5, 5]
+        colours = torch.eye(3)[:, None, :, None, None]
+        _set(self.skip, (colours * of_one_colour[:, None]).flatten(0, 1))
+        _set(self.tail, cast(Tensor, self.tail.weight) / 100)
 
     def enlarged(self, low: Tensor) -> Tensor:
         x = self.colours(low)
@@ -225,6 +241,15 @@ class WDSR(SingleImage):
         if later:
             overrides += ["backbone.mean=[0.5,0.5,0.5]", "backbone.range=1.0"]
         return overrides, {_new_name(name): value for name, value in renamed.items()}
+
+
+def _set(layer: nn.Module, weight: Tensor) -> None:
+    """Gives a convolution its weights, and no bias."""
+    if is_parametrized(layer):
+        layer.weight = weight  # the norm and the direction, from which it is computed
+    else:
+        cast(Tensor, layer.weight).copy_(weight)
+    cast(Tensor, layer.bias).zero_()
 
 
 _FIRST = "body.0.branch"
