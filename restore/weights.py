@@ -86,7 +86,7 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     config = plain(compose("train", [*overrides, "pretrained.vgg19=random", *model]))
     origin = f"published {name} layout"
     # What a file does not say for certain.
-    assumed = ("attention=", "backbone.residual_scale=")
+    assumed = ("attention=", "backbone.residual_scale=", "backbone.mapping.pooling=")
     if chosen := [text for text in overrides if text.startswith(assumed)]:
         origin += f", {', '.join([*chosen, *model])}"
     if aside:

@@ -31,7 +31,7 @@ from restore.pictures.images import read_rgb
 from restore.runs import checkpoint
 from restore.types import Restoration, Sample
 from tests.pictures import chw, photo, write
-from tests.plain_single import State, conv, drawn
+from tests.plain_single import State, conv, drawn, layers
 
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]
 SMALL = [
@@ -197,6 +197,71 @@ def test_levels_and_what_lies_between_equal_the_plain_formulation(switches):
             phase = levels[upper - 1] - levels[upper]
             expected = levels[upper] + 10 * (1 + upper / 10 - ratio) * phase
             torch.testing.assert_close(model.level(picture, ratio), expected, atol=1e-9, rtol=0)
+
+
+def course_state(blocks: int, convolutions: int, levels: int) -> State:
+    """The layout of the course project: 12 channels first, 8 between blocks, 6 within, 4 squeezed.
+
+    Reduction is by 2.
+    """
+    shapes = {"feature_mapping_branch.low_level_features": (3, 12, 3)}
+    for block in range(blocks):
+        name = f"feature_mapping_branch.dabs.{block}.base"
+        shapes[f"{name}.0.input_compression_layer"] = (12 + 8 * block, 8, 1)
+        shapes[f"{name}.0.output_compression_layer"] = (8 + 6 * convolutions, 8, 1)
+        for layer in range(convolutions):
+            shapes[f"{name}.0.intra_layers.{layer}.base.0"] = (8 + 6 * layer, 6, 3)
+        shapes[f"{name}.1.attention.1"] = (8, 4, 1)
+        shapes[f"{name}.1.attention.3"] = (4, 8, 1)
+    for level in range(levels):
+        name = f"image_reconstruction_branches.{level}"
+        shapes[f"{name}.transform_into_image"] = (12 + 8 * blocks, 3, 1)
+        shapes[f"{name}.sa.sa.0"] = (3, 6, 1)
+        shapes[f"{name}.sa.sa.2"] = (6, 3, 1)
+    return layers(shapes)
+
+
+def plain_course(state: State, picture: torch.Tensor, level: int, blocks: int) -> torch.Tensor:
+    """The course project's forward pass of one level, on a picture already enlarged."""
+    every = conv(state, "feature_mapping_branch.low_level_features", picture)
+    for block in range(blocks):
+        name = f"feature_mapping_branch.dabs.{block}.base"
+        inside = compressed = conv(state, f"{name}.0.input_compression_layer", every)
+        layer = 0
+        while f"{name}.0.intra_layers.{layer}.base.0.weight" in state:
+            made = F.relu(conv(state, f"{name}.0.intra_layers.{layer}.base.0", inside))
+            inside, layer = torch.cat([inside, made], 1), layer + 1
+        result = compressed + conv(state, f"{name}.0.output_compression_layer", inside)
+        hidden = F.relu(conv(state, f"{name}.1.attention.1", F.adaptive_max_pool2d(result, 1)))
+        result = result * conv(state, f"{name}.1.attention.3", hidden).sigmoid()
+        every = torch.cat([every, result], 1)
+    name = f"image_reconstruction_branches.{level}"
+    missing = conv(state, f"{name}.transform_into_image", every)
+    hidden = F.relu(conv(state, f"{name}.sa.sa.0", missing))
+    return picture + missing * conv(state, f"{name}.sa.sa.2", hidden).sigmoid()
+
+
+@pytest.mark.parametrize(("blocks", "convolutions", "levels"), [(2, 3, 11), (1, 1, 5)])
+def test_the_course_projects_weights_load(tmp_path: Path, blocks, convolutions, levels):
+    state = course_state(blocks, convolutions, levels)
+    torch.save({"state_dict": state}, tmp_path / "course.pth")
+    loaded = weights.load(tmp_path / "course.pth")
+    assert "backbone.mapping.pooling=max" in loaded.origin
+    model = loaded.backbone()
+    picture = drawn(9, 8)
+    with torch.no_grad():
+        for level in range(levels):
+            ours = model.level(picture, 1 + level / (levels - 1))
+            expected = plain_course(state, picture, level, blocks)
+            assert (expected - picture).abs().max() > 1e-2
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+
+def test_a_variant_of_the_course_projects_is_refused(tmp_path: Path):
+    state = course_state(1, 1, 5) | {"feature_mapping_branch.more.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "course.pth")
+    with pytest.raises(UserError, match=r"variant of ASDN.*feature_mapping_branch\.more"):
+        weights.load(tmp_path / "course.pth")
 
 
 def test_only_the_neighbouring_branches_run_and_the_trunk_once():

@@ -5,6 +5,7 @@ Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image
 """
 
 import math
+from collections.abc import Mapping as Layout
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from restore.backbones.blocks import conv, shrink
+from restore.backbones.layouts import Table, count, refuse, rename
 from restore.backbones.mapping import Mapping
 from restore.backbones.single_image import refuse_more
 from restore.errors import UserError
@@ -174,9 +176,58 @@ class ASDN(nn.Module):
                 image = image + 0 * sum(p.sum() for p in branch.parameters())
         return Restoration(image)
 
+    @classmethod
+    def recognise(
+        cls, published: Layout[str, Tensor]
+    ) -> tuple[list[str], dict[str, Tensor]] | None:
+        """Configuration overrides and renamed weights for a published state dict, None for others.
+
+        Known is the layout of the course project. It does not hold what channel attention sees of
+        each channel: it is taken to be the largest value, as there.
+        """
+        state, unknown = rename(published, _LAYOUT)
+        if not {f"{name}.weight" for name in _LAYERS} <= state.keys():
+            return None
+        refuse(unknown, "ASDN")
+        first = "mapping.blocks.0"
+        width = len(state[f"{first}.compress.weight"])
+        numbers = {
+            "task.levels": count(state, r"branches\.\d+\.project\.weight"),
+            "backbone.mapping.blocks": count(state, r"mapping\.blocks\.\d+\.gather\.weight"),
+            "backbone.mapping.width": width,
+            "backbone.mapping.growth": len(state[f"{first}.dense.layers.0.weight"]),
+            "backbone.mapping.convolutions": count(state, rf"{first}\.dense\..*\.weight"),
+            "backbone.mapping.first": len(state["mapping.head.weight"]),
+            "backbone.mapping.reduction": width // len(state[f"{first}.attention.reduce.weight"]),
+        }
+        overrides = ["backbone=asdn", *(f"{name}={n}" for name, n in numbers.items())]
+        overrides.append("backbone.mapping.pooling=max")
+        return overrides, state
+
     def _neighbours(self, ratio: float) -> Neighbours:
         found = neighbours(ratio, self.levels, self.largest)
         if not 0 <= found.upper < self.levels:
             last = level_scale(self.levels - 1, self.levels, self.largest)
             raise UserError(f"a step of {ratio:g} is beyond the network's levels, 1 to {last:g}")
         return found
+
+
+_LAYERS = (
+    "mapping.head",
+    "mapping.blocks.0.dense.layers.0",
+    "mapping.blocks.0.attention.reduce",
+    "branches.1.attention.reduce",
+)
+_BLOCK = r"feature_mapping_branch\.dabs\.(\d+)\.base"
+_BRANCH = r"image_reconstruction_branches\.(\d+)"
+_LAYOUT: Table = [
+    (r"feature_mapping_branch\.low_level_features", "mapping.head"),
+    (rf"{_BLOCK}\.0\.input_compression_layer", r"mapping.blocks.\1.compress"),
+    (rf"{_BLOCK}\.0\.intra_layers\.(\d+)\.base\.0", r"mapping.blocks.\1.dense.layers.\2"),
+    (rf"{_BLOCK}\.0\.output_compression_layer", r"mapping.blocks.\1.gather"),
+    (rf"{_BLOCK}\.1\.attention\.1", r"mapping.blocks.\1.attention.reduce"),
+    (rf"{_BLOCK}\.1\.attention\.3", r"mapping.blocks.\1.attention.expand"),
+    (rf"{_BRANCH}\.transform_into_image", r"branches.\1.project"),
+    (rf"{_BRANCH}\.sa\.sa\.0", r"branches.\1.attention.expand"),
+    (rf"{_BRANCH}\.sa\.sa\.2", r"branches.\1.attention.reduce"),
+]

@@ -5,7 +5,7 @@ in its own pixels, a pixel is felt; None: everywhere.
 """
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch.nn.functional import relu
 from restore.backbones.blocks import ResidualBlock, conv, repeat
 from restore.backbones.single_image import Blocks, Features
 
+Pooling = Literal["mean", "max"]
 Convolutions = Annotated[int, Field(ge=1)]
 
 
@@ -43,17 +44,18 @@ class ChannelAttention(nn.Module):
     """Each channel times a weight in (0, 1) that depends on the means of all channels.
 
     Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks",
-    ECCV 2018, section 3.3.
+    ECCV 2018, section 3.3. ASDN's course project looks at their largest values instead.
     """
 
-    def __init__(self, features: int, reduction: int):
+    def __init__(self, features: int, reduction: int, pooling: Pooling):
         super().__init__()
+        self.pool = torch.amax if pooling == "max" else torch.mean
         self.reduce = conv(features, max(1, features // reduction), 1)
         self.expand = conv(max(1, features // reduction), features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        means = x.mean((2, 3), keepdim=True)
-        return x * self.expand(relu(self.reduce(means))).sigmoid()
+        seen = self.pool(x, (2, 3), keepdim=True)
+        return x * self.expand(relu(self.reduce(seen))).sigmoid()
 
 
 class DenseAttentionBlock(nn.Module):
@@ -71,13 +73,14 @@ class DenseAttentionBlock(nn.Module):
         convolutions: int,
         channel_attention: bool,
         reduction: int,
+        pooling: Pooling,
     ):
         super().__init__()
         self.compress = conv(inputs, features, 1)
         self.dense = DenseLayers(features, growth, convolutions)
         self.gather = conv(features + convolutions * growth, features, 1)
         self.attention = (
-            ChannelAttention(features, reduction) if channel_attention else nn.Identity()
+            ChannelAttention(features, reduction, pooling) if channel_attention else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,6 +103,7 @@ class BiDense(Mapping):
         first: channels of the first convolution.
         channel_attention: whether blocks end with it; its means are taken over whole pictures.
         reduction: how many times fewer channels are inside channel attention.
+        pooling: what channel attention sees of each channel.
     """
 
     def __init__(
@@ -111,12 +115,19 @@ class BiDense(Mapping):
         first: Features = 64,
         channel_attention: bool = True,
         reduction: Annotated[int, Field(ge=1)] = 16,
+        pooling: Pooling = "mean",
     ):
         super().__init__()
         self.head = conv(3, first)
         self.blocks = nn.ModuleList(
             DenseAttentionBlock(
-                first + n * width, width, growth, convolutions, channel_attention, reduction
+                first + n * width,
+                width,
+                growth,
+                convolutions,
+                channel_attention,
+                reduction,
+                pooling,
             )
             for n in range(blocks)
         )
