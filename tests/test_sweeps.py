@@ -244,7 +244,9 @@ JOBS = {  # as their descriptions say
 
 @pytest.mark.parametrize("name", registry.names("sweep"))
 def test_every_value_of_a_named_sweep_is_there(name: str):
-    roots = {"course": ["data.root=x"], "thesis": ["data.root=x", "masks.root=x"]}
+    root = ["data.root=x"]
+    roots = {"course": root, "thesis": [*root, "masks.root=x"], "wdsr_comparison": root}
+    roots |= {"edsr_blocks": root, "wdsr_blocks": root}
     grids = [sweeps._Grid(grid) for grid in sweeps._grids([f"sweep={name}", *roots.get(name, [])])]
     if not grids[0].every:
         return  # a sweeper that searches
