@@ -89,7 +89,7 @@ def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
     Raises:
         UserError: names the key, what is wrong with it and what is allowed.
     """
-    for path, node in parts(config):
+    for path, node in sorted(parts(config), key=_origin_first):
         check_part(path, node)
     checked = _read(_adapter(schema), dict(config), "")
     if isinstance(checked, settings.Train):
@@ -107,6 +107,16 @@ def parts(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     elif isinstance(config, list):
         for place, value in enumerate(config):
             yield from parts(value, f"{path}[{place}]")
+
+
+def _origin_first(part: tuple[str, Any]) -> tuple[int, bool]:
+    """An order in which a value comes before those that refer to it (`size: ${task.crop}`).
+
+    A mistake is then told by the key that was typed. A group's own node lies higher in the tree
+    than its copies in others; among the highest, several take what the task says.
+    """
+    path, _ = part
+    return path.count("."), path != "task"
 
 
 def check_part(path: str, node: Mapping[str, Any]) -> None:

@@ -34,6 +34,10 @@ BAD = [
     ("train schedule=[warm]", ["'warm'", "reconstruction"]),
     ("train schedule=[reconstruction,reconstruction]", ["twice"]),
     ("train task.scale=0", ["task.scale=0", "greater than or equal to 1"]),
+    # A discriminator takes the same number from there, and is told of elsewhere.
+    ("train task.crop=abc", ["restore train: task.crop=abc", "integer"]),
+    ("train discriminator=ttsr task.crop=abc", ["restore train: task.crop=abc", "integer"]),
+    ("train degradation=noisy noise.sigma=abc", ["restore train: noise.sigma=abc"]),
     ("train task.scales=4", ["'task.scales' is not a setting", "scale"]),
     ("train backbone.blocks=[1,2] pretrained.vgg19=random", ["backbone.blocks", "4 numbers"]),
     ("train backbone.blocks=[1,2,3,x]", ["backbone.blocks[3]=x", "integer"]),
