@@ -177,8 +177,8 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
         told.append(str(cause))
         cause = cause.__cause__
     text = "\n".join(told)
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        return f"{found[1]}={found[2]}: no such choice; {_choices(found[1])}"
+    if found := re.search(r"Could not find '([^']+/[^']+)'", text):
+        return _no_choice(found[1], overrides, text)
     if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults", text):
         group = found[1].partition("@")[0]
         if names(group):
@@ -224,9 +224,27 @@ def _keys(node: Any) -> list[str]:
     return [key for key in keys if not key.startswith("_")]
 
 
-def _choices(group: str) -> str:
+def _no_choice(path: str, overrides: list[str], told: str) -> str:
+    """The sentence for a choice that is not there.
+
+    Args:
+        path: group and choice, both of which may be folders deep (`experiment/asdn/paper`).
+        overrides: what was asked for; a group that is named there is told from the choice by it.
+        told: what Hydra says, which knows its own groups and those of a user's folder.
+    """
+    keys = (re.split("[@=]", override.lstrip("+~"))[0] for override in overrides)
+    groups = [key for key in keys if path.startswith(f"{key}/")]
+    group = max(groups, key=len, default=path.partition("/")[0])
+    choice = path.removeprefix(f"{group}/")
     known = names(group)
-    return f"choose one of {', '.join(known)}" if known else f"there is no group '{group}'"
+    if listed := re.search(r"Available options in '([^']+)':((?:\n\t\S+)+)", told):
+        within = f"{listed[1]}/".removeprefix(f"{group}/")
+        known = sorted({*known, *(f"{within}{name}" for name in listed[2].split())})
+    if not known:
+        return f"{group}={choice}: there is no group '{group}'"
+    near = difflib.get_close_matches(choice, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"{group}={choice}: no such choice; choose one of {', '.join(known)}{hint}"
 
 
 def names(group: str) -> list[str]:

@@ -30,6 +30,12 @@ BAD = [
     ("train data=imagenet", ["data=imagenet", "sample", "folder", "cufed"]),
     ("train protocol=psnr", ["protocol=psnr", "ttsr"]),
     ("train experiment=none", ["experiment=none", "demo"]),
+    (
+        "train experiment=shiped/asdn",
+        ["experiment=shiped/asdn: no such", "demo, ", "did you mean 'shipped/asdn'?"],
+    ),
+    ("train experiment=shipped/asd", ["experiment=shipped/asd: no such", "demo, ", "'shipped/a"]),
+    ("train hydra/launcher=jobli", ["hydra/launcher=jobli", "basic, joblib", "mean 'joblib'"]),
     ("train schedule=[]", ["schedule", "at least 1"]),
     ("train schedule=[warm]", ["'warm'", "reconstruction"]),
     ("train schedule=[reconstruction,reconstruction]", ["twice"]),
