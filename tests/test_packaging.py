@@ -1,7 +1,11 @@
 """What is installed is what is here."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -32,3 +36,21 @@ def test_every_file_that_is_no_module_is_installed():
         if file.is_file() and file.suffix not in (".py", ".pyc")
     }
     assert here == kept
+
+
+def test_it_builds_without_a_warning_and_with_every_file(tmp_path: Path):
+    pytest.importorskip("setuptools")
+    code = "import setuptools; setuptools.setup()"
+    words = ["egg_info", "--egg-base", tmp_path, "build", "--build-base", tmp_path / "build"]
+    command = [sys.executable, "-c", code, *map(str, words)]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "Warning" not in told.stderr
+    built = tmp_path / "build" / "lib"
+    expected = {
+        Path(package.replace(".", "/")) / file.relative_to(place(package))
+        for package in SETUP["packages"]
+        for file in place(package).rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    }
+    assert {file.relative_to(built) for file in built.rglob("*") if file.is_file()} == expected
