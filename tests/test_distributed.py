@@ -1,11 +1,18 @@
 """Who a process is among others, as Slurm tells it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
-from restore.runs import distributed
+import pytest
+
+from restore.errors import RunFailure
+from restore.runs import distributed, status
+from restore.runs.signals import ending
+from tests.test_training import start, wait_for
 
 # What a process of `srun` does first; it prints its place, how many there are, and all places.
 PROGRAM = """
@@ -55,3 +62,36 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch):
     for name, value in batch.items():
         monkeypatch.setenv(name, value)
     assert not distributed.joined()
+
+
+def test_a_process_that_is_killed_is_told_with_the_signal(tmp_path: Path):
+    folder = tmp_path / "run"
+    process = start(folder, "runtime.devices=2", "stages.reconstruction.steps=100000")
+    wait_for(lambda: status.read(folder).get("step", 0) >= 1, process)
+    os.kill(status.read(folder)["pid"], signal.SIGKILL)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    why = "process 0 of the job was killed (SIGKILL), as the system does where memory runs out"
+    assert said.splitlines()[-1] == f"restore train: {why}"
+    assert status.read(folder)["state"] == "failed"
+    assert status.read(folder)["reason"] == why
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGKILL])
+def test_signals_by_name(number):
+    code = f"import os; os.kill(os.getpid(), {int(number)})"
+    ended = ending(subprocess.run([sys.executable, "-c", code]).returncode)
+    assert number.name in ended
+    assert ("memory" in ended) == (number is signal.SIGKILL)
+    assert ending(3) == "ended with code 3"
+
+
+def test_the_process_that_began_it_is_told():
+    """What the others and the launcher made of it is not; by rank: exit code, seconds."""
+    with pytest.raises(RunFailure, match="process 1 of the job was ended by SIGSEGV"):
+        distributed._failed({0: (1, 100), 1: (-signal.SIGSEGV, 100), 2: (-signal.SIGTERM, 100)})
+    assert distributed._failed({0: (-signal.SIGKILL, 131), 1: (3, 100)}) == 3, "it hung"
+    assert distributed._failed({0: (-signal.SIGTERM, 101), 1: (2, 100)}) == 2
+    assert distributed._failed({0: (-signal.SIGINT, 100), 1: (1, 100)}) == 130
+    with pytest.raises(RunFailure, match="process 0 of the job was ended by SIGTERM"):
+        distributed._failed({0: (-signal.SIGTERM, 100), 1: (-signal.SIGTERM, 100)})

@@ -8,7 +8,7 @@ import torch
 
 from restore import settings
 from restore.config import check
-from restore.errors import UserError
+from restore.errors import RunFailure, UserError
 from restore.runs import batch_size, distributed, journal, status, sweeps
 from restore.runs.training import Training
 
@@ -52,7 +52,17 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             tried = batch_size.sized(config, smallest)
         Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
         journal.make_folder(folder, config)
-    return distributed.launch("train", folder, setting.runtime)
+    return launch(folder, setting.runtime)
+
+
+def launch(folder: Path, runtime: settings.Runtime) -> int:
+    """Trains on a process for each device, by the folder's configuration; exit code as `main`."""
+    try:
+        return distributed.launch("train", folder, runtime)
+    except RunFailure as error:
+        # Not over the complaints of those that the process left behind.
+        status.tell(folder, state=status.FAILED, reason=str(error), seconds_left=None)
+        raise
 
 
 def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:

@@ -23,6 +23,7 @@ from restore.errors import RunFailure, UserError
 from restore.runs import distributed, memory
 from restore.runs.journal import to_yaml
 from restore.runs.rehearsal import TOO_MUCH
+from restore.runs.signals import ending
 
 log = logging.getLogger("restore")
 
@@ -219,7 +220,7 @@ class Trials:
         if code not in (TOO_MUCH, -signal.SIGKILL):  # the latter is what the system does about it
             self._said.seek(0)
             last = self._said.read().strip().rpartition("\n")[2]
-            raise RunFailure(f"trainer.batch_size=auto: the trial ended with code {code}: {last}")
+            raise RunFailure(f"trainer.batch_size=auto: the trial {ending(code)}: {last}")
         return None
 
     def peak(self, size: int) -> int | None:

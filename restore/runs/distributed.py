@@ -6,6 +6,7 @@ one a device, by torch's elastic launcher; where a launcher has already made the
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from restore.errors import UserError
+from restore.errors import RunFailure, UserError
+from restore.runs.signals import ending
 from restore.settings import Runtime
 
 # Tells a process that we start the number of the one that did.
@@ -107,7 +109,10 @@ def group(runtime: Runtime) -> Iterator[torch.device]:
 
 
 def launch(command: str, folder: Path, runtime: Runtime) -> int:
-    """Runs `python -m restore.runs.worker COMMAND FOLDER` once a device; returns the exit code."""
+    """Runs `python -m restore.runs.worker COMMAND FOLDER` once a device; returns the exit code.
+
+    Raises RunFailure when a process did not end by itself: it had no chance to say why.
+    """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -131,11 +136,28 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "restore.runs.worker", command, str(folder))
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return next((code for code in codes if code > 0), 1)
+        return _failed({rank: (f.exitcode, f.timestamp) for rank, f in error.failures.items()})
     except SignalException:
         return 130
     return 0
+
+
+def _failed(ends: dict[int, tuple[int, int]]) -> int:
+    """The exit code of a job whose processes ended so: by rank, exit code and time in seconds.
+
+    Raises RunFailure, see `launch`.
+    """
+    # The others fail over the one that is gone; whoever does not is ended by the launcher, with
+    # SIGTERM at once and with SIGKILL half a minute later. Neither is the reason.
+    begun = min(time for _, time in ends.values())
+    early = {rank: code for rank, (code, time) in ends.items() if time < begun + 10}
+    if -signal.SIGINT in early.values():  # Ctrl-C, while it still began
+        return 130
+    own = {rank: code for rank, code in early.items() if code not in (0, -signal.SIGTERM)}
+    rank, code = min((own or early).items(), key=lambda end: end[1] > 0)
+    if code > 0:
+        return code
+    raise RunFailure(f"process {rank} of the job {ending(code)}")
 
 
 def gather(value: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from restore.commands import train
 from restore.config import check
 from restore.errors import UserError
 from restore.runs import devices, distributed, journal, status, sweeps
+from restore.runs.signals import ending
 
 log = logging.getLogger("restore")
 
@@ -157,7 +157,7 @@ def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int
     if code == INTERRUPTED:
         status.tell(folder, state=status.INTERRUPTED, reason=None, seconds_left=None)
     elif code:
-        status.fail(folder, _ended(code))
+        status.fail(folder, f"its process {ending(code)}")
     now: Mapping[str, Any] = status.read(folder)
     log.info("%s: %s %s", folder.name, now.get("state"), now.get("reason") or "")
     return code

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the loop fulfils between two steps."""
+"""Signals: as a wish to stop, fulfilled between two steps, and as the end of a process."""
 
 import logging
 import signal
@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 log = logging.getLogger("restore")
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit code (negative: of a signal), to follow its name."""
+    if code == -signal.SIGKILL:
+        return "was killed (SIGKILL), as the system does where memory runs out"
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
 
 
 class Signals:

@@ -24,7 +24,7 @@ def main() -> int:
         if command == "train" and not distributed.joined():  # a whole job, of a sweep
             runtime = check(journal.read_config(folder), settings.Train).runtime
             if runtime.devices > 1:
-                outcome.code = distributed.launch(command, folder, runtime)
+                outcome.code = train.launch(folder, runtime)
                 return outcome.code
         outcome.code = _WORK[command](folder)
     return outcome.code
