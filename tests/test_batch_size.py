@@ -199,14 +199,15 @@ def test_a_process_over_its_budget_ends_and_the_next_size_is_tried_afresh(tmp_pa
 def test_a_run_is_that_of_the_number_typed_and_never_looks_again(tmp_path: Path, capsys):
     found, typed = tmp_path / "found", tmp_path / "typed"
     rate = ["trainer.rate_rule=sqrt", "trainer.base_batch=1"]
-    auto = [*TINY, *rate, "trainer.batch_size=auto", "trainer.largest_batch=3"]
+    # More than the five pictures there are: each time they come in another crop.
+    auto = [*TINY, *rate, "trainer.batch_size=auto", "trainer.largest_batch=7"]
     assert main(["train", f"folder={found}", *auto]) == 0
     said = capsys.readouterr().out
-    assert "trainer.batch_size=auto: 3, which take" in said
+    assert "trainer.batch_size=auto: 7, which take" in said
     assert "because of trainer.largest_batch" in said
-    assert "batches of 3, learning rates × 1.732" in said
-    assert yaml.safe_load((found / "config.yaml").read_text())["trainer"]["batch_size"] == 3
-    assert main(["train", f"folder={typed}", *TINY, *rate, "trainer.batch_size=3"]) == 0
+    assert "batches of 7, learning rates × 2.646" in said
+    assert yaml.safe_load((found / "config.yaml").read_text())["trainer"]["batch_size"] == 7
+    assert main(["train", f"folder={typed}", *TINY, *rate, "trainer.batch_size=7"]) == 0
     lines = [
         [line for line in (folder / "metrics.csv").read_text().splitlines() if "_per_s" not in line]
         for folder in (found, typed)
@@ -230,8 +231,9 @@ def test_what_cannot_fit_is_said_and_leaves_no_run(tmp_path: Path, capfd):
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_agree(tmp_path: Path):
+def test_several_processes_agree_on_no_more_than_an_epoch(tmp_path: Path):
     line = [*TINY, "trainer.batch_size=auto", "runtime.devices=2", "trainer.memory_share=0.3"]
+    line += ["stages.reconstruction.steps=null", "stages.reconstruction.epochs=1"]
     assert main(["train", f"folder={tmp_path / 'run'}", *line]) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["trainer"]["batch_size"] == 4, "the largest even number of five items"

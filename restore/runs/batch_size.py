@@ -133,7 +133,7 @@ def found(
     size, told, failure = 0, "", None
     try:
         with Trials(order) as trials:
-            size, told = _search(trials, setting.trainer.largest_batch, quantum, device)
+            size, told = _search(trials, setting, quantum, device)
     except UserError as error:
         failure = error
     parts = distributed.gather((size, told, failure))
@@ -148,9 +148,16 @@ def sized(config: dict[str, Any], size: int) -> dict[str, Any]:
     return {**config, "trainer": {**config["trainer"], "batch_size": size}}
 
 
-def _search(trials: "Trials", largest: int, quantum: int, device: torch.device) -> tuple[int, str]:
+def _search(
+    trials: "Trials", setting: settings.Train, quantum: int, device: torch.device
+) -> tuple[int, str]:
     """The size found, and in words what bounds it."""
-    limit = min(largest, max(trials.items, quantum))
+    limit, bound = setting.trainer.largest_batch, "trainer.largest_batch"
+    counted = [name for name in setting.schedule if setting.stages[name].epochs is not None]
+    if counted and trials.items < limit:
+        # Larger batches are fine, but a single step of them may be many times the epochs wanted.
+        limit = max(trials.items, quantum)
+        bound = f"the {trials.items} training items (stages.{counted[0]} is given in epochs)"
     if device.type == "cuda":
         size = by_trial(lambda s: trials.peak(s) is not None, quantum, limit)
     else:
@@ -163,8 +170,7 @@ def _search(trials: "Trials", largest: int, quantum: int, device: torch.device) 
         )
     told = f"which take {trials.peaks[size] / _GB:.2f} of {may}"
     if size + quantum > limit:
-        which = "trainer.largest_batch" if limit == largest else "the number of training items"
-        told += f"; no more because of {which}"
+        told += f"; no more because of {bound}"
     return size, told
 
 
