@@ -181,6 +181,7 @@ def content(
             {
                 "label": condition.label,
                 "facts": condition.facts,
+                "fewer": condition.fewer(),
                 "keys": condition.keys,
                 "measures": [
                     {

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -110,12 +111,12 @@ class Table:
     def markdown(self) -> str:
         """GitHub's kind of table, the title above, the notes below."""
         heads = [f"{c.group}: {c.title}" if c.group else c.title for c in self.columns]
-        lines = [f"**{self.title}**", "", _bars([self.head, *heads])]
+        lines = [f"**{_plain(self.title)}**", "", _bars([self.head, *heads])]
         lines.append("|---" + "|---:" * len(self.columns) + "|")
         for r, (name, cells) in enumerate(self.rows):
             shown = [f"**{x}**" if (r, c) in self.marked else x for c, x in enumerate(cells)]
             lines.append(_bars([name, *shown]))
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]) + "\n"
+        return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in self.notes)]) + "\n"
 
     def latex(self) -> str:
         """A `tabular` of the package booktabs, the notes in the caption's place as comments."""
@@ -137,7 +138,9 @@ class Table:
             shown = [
                 rf"\textbf{{{x}}}" if (r, c) in self.marked else x for c, x in enumerate(shown)
             ]
-            lines.append(" & ".join([_tex(name), *shown]) + r" \\")
+            # The end of the row before would take these for its own.
+            start = "{}" if name.startswith(("[", "*")) else ""
+            lines.append(" & ".join([start + _tex(name), *shown]) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
     def html(self) -> str:
@@ -184,7 +187,12 @@ def best(columns: Sequence[str], values: Sequence[Mapping[int, float]]) -> set[t
 
 
 def _bars(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(cell).replace("|", r"\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """With nothing that Markdown would take for HTML."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", r"\\<", text)
 
 
 _TEX = {

@@ -33,6 +33,8 @@ function short(x) {
   return `${+x.toPrecision(5)}`;
 }
 
+function brief(text, most = 40) { return text?.length > most ? `${text.slice(0, most - 1)}…` : text ?? ""; }
+
 // Series: {label, place, line: [[x, y, low, high]…]} or {label, place, points: [{x, y, low, high,
 // title, open}]}. Options: x and y (titles), log (of x), diagonal, front (lower x and, if `lower`,
 // lower y is better). Returns the drawing, or a sentence where there is nothing to draw.
@@ -64,11 +66,12 @@ function chart(series, options = {}) {
     drawing.append(svg("text", { x: LEFT - 5, y: py(y) + 4, "text-anchor": "end" }, short(y)));
   }
   const middle = (TOP + HEIGHT - BOTTOM) / 2;
-  drawing.append(svg("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, options.x ?? ""));
-  drawing.append(svg("text", { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` }, options.y ?? ""));
+  drawing.append(svg("text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, brief(options.x)));
+  drawing.append(svg("text", { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` }, brief(options.y)));
   if (options.diagonal) drawing.append(svg("line", { class: "faded", x1: px(x0), y1: py(y0), x2: px(x1), y2: py(y1) }));
   if (options.front) drawing.append(front(series, options.lower, px, py));
-  for (const one of series) one.line ? drawLine(drawing, one, px, py) : drawPoints(drawing, one, px, py, options.open);
+  const taken = [];
+  for (const one of series) one.line ? drawLine(drawing, one, px, py) : drawPoints(drawing, one, px, py, options.open, taken);
   return drawing;
 }
 
@@ -83,7 +86,8 @@ function drawLine(drawing, one, px, py) {
   drawing.append(path);
 }
 
-function drawPoints(drawing, one, px, py, open) {
+// `taken` are boxes of names; one that would lie over another is left to its point's title.
+function drawPoints(drawing, one, px, py, open, taken) {
   const stroke = colour(one.place);
   if (one.joined) drawing.append(svg("polyline", { fill: "none", stroke,
     points: one.points.map((p) => `${px(p.x)},${py(p.y)}`).join(" ") }));
@@ -101,8 +105,12 @@ function drawPoints(drawing, one, px, py, open) {
     }
     drawing.append(dot);
     if (p.name) {
-      const right = px(p.x) + 12 + 5.6 * p.name.length > WIDTH; // about as wide as its letters
-      drawing.append(svg("text", { x: px(p.x) + (right ? -8 : 8), y: py(p.y) - 6, "text-anchor": right ? "end" : "start" }, p.name));
+      const name = brief(p.name, 30), width = 5.6 * name.length; // about as wide as its letters
+      const right = px(p.x) + 12 + width > WIDTH, x = px(p.x) + (right ? -8 : 8), y = py(p.y) - 6;
+      const left = right ? x - width : x;
+      if (taken.some((box) => left < box.left + box.width && box.left < left + width && Math.abs(y - box.y) < 11)) continue;
+      taken.push({ left, width, y });
+      drawing.append(svg("text", { x, y, "text-anchor": right ? "end" : "start" }, name));
     }
   }
 }

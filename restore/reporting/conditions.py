@@ -47,6 +47,23 @@ class Condition:
     measures: list[str]
     rows: list[Row]
 
+    def fewer(self) -> list[str]:
+        """A sentence for each row that lacks images which others have: its means are of fewer."""
+        told = []
+        for name in self.measures:
+            have = {
+                row.label: np.isfinite(row.values[name]).all(0)
+                for row in self.rows
+                if name in row.values and row.values[name].shape[1] == len(self.keys)
+            }
+            most = int(np.any(list(have.values()), axis=0).sum()) if have else 0
+            told += [
+                f"{label}: only {own.sum()} of {most} images"
+                for label, own in have.items()
+                if own.sum() < most
+            ]
+        return list(dict.fromkeys(told))
+
     def compared(
         self, own: Row, other: Row, measure: str, level: float, resamples: int, seed: int
     ) -> Comparison | None:
@@ -59,13 +76,19 @@ class Condition:
         one, two = own.values[measure], other.values[measure]
         if one.shape[1] != two.shape[1]:
             return None
-        common = [s for s in own.seeds if s is not None and s in other.seeds]
+        common = [s for s in dict.fromkeys(own.seeds) if s is not None and s in other.seeds]
         if common:
-            one = one[[own.seeds.index(s) for s in common]]
-            two = two[[other.seeds.index(s) for s in common]]
+            one, two = _by_seed(own.seeds, one, common), _by_seed(other.seeds, two, common)
         elif own.variant is not None and other.variant is not None:
             one, two = one.mean(0, keepdims=True), two.mean(0, keepdims=True)
         return compare(one, two, level, resamples, seed)
+
+
+def _by_seed(
+    seeds: Sequence[int | None], values: np.ndarray, chosen: Sequence[int | None]
+) -> np.ndarray:
+    """A row for each chosen seed; of one trained more than once, the mean of its runs."""
+    return np.stack([values[[own == seed for own in seeds]].mean(0) for seed in chosen])
 
 
 @dataclass(frozen=True)
@@ -180,15 +203,21 @@ def _condition(
         if own:
             values = {name: _matrix(own, keys, name) for name in measures}
             rows.append(Row(variant.label, variant, [run.seed for run in measured], values, own))
-    bases: dict[str, Row] = {}
+    bases: dict[str, dict[str, np.ndarray]] = {}
     for one in every:
-        if one.baseline and one.baseline not in bases:
-            values = {
-                name: _aligned(one.keys, column, keys)[None]
-                for name, column in one.baseline_values.items()
-            }
-            bases[one.baseline] = Row(one.baseline, None, [None], values)
-    return Condition("", facts, keys, measures, [*bases.values(), *rows])
+        if one.baseline:
+            known = bases.setdefault(one.baseline, {})
+            for name, column in one.baseline_values.items():
+                value = _aligned(one.keys, column, keys)[None]
+                known[name] = (
+                    np.where(np.isnan(known[name]), value, known[name]) if name in known else value
+                )
+    taken = {row.label for row in rows}
+    without = [
+        Row(f"{name} (no network)" if name in taken else name, None, [None], values)
+        for name, values in bases.items()
+    ]
+    return Condition("", facts, keys, measures, [*without, *rows])
 
 
 def _matrix(evaluations: list[Evaluation], keys: list[str], name: str) -> np.ndarray:

@@ -25,6 +25,11 @@ function number(value, digits, signed = false) {
 function spread([mean, sd] = [null, null], digits) {
   return number(mean, digits) + (Number.isFinite(sd) && sd > 0 ? ` ± ${number(sd, digits)}` : "");
 }
+// A row's value of one image, the mean over its seeds; NaN where it has none.
+function single(row, at) {
+  const values = row?.values[measure().name]?.map((seed) => seed[at]).filter(Number.isFinite) ?? [];
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
 function chance(p) { return !Number.isFinite(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3); }
 function cell(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -36,7 +41,7 @@ function cell(name, text, attributes = {}) {
 
 function columns() {
   const own = measure(), pair = (row, at) => condition().pairs[own.name][at][against(at)];
-  const share = (one, other) => 100 * one / other; // NaN where there is none
+  const share = (one, other) => Number.isFinite(one) && other ? 100 * one / other : NaN;
   const other = (at) => condition().rows[against(at)];
   const costs = data.costs.filter(({ name }) => data.variants.some((variant) => variant.costs[name]));
   const cost = (row, name) => row.variant === null ? undefined : data.variants[row.variant].costs[name];
@@ -104,7 +109,8 @@ function drawTable() {
   rest.append(...body);
   table.replaceChildren(top, rest);
   const facts = condition().facts.join("; ");
-  $("facts").textContent = facts + (condition().keys.length ? `; N = ${condition().keys.length} images` : "");
+  const count = condition().keys.length ? `N = ${condition().keys.length} images` : "";
+  $("facts").textContent = [facts, count, ...condition().fewer].filter(Boolean).join("; ");
   $("legend").textContent = `Mean ± standard deviation over seeds. Δ, interval and p: variant minus ${base().label}, over the same seeds and images. ` +
     `Interval: percentile bootstrap of images and seeds together (${data.resamples} resamples). p (two-sided, each of its own comparison, not corrected for their number): ` +
     "paired t and Wilcoxon over images, each the mean over seeds; paired t over seeds, each the mean over images.";
@@ -158,12 +164,11 @@ function drawCharts() {
   if (sizes.size > 1) put("embedding", chart(sized.map(({ row, variant, point }) =>
     ({ label: row.label, place: row.variant, points: [{ ...point, x: variant.channels }] })), { x: "channels", y: own.title, log: true }));
 
-  const single = condition().rows, one = single[$("scatter-x").value], two = single[$("scatter-y").value];
-  const over = (row, at) => { const v = row?.values[own.name]?.map((s) => s[at]).filter(Number.isFinite) ?? []; return v.reduce((a, b) => a + b, 0) / v.length; };
-  const images = condition().keys.map((key, at) => ({ key, x: over(one, at), y: over(two, at) }));
+  const one = condition().rows[$("scatter-x").value], two = condition().rows[$("scatter-y").value];
+  const images = condition().keys.map((key, at) => ({ key, x: single(one, at), y: single(two, at) }));
   put("scatter", chart([{ label: "images", place: tone(two), points: images.map(({ key, x, y }) =>
     ({ x, y, small: true, open: key, title: `${key}: ${number(x, own.digits)}, ${number(y, own.digits)}` })) }],
-    { x: one?.label, y: two?.label, diagonal: true, open: (key) => wall.open(key), empty: "no values of single images here" }));
+    { x: one?.label, y: two?.label, diagonal: true, open: openPictures, empty: "no values of single images here" }));
 }
 
 // Worst cases ----------------------------------------------------------------------------------
@@ -172,9 +177,8 @@ function drawWorst() {
   const own = measure(), [kind, at] = $("worst-kind").value.split("/"), row = condition().rows[at], other = condition().rows[against(at) ?? at];
   $("worst-section").hidden = !condition().keys.length || !row;
   if ($("worst-section").hidden) return;
-  const over = (r, i) => { const v = r.values[own.name].map((s) => s[i]).filter(Number.isFinite); return v.reduce((a, b) => a + b, 0) / v.length; };
   const sign = own.lower ? -1 : 1;
-  const every = condition().keys.map((key, i) => ({ key, x: over(row, i), y: over(other, i) }))
+  const every = condition().keys.map((key, i) => ({ key, x: single(row, i), y: single(other, i) }))
     .filter(({ x, y }) => Number.isFinite(x) && (kind === "least" || Number.isFinite(y)));
   every.sort((a, b) => sign * (kind === "least" ? a.x - b.x : (a.x - a.y) - (b.x - b.y)));
   const head = document.createElement("tr");
@@ -182,7 +186,7 @@ function drawWorst() {
   head.append(...["image", row.label, ...alone ? [] : [other.label, "difference"]].map((text) => cell("th", text)));
   const lines = every.slice(0, 10).map(({ key, x, y }) => {
     const line = document.createElement("tr"), name = document.createElement("th"), button = cell("button", key);
-    button.addEventListener("click", () => wall.open(key));
+    button.addEventListener("click", () => openPictures(key));
     name.append(button);
     line.append(name, cell("td", number(x, own.digits)));
     if (!alone) line.append(cell("td", number(y, own.digits)), cell("td", number(x - y, own.digits, true)));
@@ -194,17 +198,19 @@ function drawWorst() {
   $("worst").replaceChildren(top, body);
 }
 
+function openPictures(key) { reveal($("pictures")); wall.open(key); }
+
 // What can be chosen ---------------------------------------------------------------------------
 
-function chosenCondition() {
+function fillCondition() {
   const now = condition();
   fill($("measure"), now.measures.map((m, i) => [String(i), m.title]));
   fill($("against"), now.bases.map((one, i) => [String(i), one.label]));
   $("against").value = String(now.against);
-  chosenRows();
+  fillRows();
 }
 
-function chosenRows() {
+function fillRows() {
   const visible = rows().map(({ row, at }) => [String(at), row.label]);
   const runs = rows().filter(({ row }) => row.variant !== null);
   const first = !$("scatter-x").options.length;
@@ -216,11 +222,10 @@ function chosenRows() {
     $("scatter-y").value = String((runs.find(({ at }) => at !== start) ?? runs[0])?.at);
   }
   fill($("worst-kind"), runs.flatMap(({ row, at }) => [[`least/${at}`, `worst of ${row.label}`], [`behind/${at}`, `${row.label} furthest behind the other`]]));
-  draw();
-  wall.refresh();
 }
 
 function draw() { drawTable(); drawCharts(); drawWorst(); }
+function drawAll() { draw(); wall.refresh(); }
 
 function addFilters() {
   for (const key of data.overrides) {
@@ -229,7 +234,7 @@ function addFilters() {
     for (const value of new Set(data.variants.map((variant) => variant.overrides[key]).filter((v) => v !== undefined))) {
       const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
       box.dataset.override = `${key}=${value}`;
-      box.addEventListener("change", () => { hidden.get(key)[box.checked ? "delete" : "add"](value); chosenRows(); });
+      box.addEventListener("change", () => { hidden.get(key)[box.checked ? "delete" : "add"](value); fillRows(); drawAll(); });
       label.append(box, ` ${value}`);
       group.append(label);
     }
@@ -238,7 +243,7 @@ function addFilters() {
 }
 
 function save(kind) {
-  const tables = JSON.parse($("tables").textContent)[$("condition").value][$("against").value];
+  const tables = JSON.parse($("held").firstChild.data)[$("condition").value][$("against").value];
   const text = Object.values(tables).map((table) => table[kind]).join("\n");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
@@ -264,7 +269,7 @@ addEventListener("keydown", (event) => {
   if (KEYS[event.key]) { event.preventDefault(); KEYS[event.key](); }
 });
 $("theme").addEventListener("click", toggleTheme);
-$("condition").addEventListener("change", chosenCondition);
+$("condition").addEventListener("change", () => { fillCondition(); drawAll(); });
 $("measure").addEventListener("change", () => { draw(); wall.show(); });
 $("against").addEventListener("change", draw);
 $("curve-name").addEventListener("change", drawCharts);
@@ -280,5 +285,20 @@ const told = data.costs.map((cost, i) => [String(i), cost.title]).filter(([i]) =
 fill($("cost-name"), told.length ? told : data.costs.map((cost, i) => [String(i), cost.title]));
 $("notes").append(...data.notes.map((note) => cell("li", note)));
 addFilters();
-chosenCondition();
-document.documentElement.dataset.ready = "yes";
+fillCondition();
+drawTable();
+
+// What is below the table is drawn when it comes near the view; all of it once the file is read.
+const below = new Map([[$("charts"), drawCharts], [$("worst-section"), drawWorst], [$("pictures"), () => wall.refresh()]]);
+const near = new IntersectionObserver((seen) => seen.filter((one) => one.isIntersecting).forEach((one) => reveal(one.target)), { rootMargin: "50%" });
+function reveal(section) {
+  const work = below.get(section);
+  if (!below.delete(section)) return;
+  near.unobserve(section);
+  section.classList.remove("later");
+  work();
+}
+function revealAll() { [...below.keys()].forEach(reveal); }
+below.forEach((_, section) => near.observe(section));
+addEventListener("load", () => setTimeout(revealAll));
+addEventListener("beforeprint", revealAll);

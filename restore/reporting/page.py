@@ -12,31 +12,25 @@ _DIGITS = 7  # significant, of numbers on the page
 
 
 def page(
-    title: str, data: Mapping[str, Any], tables: Sequence[Any], pictures: Mapping[str, str]
+    title: str, data: Mapping[str, Any], tables: Sequence[Any], pictures: Sequence[str]
 ) -> str:
     """The page.
 
-    Pictures (and what is looked at with them) are lines in blocks of text, which a browser does not
-    look into before it is asked for: however many there are, only those in sight are decoded.
+    What is not needed at first (tables to save, pictures and what is looked at with them) stands
+    behind the script, which has drawn the page before that is read, and in comments: of all places
+    for text these cost a browser least, and it decodes nothing in them before it is asked for.
 
     Args:
         title: heading.
         data: what `page.js` reads, see `report.content`.
         tables: of each condition, for saving; read when that is asked for.
-        pictures: base64 by names, see `pictures.Album`.
+        pictures: base64, see `pictures.Album`.
     """
-    blocks: dict[str, list[str]] = {}
-    for name, text in pictures.items():
-        blocks.setdefault(name.partition("-")[0], []).append(text)
     parts = {
         "title": html.escape(title),
         "style": _read("page.css"),
         "data": _json(data),
-        "tables": _json(tables),
-        "pictures": "\n".join(
-            f'<script type="text/plain" id="p-{block}">' + "\n".join(lines) + "</script>"
-            for block, lines in blocks.items()
-        ),
+        "held": "".join(f"<!--{held}\n-->" for held in (_json(tables), *pictures)),
         "script": "\n".join(map(_read, _SCRIPTS)),
     }
     text = _read("page.html")
@@ -52,9 +46,9 @@ def _read(name: str) -> str:
 
 
 def _json(data: Any) -> str:
-    """JSON that can stand inside a script element."""
+    """JSON that can stand inside a script element or a comment."""
     text = json.dumps(rounded(data), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("</", "<\\/").replace("<!--", "<\\!--")
+    return text.replace("</", "<\\/").replace("--", "-\\u002d")
 
 
 def rounded(value: Any) -> Any:

@@ -14,14 +14,13 @@ from restore.attention import choices
 from restore.reporting.conditions import Condition
 
 _KINDS = ("target", "low", "mask")
-_BLOCK = 32  # pictures of a block of text on the page: an element for each would slow its opening
 
 
 @dataclass
 class Album:
     """Encoded pictures, and what is looked at with them, each content once.
 
-    `held` has them by `BLOCK-LINE`, the place of each on the page.
+    `held` has them in base64; a name is the place in it.
 
     Args:
         side: largest side, pixels; larger pictures are made smaller.
@@ -32,10 +31,10 @@ class Album:
     quality: int
 
     def __post_init__(self) -> None:
-        self.held: dict[str, str] = {}
-        self._names: dict[str, str] = {}  # by what tells contents apart
+        self.held: list[str] = []
+        self._names: dict[str, int] = {}  # by what tells contents apart
 
-    def add(self, path: Path, lossless: bool = False) -> str | None:
+    def add(self, path: Path, lossless: bool = False) -> int | None:
         """The picture's name; None where there is no such file."""
         if not path.exists():
             return None
@@ -48,7 +47,7 @@ class Album:
             self._hold(mark, file.getvalue())
         return self._names[mark]
 
-    def keep(self, held: bytes) -> str:
+    def keep(self, held: bytes) -> int:
         """The name of some bytes."""
         mark = hashlib.sha256(held).hexdigest()
         if mark not in self._names:
@@ -56,9 +55,8 @@ class Album:
         return self._names[mark]
 
     def _hold(self, mark: str, content: bytes) -> None:
-        block, line = divmod(len(self.held), _BLOCK)
-        self._names[mark] = name = f"{block}-{line}"
-        self.held[name] = base64.b64encode(content).decode()
+        self._names[mark] = len(self.held)
+        self.held.append(base64.b64encode(content).decode())
 
 
 def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
@@ -93,11 +91,12 @@ def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
 
 
 def _ranked(condition: Condition) -> list[str]:
-    """Images in falling order of the variants' spread in the first measure; ties in their order."""
-    name = next((m for m in condition.measures if len(condition.keys) > 1), None)
-    rows = [
-        row.values[name].mean(0) for row in condition.rows if row.variant and name in row.values
-    ]
+    """Images in falling order of the variants' spread in the first measure of single ones."""
+    of_images = (len(condition.keys),)
+    rows: list[np.ndarray] = []
+    for name in condition.measures:
+        held = [row.values[name] for row in condition.rows if row.variant and name in row.values]
+        rows = rows or [values.mean(0) for values in held if values.shape[1:] == of_images]
     if len(rows) < 2:
         return condition.keys
     spreads = np.ptp(np.stack(rows), axis=0)
@@ -105,8 +104,8 @@ def _ranked(condition: Condition) -> list[str]:
     return [condition.keys[place] for place in order]
 
 
-def _references(folder: Path, key: str, album: Album) -> list[str]:
-    names: list[str] = []
+def _references(folder: Path, key: str, album: Album) -> list[int]:
+    names: list[int] = []
     while True:
         kind = f"reference_{len(names) + 1}" if names else "reference"
         name = album.add(folder / kind / f"{key}.png")
@@ -116,7 +115,7 @@ def _references(folder: Path, key: str, album: Album) -> list[str]:
 
 
 def _choices(path: Path, album: Album) -> dict[str, Any]:
-    """Identities of little-endian positions (uint16 or, of many, uint32) and of uint8 scores.
+    """Names of little-endian positions (uint16 or, of many, uint32) and of uint8 scores.
 
     A score of 1 is 255. With them the sizes.
     """

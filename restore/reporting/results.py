@@ -56,6 +56,7 @@ def results(
         "; ".join(condition.facts) + (f"; N = {len(condition.keys)}" if condition.keys else ""),
         "mean ± standard deviation over seeds (n − 1) of the mean over images",
     ]
+    notes += condition.fewer()
     if absent:
         notes.append(f"without results of this kind: {', '.join(absent)}")
     return Table("Results", "variant", columns, rows, notes, marked)

@@ -118,9 +118,16 @@ def _state(folder: Path) -> str:
 
 def _places(root: Path) -> Iterator[Path]:
     for place, inner, files in os.walk(root):
-        inner[:] = sorted(x for x in inner if x not in _INNER and not x.startswith("reference"))
+        kept = (x for x in inner if x not in _INNER and not x.startswith("reference"))
+        inner[:] = sorted(kept, key=_natural)
         if not {"config.yaml", "status.json"}.isdisjoint(files):
             yield Path(place)
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    """By which 9 comes before 10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part)) if place % 2 else (1, part) for place, part in enumerate(parts)]
 
 
 def _run(folder: Path, config: dict[str, Any]) -> Run:

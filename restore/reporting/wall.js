@@ -47,15 +47,22 @@ class Wall {
     this.panels = [];
     this.probe = null;
     this.line.textContent = "";
+    clearTimeout(this.waiting);
+    this.root.ariaBusy = entry !== undefined && !here(last(entry));
     if (!entry) {
       this.line.textContent = elsewhere ? `No pictures of these results; there are some of: ${elsewhere}`
         : "No pictures: evaluate with save=true (restore evaluate weights=RUN save=true) and name its folder too.";
       return;
     }
+    if (this.root.ariaBusy === "true") {
+      this.line.textContent = "reading the pictures …";
+      this.waiting = setTimeout(() => this.show(), 30);
+      return;
+    }
     this.lines = svg("svg", { "aria-hidden": "true" });
     entry.references.forEach((name, place) =>
       this.add({ caption: entry.references.length > 1 ? `reference ${place + 1}` : "reference", picture: name, reference: place }));
-    if (entry.shown.low) this.add({ caption: "low", picture: entry.shown.low });
+    if (entry.shown.low !== undefined) this.add({ caption: "low", picture: entry.shown.low });
     const restored = rows.flatMap(({ row, at }) => {
       const seed = Math.max(0, row.seeds.findIndex((s) => String(s) === this.controls.seed.value));
       const one = entry.restored[`${at}/${seed}`];
@@ -65,9 +72,9 @@ class Wall {
     const under = entry.shown[chosen] ?? restored.find(({ at }) => String(at) === chosen)?.one.picture;
     for (const { row, at, one, seed } of restored) {
       const told = this.told(row, seed, this.controls.image.value);
-      this.add({ caption: row.label + told, picture: one.picture, under, choices: one.index ? decoded(one) : null, row: at });
+      this.add({ caption: row.label + told, picture: one.picture, under, choices: one.index === undefined ? null : new Choices(one), row: at });
     }
-    if (entry.shown.target) this.add({ caption: "target", picture: entry.shown.target });
+    if (entry.shown.target !== undefined) this.add({ caption: "target", picture: entry.shown.target });
     this.mask = entry.shown.mask;
     this.root.append(this.lines);
     this.place();
@@ -90,9 +97,9 @@ class Wall {
     view.tabIndex = 0;
     view.setAttribute("role", "img");
     view.setAttribute("aria-label", panel.caption);
-    stack.append(image(panel.picture, panel.caption));
-    if (panel.under) {
-      const over = image(panel.under, ""), edge = document.createElement("div");
+    stack.append(picture(panel.caption, panel.picture));
+    if (panel.under !== undefined) {
+      const over = picture(""), edge = document.createElement("div");
       over.className = "over";
       edge.className = "edge";
       stack.append(over, edge);
@@ -109,6 +116,7 @@ class Wall {
     const { view } = panel;
     let from = null;
     view.addEventListener("pointerdown", (event) => {
+      this.trace(panel, this.inside(panel, event)); // a finger that taps does not move
       from = { x: event.clientX, y: event.clientY, wipe: +this.controls.wipe.value, at: [this.x, this.y] };
       view.setPointerCapture(event.pointerId);
     });
@@ -118,11 +126,13 @@ class Wall {
       if (from && panel.reference === undefined) {
         const dx = (event.clientX - from.x) / box.width, dy = (event.clientY - from.y) / box.height;
         if (this.zoom > 1) this.moveTo(from.at[0] + dx, from.at[1] + dy);
-        else if (panel.under) { this.controls.wipe.value = from.wipe + 100 * dx; this.place(); }
+        else if (panel.under !== undefined) { this.controls.wipe.value = from.wipe + 100 * dx; this.place(); }
       }
       this.trace(panel, this.inside(panel, event));
     });
-    view.addEventListener("pointerleave", () => { if (document.activeElement !== view) this.trace(panel, null); });
+    view.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch" && document.activeElement !== view) this.trace(panel, null);
+    });
     view.addEventListener("wheel", (event) => {
       if (!event.ctrlKey || panel.reference !== undefined) return; // a plain wheel scrolls the page
       event.preventDefault();
@@ -167,9 +177,12 @@ class Wall {
   place() {
     for (const [name, value] of [["zoom", this.zoom], ["x", this.x], ["y", this.y], ["wipe", this.controls.wipe.value]])
       this.root.style.setProperty(`--${name}`, value);
-    for (const { stack } of this.panels) {
-      const edge = stack.querySelector(".edge");
-      if (edge) { edge.style.left = `${this.controls.wipe.value}%`; edge.hidden = +this.controls.wipe.value === 0; }
+    const wipe = +this.controls.wipe.value;
+    for (const { stack, under } of this.panels.filter((panel) => panel.under !== undefined)) {
+      const over = stack.querySelector(".over"), edge = stack.querySelector(".edge");
+      if (wipe > 0 && !over.hasAttribute("src")) over.src = source(under);
+      edge.style.left = `${wipe}%`;
+      edge.hidden = wipe === 0;
     }
     this.root.style.touchAction = this.zoom > 1 ? "none" : "";
     this.draw();
@@ -184,10 +197,13 @@ class Wall {
         if (panel.reference !== undefined && traced) panel.stack.append(uses(traced.choices, panel.reference));
       }
     }
-    if (!this.controls.outline.checked || !this.mask) return;
-    const mask = image(this.mask, "");
+    const turn = this.turn = {}; // by the time that a mask is decoded there may be another
+    if (!this.controls.outline.checked || this.mask === undefined) return;
+    const mask = picture("", this.mask);
     mask.decode().then(() => {
-      for (const panel of this.panels) if (panel.row !== undefined || panel.caption === "target") panel.stack.append(outline(mask));
+      if (turn !== this.turn) return;
+      const drawn = outline(mask);
+      for (const panel of this.panels) if (panel.row !== undefined || panel.caption === "target") panel.stack.append(copy(drawn));
     });
   }
 
@@ -239,30 +255,43 @@ function fill(list, options) {
   if (options.some(([value]) => value === before)) list.value = before;
 }
 
-// Only now is the picture's text made into a picture.
-function image(name, alt) {
+// An element for a picture, or for one that comes when it is needed.
+function picture(alt, name) {
   const made = new Image();
   made.decoding = "async";
   made.draggable = false;
   made.alt = alt;
-  made.src = `data:image/webp;base64,${held(name)}`;
+  if (name !== undefined) made.src = source(name);
   return made;
 }
 
-const blocks = new Map(); // of text, as lines, once one of theirs was looked at
+// What is held stands behind the script, in comments, the first of which has the tables to save. Of
+// a large page the browser still reads them while the first are looked at.
+const comment = (name) => document.getElementById("held")?.childNodes[name + 1];
+function here(name) { return Boolean(comment(name)); }
+function held(name) { return comment(name).data; }
 
-function held(name) {
-  const [block, line] = name.split("-");
-  if (!blocks.has(block)) blocks.set(block, document.getElementById(`p-${block}`).textContent.split("\n"));
-  return blocks.get(block)[line];
-}
+function source(name) { return `data:image/webp;base64,${held(name).trim()}`; }
 
 function bytes(name) { return Uint8Array.from(atob(held(name)), (c) => c.charCodeAt(0)); }
 
-function decoded(one) {
-  const score = bytes(one.score), index = bytes(one.index);
-  const Numbers = index.length === 2 * score.length ? Uint16Array : Uint32Array;
-  return { size: one.size, grids: one.grids, index: new Numbers(index.buffer), score };
+// The last of everything held that an image needs.
+function last({ shown, references, restored }) {
+  const each = Object.values(restored).flatMap(({ picture, index, score }) => [picture, index ?? 0, score ?? 0]);
+  return Math.max(...Object.values(shown), ...references, ...each);
+}
+
+// From where each place took its texture, decoded when first asked for.
+class Choices {
+  constructor(one) { Object.assign(this, { one, size: one.size, grids: one.grids }); }
+  get score() { return this.scores ??= bytes(this.one.score); }
+  get index() {
+    if (!this.places) {
+      const index = bytes(this.one.index), count = this.size[0] * this.size[1];
+      this.places = index.length === 2 * count ? new Uint16Array(index.buffer) : new Uint32Array(index.buffer);
+    }
+    return this.places;
+  }
 }
 
 // A position counted through all references as {reference, row, column}.
@@ -328,6 +357,13 @@ function outline(mask) {
     if (hole(x, y) && !(hole(x - 1, y) && hole(x + 1, y) && hole(x, y - 1) && hole(x, y + 1)))
       made.data.set([255, 60, 120, 255], 4 * (y * w + x));
   context.putImageData(made, 0, 0);
+  return canvas;
+}
+
+function copy(drawn) {
+  const canvas = document.createElement("canvas");
+  canvas.width = drawn.width; canvas.height = drawn.height;
+  canvas.getContext("2d").drawImage(drawn, 0, 0);
   canvas.className = "outline";
   return canvas;
 }
