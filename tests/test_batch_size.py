@@ -188,10 +188,12 @@ def test_where_steps_differ_the_largest_is_rehearsed(tmp_path: Path):
 def test_a_process_over_its_budget_ends_and_the_next_size_is_tried_afresh(tmp_path: Path):
     config = sized(configured(tmp_path), 1)
     order = {"config": to_yaml(config), "folder": str(tmp_path), "device": "cpu"}
-    with Trials({**order, "world": 1, "share": 0.5, "budget": 10**8}) as trials:
+    tried: list[int] = []
+    with Trials({**order, "world": 1, "share": 0.5, "budget": 10**8}, tried.append) as trials:
         assert trials.items == 5
         assert trials.peak(256) is None
         alone = trials.peak(1)
+    assert tried == [256, 1]
     assert alone is not None
     assert 10**7 < alone < 10**8
 

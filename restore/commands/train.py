@@ -89,7 +89,12 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         journal.log_to(None)
         stack.enter_context(status.failing(folder))
         if setting.trainer.batch_size == "auto":
-            config = batch_size.found(config, setting, folder, device)
+
+            def trying(size: int) -> None:
+                if made and first:
+                    status.tell(folder, state=status.SEARCHING, tried=size, reason=None)
+
+            config = batch_size.found(config, setting, folder, device, trying)
             setting = check(config, settings.Train)
             if made and first:  # so that it is never looked for again
                 journal.write_text(folder / "config.yaml", journal.to_yaml(config))

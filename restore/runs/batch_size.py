@@ -97,7 +97,11 @@ def _meeting(seen: dict[int, int], budget: float) -> int | None:
 
 
 def found(
-    config: dict[str, Any], setting: settings.Train, folder: Path, device: torch.device
+    config: dict[str, Any],
+    setting: settings.Train,
+    folder: Path,
+    device: torch.device,
+    trying: Callable[[int], None],
 ) -> dict[str, Any]:
     """The configuration with the number that `auto` stands for; the same in every process.
 
@@ -106,6 +110,7 @@ def found(
         setting: the same, checked and typed.
         folder: the run folder, which need not be there.
         device: this process's.
+        trying: is told each size before it is tried.
 
     Raises:
         UserError: not even the smallest batch fits, or the run cannot be built.
@@ -131,8 +136,9 @@ def found(
         "budget": budget,
     }
     size, told, failure = 0, "", None
+    trying(quantum)  # from now on; it takes seconds until the process is there
     try:
-        with Trials(order) as trials:
+        with Trials(order, trying) as trials:
             size, told = _search(trials, setting, quantum, device)
     except UserError as error:
         failure = error
@@ -175,10 +181,15 @@ def _search(
 
 
 class Trials:
-    """The process that tries steps; made anew when one did not survive a size."""
+    """The process that tries steps; made anew when one did not survive a size.
 
-    def __init__(self, order: dict[str, Any]):
-        self.order = order
+    Args:
+        order: what `restore.runs.rehearsal` reads first.
+        trying: is told each size before it is tried.
+    """
+
+    def __init__(self, order: dict[str, Any], trying: Callable[[int], None]):
+        self.order, self.trying = order, trying
         self.items, self.budget = 0, 0
         self.peaks: dict[int, int] = {}
         self._process: subprocess.Popen[str] | None = None
@@ -233,6 +244,7 @@ class Trials:
         """Bytes that steps of `size` items took beyond an empty process; None: too many."""
         if self._process is None:
             self._start()
+        self.trying(size)
         told = self._ask(str(size))
         taken = told["peak"] if told else None
         log.info(

@@ -13,8 +13,9 @@ from typing import Any
 from restore.errors import RunFailure, UserError
 from restore.runs.journal import to_json, write_text
 
-WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
+WAITING, SEARCHING, RUNNING, FINISHED = "waiting", "searching", "running", "finished"
 INTERRUPTED, FAILED = "interrupted", "failed"
+AT_WORK = (SEARCHING, RUNNING)  # while a process holds the folder
 _NAME = "status.json"
 _PAUSE = 2.0  # seconds between two writings while steps go by
 
@@ -111,7 +112,8 @@ class Progress:
     def __init__(self, folder: Path, step: int, total: int):
         self.folder, self.first, self.total = folder, step, total
         self.began, self.written = time.monotonic(), 0.0
-        tell(folder, state=RUNNING, step=step, total=total, reason=None, started=time.time())
+        begun = {"reason": None, "tried": None, "started": time.time()}
+        tell(folder, state=RUNNING, step=step, total=total, **begun)
 
     def at(self, step: int) -> None:
         """Notes a step; most are not written, so that the file costs nothing."""

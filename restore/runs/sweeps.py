@@ -273,7 +273,7 @@ def claim(
 def state(folder: Path) -> dict[str, Any]:
     """A job's status; one that says it runs while nobody is at it has been interrupted."""
     found = status.read(folder)
-    if found.get("state") == status.RUNNING and not status.busy(folder):
+    if found.get("state") in status.AT_WORK and not status.busy(folder):
         found["state"] = status.INTERRUPTED
     return found
 
@@ -285,7 +285,7 @@ def announce(sweep: Sweep) -> str:
     states = [state(job).get("state") for job in sweep.jobs]
     done = states.count(status.FINISHED)
     begun = sum((job / "checkpoints" / "last.pt").exists() for job in sweep.jobs) - done
-    running = states.count(status.RUNNING)
+    running = sum(found in status.AT_WORK for found in states)
     told = [f"{done} done already"] * bool(done) + [f"{begun} to go on with"] * bool(begun)
     told += [f"{running} of them running elsewhere"] * bool(running)
     told += [f"{len(states) - done - begun} from the start"]
@@ -312,9 +312,12 @@ def table(jobs: Sequence[Path]) -> str:
         now = state(job)
         step, total = now.get("step"), now.get("total")
         share = f"{step}/{total} {100 * step // total:3d}%" if step is not None and total else ""
+        if now.get("state") == status.SEARCHING:
+            share = f"batches of {now.get('tried')}"
         best = f"{now['metric']} {now['best']:.4f}" if now.get("best") is not None else ""
         left = now.get("seconds_left") if now.get("state") == status.RUNNING else None
-        where = f"{now.get('host')}:{now.get('pid')}" if left is not None else ""
+        at_work = now.get("state") in status.AT_WORK
+        where = f"{now.get('host')}:{now.get('pid')}" if at_work else ""
         if devices := where and now.get("devices"):
             where += f" cuda {devices}"
         rows.append((job.name, now.get("state", "?"), share, best, _time(left), where))
@@ -349,7 +352,7 @@ def show(arguments: list[str]) -> None:
             raise UserError(f"{folders[0]} holds no sweep")
         clear = "\033[2J\033[H" if live and sys.stdout.isatty() else ""
         print(clear + table(jobs), flush=True)
-        if not live or all(state(job).get("state") != status.RUNNING for job in jobs):
+        if not live or all(state(job).get("state") not in status.AT_WORK for job in jobs):
             return
         time.sleep(2)
 
