@@ -132,8 +132,8 @@ def _hydra(command: str, overrides: list[str]) -> int:
         begun.append(True)
         about = HydraConfig.get()
         if sweep is not None:
-            task, launcher = list(about.overrides.task), about.runtime.choices["hydra/launcher"]
-            code = multirun.run(plain(config), task, sweep, launcher, main)
+            task = list(about.overrides.task)
+            code = multirun.run(plain(config), task, sweep, about, main)
             if code == INTERRUPTED and os.getpid() == main:
                 raise KeyboardInterrupt  # ends the sweep, which Hydra would go on with
             return multirun.best(plain(config), task, sweep)

@@ -124,7 +124,7 @@ def test_whatever_the_memory_does_what_is_found_was_seen_to_fit(steps, budget):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_what_is_available_heeds_every_control_group_above(tmp_path: Path, version):
+def test_what_is_available_heeds_every_control_group_above(tmp_path: Path, version, monkeypatch):
     root = tmp_path if version == 2 else tmp_path / "memory"
     names = {
         1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -146,6 +146,8 @@ def test_what_is_available_heeds_every_control_group_above(tmp_path: Path, versi
     assert memory.available(groups, tmp_path) == 3500
     limit(root, 4_000, 3000, 0)
     assert memory.available(groups, tmp_path) == 1000
+    monkeypatch.setenv(memory.SHARE, "900")
+    assert memory.available(groups, tmp_path) == 900, "nor more than a sweep gives its job"
 
 
 def test_a_rehearsal_changes_no_weights_and_plays_every_stage(tmp_path: Path):

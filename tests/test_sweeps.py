@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from restore import registry
 from restore.cli import main
 from restore.config import check, compose, plain
 from restore.errors import UserError
-from restore.runs import devices, multirun, status, sweeps
+from restore.runs import checkpoint, devices, memory, multirun, status, sweeps
 from restore.settings import Train
 from tests.test_training import TINY, assert_equal_runs, train, wait_for
 
@@ -80,6 +81,72 @@ def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path
     assert "2 done already" in said
     assert "seed=1: done already" in said
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/checkpoints/*")}
+
+
+def test_kill_9_of_two_at_once_then_the_same_command_equals_never_having_stopped(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    short = ["stages.reconstruction.steps=300", "trainer.valid_every=300"]
+    process = start(folder, "seed=1,2", *LIGHT, *short, *TWO_AT_ONCE)
+    jobs = [folder / "seed=1", folder / "seed=2"]
+    saved = [job / "checkpoints" / "last.pt" for job in jobs]
+    wait_for(lambda: all(path.exists() for path in saved), process)
+    children = [status.read(job)["pid"] for job in jobs]
+    process.kill()
+    process.communicate()
+    for child in children:
+        wait_until_gone(child)
+    assert states(folder) == {"seed=1": "interrupted", "seed=2": "interrupted"}
+    steps = [checkpoint.read(path)["step"] for path in saved]
+    assert all(0 < step < 300 for step in steps)
+    again = start(folder, *TWO_AT_ONCE, *reversed([*LIGHT, *short]), "seed=2,1")
+    said, _ = again.communicate()
+    assert "2 jobs, 2 to go on with, 0 from the start" in said
+    assert states(folder) == {"seed=1": "finished", "seed=2": "finished"}
+    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LIGHT, *short, "seed=2"]) == 0
+    assert_equal_runs(jobs[1], tmp_path / "undisturbed")
+
+
+def test_jobs_at_once_say_that_they_search_and_share_the_memory(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    there = memory.available()
+    process = start(folder, "seed=1,2", *LIGHT, *TWO_AT_ONCE, "trainer.batch_size=auto")
+    jobs = [folder / "seed=1", folder / "seed=2"]
+    shares: dict[Path, int] = {}
+    place = rf"{re.escape(socket.gethostname())}:(\d+)"
+
+    def told(job: Path) -> bool:
+        line = rf"{job.name} +searching +batches of \d+ +{place}"
+        if job not in shares and (found := re.search(line, sweeps.table([job]))):
+            shares[job] = int(psutil.Process(int(found[1])).environ()[memory.SHARE])
+        return job in shares
+
+    wait_for(lambda: sum(map(told, jobs)) == len(jobs), process)
+    children = [status.read(job)["pid"] for job in jobs]
+    process.kill()
+    process.communicate()
+    for child in children:
+        wait_until_gone(child)
+    assert sum(shares.values()) == pytest.approx(there, rel=0.2)
+    assert set(states(folder).values()) == {"interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs", "expected"),
+    [
+        ([], 12, 1),
+        ([*TWO_AT_ONCE], 12, 2),
+        ([*TWO_AT_ONCE], 1, 1),
+        (["hydra/launcher=joblib"], 1000, os.cpu_count()),
+        (["hydra/launcher=joblib", "hydra.launcher.n_jobs=-2"], 1000, max(1, os.cpu_count() - 1)),
+        (["hydra/launcher=submitit_local"], 12, 12),
+        (["hydra/launcher=submitit_slurm"], 12, 1),
+        ([*TWO_AT_ONCE, "hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1"], None, 1),
+    ],
+    ids=str,
+)
+def test_how_many_jobs_run_side_by_side(words, jobs, expected):
+    about = compose("train", words, with_hydra=True).hydra
+    assert multirun.at_once(about, jobs) == expected
 
 
 def test_of_two_at_once_one_is_killed_and_then_the_sweep(tmp_path: Path):

@@ -1,5 +1,6 @@
 """How much memory there is, and how much of it this process has had at most."""
 
+import os
 import re
 import resource
 import sys
@@ -9,19 +10,23 @@ from pathlib import Path
 import psutil
 import torch
 
+# Tells a job of a sweep how many bytes are its own, where others run beside it.
+SHARE = "RESTORE_MEMORY"
 _CONTROL = Path("/sys/fs/cgroup")
 
 
 def available(groups: Path = Path("/proc/self/cgroup"), control: Path = _CONTROL) -> int:
     """Bytes that this process can still take without anything being swapped out or killed.
 
-    Both the machine's and what the process's control groups (containers, Slurm) leave it.
+    The least of the machine's, of what the process's control groups (containers, Slurm) leave it,
+    and of what its sweep gives it.
 
     Args:
         groups: Linux's list of the groups that the process is in.
         control: where their limits can be read.
     """
-    return min([psutil.virtual_memory().available, *_rooms(groups, control)])
+    share = [int(os.environ[SHARE])] if SHARE in os.environ else []
+    return min([psutil.virtual_memory().available, *_rooms(groups, control), *share])
 
 
 def _rooms(groups: Path, control: Path) -> Iterator[int]:

@@ -13,11 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
+
 from restore import settings
 from restore.commands import train
 from restore.config import check
 from restore.errors import UserError
 from restore.runs import devices, distributed, journal, status, sweeps
+from restore.runs.memory import SHARE
 from restore.runs.signals import ending
 
 log = logging.getLogger("restore")
@@ -26,7 +29,7 @@ INTERRUPTED = 130
 
 
 def run(
-    config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep, launcher: str, main: int
+    config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep, about: HydraConf, main: int
 ) -> int:
     """Does a job, goes on with it, or says that it is done.
 
@@ -34,14 +37,14 @@ def run(
         config: the job's, resolved.
         overrides: the job's, as Hydra has them.
         sweep: what the command line asked for.
-        launcher: Hydra's, by name.
+        about: Hydra's own settings.
         main: the process that the command was typed for.
 
     Returns:
         Exit code of the job: 0; 130 when interrupted; another when it failed, and then the reason
         stands in its `status.json`.
     """
-    if launcher == "joblib":
+    if about.runtime.choices["hydra/launcher"] == "joblib":
         _end_with(main)
     journal.log_to(None)
     folder = sweeps.claim(sweep.folder, config, overrides, sweep.swept)
@@ -55,11 +58,33 @@ def run(
         config = _with_group(_continued(folder, config), sweep, overrides)
         status.tell(folder, state=status.WAITING, reason=None)
         try:
-            return _launch(folder, config, alone=os.getpid() == main, main=main)
+            beside = at_once(about, None if sweep.jobs is None else len(sweep.jobs))
+            share = {SHARE: str(sweep.room // beside)} if beside > 1 else {}
+            return _launch(folder, config, share, alone=os.getpid() == main, main=main)
         except UserError as error:
             status.fail(folder, str(error))
             log.info("%s failed: %s", folder.name, error)
             return 2
+
+
+def at_once(about: HydraConf, jobs: int | None) -> int:
+    """The most jobs that a launcher runs side by side on this machine.
+
+    Args:
+        about: Hydra's own settings.
+        jobs: how many there are; None where a sweeper that searches asks for some at a time.
+    """
+    if jobs is None:
+        jobs = about.sweeper.get("n_jobs") or 1
+    launcher = about.runtime.choices["hydra/launcher"]
+    if launcher == "submitit_local":
+        return jobs
+    if launcher != "joblib":
+        return 1  # one after the other, or each where Slurm gives it memory of its own
+    from joblib import cpu_count
+
+    wanted = about.launcher.n_jobs
+    return min(jobs, wanted if wanted > 0 else max(1, cpu_count() + 1 + wanted))  # -1: every core
 
 
 def best(config: dict[str, Any], overrides: list[str], sweep: sweeps.Sweep) -> float | None:
@@ -134,8 +159,10 @@ def _with_group(
     return {**config, "wandb": {**dashboard, "group": group, "tags": tags}}
 
 
-def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int:
-    """The job's process from its beginning to its end, on devices of its own."""
+def _launch(
+    folder: Path, config: dict[str, Any], share: dict[str, str], alone: bool, main: int
+) -> int:
+    """The job's process from its beginning to its end, on devices and with memory of its own."""
     runtime = check(config, settings.Train).runtime
     cuda = distributed.device(runtime).type == "cuda"
     journal.write_text(folder / "config.yaml", journal.to_yaml(config))
@@ -143,7 +170,7 @@ def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int
     dealt: AbstractContextManager[list[str]] = nullcontext([])
     with devices.dealt(runtime.devices) if cuda else dealt as own:
         status.tell(folder, devices=",".join(own))
-        environment = {**os.environ, distributed.PARENT: str(os.getpid())}
+        environment = {**os.environ, **share, distributed.PARENT: str(os.getpid())}
         if own:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         command = [sys.executable, "-m", "restore.runs.worker", "train", str(folder)]
@@ -161,15 +188,6 @@ def _launch(folder: Path, config: dict[str, Any], alone: bool, main: int) -> int
     now: Mapping[str, Any] = status.read(folder)
     log.info("%s: %s %s", folder.name, now.get("state"), now.get("reason") or "")
     return code
-
-
-def _ended(code: int) -> str:
-    """Why a process that could not say so itself has ended."""
-    if code == -signal.SIGKILL:
-        return "its process was killed (SIGKILL), as the system does where memory runs out"
-    if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with code {code}"
 
 
 def _wait(process: subprocess.Popen, parent: int | None) -> int:

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 
 from restore.config import compose, explain, names, plain
 from restore.errors import UserError
-from restore.runs import status
+from restore.runs import memory, status
 from restore.runs.journal import to_json, write_text
 
 # What may differ between two stretches of one run: where it lies and runs, and who watches.
@@ -42,6 +42,8 @@ class Sweep:
         folder: of the sweep.
         swept: the keys that differ between its jobs.
         jobs: each job's folder, when the sweeper tries every combination; else unknown (None).
+        begun: when, in seconds since 1970.
+        room: bytes of memory that were free then, before any job had taken some.
     """
 
     grids: list[list[str]]
@@ -49,6 +51,7 @@ class Sweep:
     swept: list[str]
     jobs: list[Path] | None = None
     begun: float = field(default_factory=time.time)
+    room: int = field(default_factory=memory.available)
 
 
 def several(overrides: Sequence[str]) -> bool:
@@ -271,7 +274,7 @@ def claim(
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """A job's status; one that says it runs while nobody is at it has been interrupted."""
+    """A job's status; one that says it is at work while nobody is has been interrupted."""
     found = status.read(folder)
     if found.get("state") in status.AT_WORK and not status.busy(folder):
         found["state"] = status.INTERRUPTED
