@@ -176,8 +176,10 @@ def test_what_does_not_ship_is_refused(root: Path, tmp_path: Path, capfd):
 
 
 def test_what_comes_with_the_package_fits_its_card():
-    """Whatever lies in the package's folder loads, is small, and is of its card's scale."""
-    for network in shipped.networks(shipped.FOLDER):
+    """Each loads, is small, and is of its card's scale; there is one for 2, 3, 4 and any."""
+    networks = shipped.networks(shipped.FOLDER)
+    assert {network.scale for network in networks} == {2, 3, 4, None}
+    for network in networks:
         assert network.path.stat().st_size <= (1e6 if network.scale else 4e6)
         loaded = weights.load(network.path)
         assert loaded.takes_scale() == (network.scale is None)
