@@ -22,7 +22,7 @@ from restore.cli import main
 from restore.reporting.conditions import Condition, Row
 from restore.reporting.statistics import compare
 from restore.reporting.variants import Variant
-from tests.pictures import write
+from tests.pictures import truncate, write
 from tests.report_scene import GRID, SIZE, chosen, evaluation, run
 
 KEYS = [f"photo {place:02d}" for place in range(12)]
@@ -238,6 +238,30 @@ def test_weights_from_elsewhere_stand_beside_runs(scene: Path, tmp_path: Path):
     assert main(["report", *folders, f"folder={tmp_path / 'out'}", "pictures=0"]) == 0
     labels = [row["label"] for row in block(tmp_path / "out")["conditions"][0]["rows"]]
     assert labels[-1] == "published"
+
+
+def test_what_is_damaged_is_told(tmp_path: Path, capsys):
+    for name, value in [("low", "1"), ("words", "much"), ("reference", "")]:
+        folder = run(tmp_path / "runs" / name, name, 1)
+        evaluation(tmp_path / "tests" / name, folder, 1.0, KEYS[:3], name == "low")
+        table = tmp_path / "tests" / name / "images.csv"
+        lines = table.read_text(encoding="utf-8").splitlines()
+        cells = lines[2].split(",")
+        lines[2] = ",".join([cells[0], value, *cells[2:]] if value else cells[:1])
+        table.write_text("\n".join(lines), encoding="utf-8")
+    line = ["report", str(tmp_path / "runs"), str(tmp_path / "tests"), f"folder={tmp_path / 'out'}"]
+    assert main(line) == 0
+    data = block(tmp_path / "out")
+    assert [row["label"] for row in data["conditions"][0]["rows"]] == [
+        "bicubic",
+        "low",
+        "reference",
+    ]
+    assert any("words" in note and "'much'" in note for note in data["notes"])
+    assert data["conditions"][0]["fewer"] == ["reference: only 2 of 3 images"]
+    truncate(tmp_path / "tests" / "low" / "restored" / f"{KEYS[1]}.png")
+    assert main([*line[:3], f"folder={tmp_path / 'other'}"]) == 2
+    assert f"{KEYS[1]}.png is damaged" in capsys.readouterr().err
 
 
 HOSTILE = [

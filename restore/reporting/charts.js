@@ -27,9 +27,9 @@ function ticks(low, high, count = 5) {
 
 function short(x) {
   const size = Math.abs(x);
-  if (size >= 1e9) return `${+(x / 1e9).toPrecision(3)}G`;
-  if (size >= 1e6) return `${+(x / 1e6).toPrecision(3)}M`;
-  if (size >= 1e4) return `${+(x / 1e3).toPrecision(3)}k`;
+  if (size >= 1e9) return `${+(x / 1e9).toPrecision(5)}G`;
+  if (size >= 1e6) return `${+(x / 1e6).toPrecision(5)}M`;
+  if (size >= 1e4) return `${+(x / 1e3).toPrecision(5)}k`;
   return `${+x.toPrecision(5)}`;
 }
 
@@ -56,9 +56,13 @@ function chart(series, options = {}) {
   const px = (x) => LEFT + (along(x) - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
   const py = (y) => HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
   const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group" });
-  const marks = options.log ? [...new Set(every.map((p) => p[0]))] : ticks(x0, x1);
+  const marks = options.log ? [...new Set(every.map((p) => p[0]))].sort((a, b) => a - b) : ticks(x0, x1);
+  let end = -Infinity; // of the number before
   for (const x of marks) {
     drawing.append(svg("line", { class: "grid", x1: px(x), x2: px(x), y1: TOP, y2: HEIGHT - BOTTOM }));
+    const half = 3.2 * short(x).length;
+    if (px(x) - half < end + 4) continue;
+    end = px(x) + half;
     drawing.append(svg("text", { x: px(x), y: HEIGHT - BOTTOM + 14, "text-anchor": "middle" }, short(x)));
   }
   for (const y of ticks(y0, y1)) {

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from restore.attention import choices
+from restore.errors import UserError
 from restore.reporting.conditions import Condition
 
 _KINDS = ("target", "low", "mask")
@@ -35,12 +36,15 @@ class Album:
         self._names: dict[str, int] = {}  # by what tells contents apart
 
     def add(self, path: Path, lossless: bool = False) -> int | None:
-        """The picture's name; None where there is no such file."""
+        """The picture's name; None where there is no such file, UserError where it is damaged."""
         if not path.exists():
             return None
         mark = hashlib.sha256(path.read_bytes()).hexdigest()
         if mark not in self._names:
-            picture = Image.open(path).convert("L" if lossless else "RGB")
+            try:
+                picture = Image.open(path).convert("L" if lossless else "RGB")
+            except OSError as error:
+                raise UserError(f"{path} is damaged: {error}") from error
             picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=self.quality, lossless=lossless, method=3)

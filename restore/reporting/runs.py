@@ -118,8 +118,9 @@ def _state(folder: Path) -> str:
 
 def _places(root: Path) -> Iterator[Path]:
     for place, inner, files in os.walk(root):
-        kept = (x for x in inner if x not in _INNER and not x.startswith("reference"))
-        inner[:] = sorted(kept, key=_natural)
+        if "config.yaml" in files:  # elsewhere a folder of these names may be a run's
+            inner[:] = [x for x in inner if x not in _INNER and not x.startswith("reference")]
+        inner.sort(key=_natural)
         if not {"config.yaml", "status.json"}.isdisjoint(files):
             yield Path(place)
 
@@ -171,6 +172,13 @@ def _evaluation(folder: Path, summary: dict[str, Any]) -> Evaluation:
     rows = list(_rows(folder / "images.csv"))
     if "restored" not in summary or not rows:
         raise UserError(f"{folder} holds no results of single images (images.csv)")
+    try:
+        return _measured(folder, summary, rows)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder} holds damaged results: {error}") from error
+
+
+def _measured(folder: Path, summary: dict[str, Any], rows: list[dict[str, str]]) -> Evaluation:
     means = {name: _number(value) for name, value in summary["restored"].items()}
     base = {name.rpartition("/") for name in rows[0] if name.rpartition("/")[2] in means}
     prefix = next((first for first, slash, _ in sorted(base) if slash), "")
