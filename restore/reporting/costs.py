@@ -23,7 +23,7 @@ class Cost:
 
 COSTS = (
     Cost("parameters", "parameters", ("parameters", "total"), digits=0),
-    Cost("flops", "GFLOPs", ("flops", "forward"), 1e9),
+    Cost("flops", "GFLOPs", ("flops", "forward"), 1e9, 2),
     Cost("ms", "ms/image", ("ms_per_image",)),
     Cost("memory", "peak memory (GB)", ("memory", "peak"), 1e9, 2),
     Cost("time", "training time (min)", ("time", "seconds"), 60),
