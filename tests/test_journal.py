@@ -6,8 +6,10 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,37 @@ def use(folder: Path, mode: str, kill: str = "", **more: str) -> str:
 def test_without_an_account_files_are_kept_instead(tmp_path: Path):
     said = use(tmp_path, "online")
     assert "the dashboard cannot be had with wandb.mode=online" in said
+    found = wandb_run(tmp_path)
+    assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that takes no key."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(401)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+        self.server.asked.append(self.path)
+
+    do_GET = do_POST
+
+    def log_message(self, *arguments):
+        """Nothing on the screen."""
+
+
+def test_a_refused_key_does_not_stop_the_run(tmp_path: Path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        own = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}"}
+        said = use(tmp_path, "online", WANDB_API_KEY="a" * 40, **own)
+        server.shutdown()
+    assert "/graphql" in server.asked, "the server was not even asked"
+    assert "the dashboard cannot be had with wandb.mode=online" in said
+    assert "401" in said
     found = wandb_run(tmp_path)
     assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
 
