@@ -1,5 +1,7 @@
 """Where textures came from: kept by an evaluation, and read back as places."""
 
+import base64
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from restore.cli import main
 from restore.errors import UserError
 from tests.pictures import photo, truncate, write
 from tests.test_evaluation import HERE, TINY
-from tests.test_report import block, held
+from tests.test_report import block
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3))
@@ -47,6 +49,13 @@ def test_a_mean_tells_the_key_of_most_weight(rule, tile, monkeypatch):
             found.append(attention(query, one + two).index)
     assert torch.equal(*found)
     assert attention(query, one + two).textures[0].shape == (2, 8, 9, 7)
+
+
+def held(folder: Path, name: int) -> bytes:
+    """What the page holds under a name; the first comment has its tables."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    comments = re.findall("<!--(.*?)-->", text.partition('<div id="held"')[2], re.DOTALL)
+    return base64.b64decode(comments[name + 1])
 
 
 def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):

@@ -281,7 +281,8 @@ def test_pictures_are_the_worst_the_best_and_where_methods_differ(scene: Path, c
     page = Cells((compared / "index.html").read_text())
     assert len(page.images) == 4
     for path in page.images:
-        width, height = Image.open(compared / path).size
+        with Image.open(compared / path) as sheet:
+            width, height = sheet.size
         assert height >= 4 * SIZE[0]
         assert width >= 5 * SIZE[1]  # two truths, the holes, two methods
 
