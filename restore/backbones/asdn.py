@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from restore.backbones.blocks import conv, shrink
-from restore.backbones.layouts import Table, count, refuse, rename
+from restore.backbones.layouts import Table, count, matched
 from restore.backbones.mapping import Mapping
 from restore.backbones.single_image import refuse_more
 from restore.errors import UserError
@@ -185,10 +185,9 @@ class ASDN(nn.Module):
         Known is the layout of the course project. It does not hold what channel attention sees of
         each channel: it is taken to be the largest value, as there.
         """
-        state, unknown = rename(published, _LAYOUT)
-        if not {f"{name}.weight" for name in _LAYERS} <= state.keys():
+        state = matched(published, _LAYOUT, _LAYERS, "ASDN")
+        if state is None:
             return None
-        refuse(unknown, "ASDN")
         first = "mapping.blocks.0"
         width = len(state[f"{first}.compress.weight"])
         numbers = {

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.backbones.blocks import ResidualBlock, conv, repeat
-from restore.backbones.layouts import Table, count, refuse, rename
+from restore.backbones.layouts import Table, count, matched
 from restore.backbones.single_image import (
     DIV2K_MEAN,
     Blocks,
@@ -76,11 +76,11 @@ class EDSR(SingleImage):
         of colours, and of BasicSR, which does not. Neither holds the factor on the branches: it is
         taken to be the paper's, 0.1 for networks of 256 features and more, else 1.
         """
-        renamed, unknown = rename(published, _LAYOUTS)
-        if not {f"{name}.weight" for name in _LAYERS} <= renamed.keys():
+        colours = {n: x for n, x in published.items() if n.startswith(("sub_mean.", "add_mean."))}
+        others = {name: value for name, value in published.items() if name not in colours}
+        renamed = matched(others, _LAYOUTS, _LAYERS, "EDSR")
+        if renamed is None:
             return None
-        colours = [name for name in unknown if name.startswith(("sub_mean.", "add_mean."))]
-        refuse([name for name in unknown if name not in colours], "EDSR")
         features = len(renamed["head.weight"])
         scale = 1
         for place in range(count(renamed, r"enlarge\.\d\.conv\.weight")):
@@ -92,7 +92,7 @@ class EDSR(SingleImage):
             f"backbone.blocks={blocks}",
             f"backbone.features={features}",
             f"backbone.residual_scale={0.1 if features >= 256 else 1.0}",
-            *(_colours({name: published[name] for name in colours}) if colours else []),
+            *(_colours(colours) if colours else []),
         ]
         return overrides, renamed
 

@@ -27,13 +27,31 @@ def rename(published: Mapping[str, Tensor], table: Table) -> tuple[dict[str, Ten
     return renamed, unknown
 
 
-def refuse(unknown: Sequence[str], network: str) -> None:
-    """Raises UserError when a state dict that is a network's holds more than it has a place for."""
+def matched(
+    published: Mapping[str, Tensor], table: Table, layers: Iterable[str], network: str
+) -> dict[str, Tensor] | None:
+    """The tensors under our names; None where the state dict is another network's.
+
+    Args:
+        published: names that end in `weight`, `weight_v` or the like, by layer.
+        table: see `rename`.
+        layers: ours, which tell the network: each with a bias and a weight, normalised or not.
+        network: its name, for the sentence.
+
+    Raises:
+        UserError: it is this network's, and holds more than there is a place for.
+    """
+    renamed, unknown = rename(published, table)
+    for layer in layers:
+        weights = {f"{layer}.weight", f"{layer}.weight_v"}
+        if f"{layer}.bias" not in renamed or weights.isdisjoint(renamed):
+            return None
     if unknown:
         raise UserError(
             f"the file holds a variant of {network} that is not supported: no place for "
             f"'{unknown[0]}' ({len(unknown)} such)"
         )
+    return renamed
 
 
 def count(names: Iterable[str], pattern: str) -> int:

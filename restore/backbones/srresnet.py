@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from restore.backbones.blocks import conv, repeat
-from restore.backbones.layouts import Table, count, refuse, rename
+from restore.backbones.layouts import Table, count, matched
 from restore.backbones.single_image import (
     Blocks,
     Features,
@@ -84,12 +84,10 @@ class SRResNet(SingleImage):
 
         Known is the layout of dongheehand's SRGAN-PyTorch, that the course project on SRGAN used.
         """
-        renamed, unknown = rename(published, _LAYOUT)
-        if not {f"{name}.weight" for name in ("head.0", "after.1", "enlarge.0.0.conv")} <= set(
-            renamed
-        ):
+        layers = ("head.0", "after.1", "enlarge.0.0.conv")
+        renamed = matched(published, _LAYOUT, layers, "SRResNet")
+        if renamed is None:
             return None
-        refuse(unknown, "SRResNet")
         features = len(renamed["head.0.weight"])
         ways = [
             math.isqrt(len(renamed[f"enlarge.{place}.0.conv.weight"]) // features)

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from restore.backbones.blocks import repeat
-from restore.backbones.layouts import Table, count, refuse, rename
+from restore.backbones.layouts import Table, count, matched
 from restore.backbones.single_image import (
     DIV2K_MEAN,
     Blocks,
@@ -212,12 +212,10 @@ class WDSR(SingleImage):
         state = {_old_name(name): value for name, value in published.items()}
         later = "head.0.bias" not in state
         low_rank = any(re.fullmatch(rf"{_INSIDE}3\.bias", name) for name in state)
-        renamed, unknown = rename(state, _table(state, later, low_rank))
-        if not {f"{name}.bias" for name in ("head", "tail", "skip", f"{_FIRST}.expand")} <= set(
-            renamed
-        ):
+        layers = ("head", "tail", "skip", f"{_FIRST}.expand")
+        renamed = matched(state, _table(state, later, low_rank), layers, "WDSR")
+        if renamed is None:
             return None
-        refuse(unknown, "WDSR")
         normalised = "head.weight_g" in renamed
         weight = {
             name.rpartition(".")[0]: value
