@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from restore.bicubic import resize
 from restore.errors import UserError
-from restore.pictures.images import find, load, read_rgb, to_uint8
+from restore.images.bicubic import resize
+from restore.images.io import find, load, read_rgb, to_uint8
 from restore.types import Sample
 
 
@@ -64,7 +64,7 @@ class Benchmark:
         root: the folder that holds the sets' folders.
         name: the set's folder.
         scale: of the low pictures, any real number ≥ 1.
-        edges: of low pictures that are made; see `restore.bicubic.resize`.
+        edges: of low pictures that are made; see `restore.images.bicubic.resize`.
     """
 
     def __init__(

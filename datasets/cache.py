@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.pictures import mapped
-from restore.pictures.images import read_rgb
+from restore.images import memory_mapped
+from restore.images.io import read_rgb
 
 
 class Cache:
@@ -40,13 +40,13 @@ class Cache:
         if kept is None:
             return read_rgb(path)  # which says what is wrong with it
         try:
-            return mapped.read(kept)
+            return memory_mapped.read(kept)
         except OSError:
             pass  # not kept yet, or not to be had: then writing says why
         except (ValueError, EOFError):
             kept.unlink(missing_ok=True)  # a crash of the machine left it without its content
         self._write(kept, read_rgb(path))
-        return mapped.read(kept)
+        return memory_mapped.read(kept)
 
     def _place(self, path: Path) -> Path | None:
         assert self.folder is not None
@@ -63,7 +63,7 @@ class Cache:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             try:
-                mapped.write(temporary, picture_CHW)
+                memory_mapped.write(temporary, picture_CHW)
                 os.replace(temporary, kept)
             finally:
                 temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.pictures.images import find, read_rgb
+from restore.images.io import find, read_rgb
 from restore.types import Pictures, Sample
 
 _CANVAS = 500

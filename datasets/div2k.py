@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from restore.datasets.cache import Cache
 
+from restore.datasets.cache import Cache
 from restore.errors import UserError
-from restore.pictures.images import find
+from restore.images.io import find
 from restore.types import Sample
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from restore.data.zoom import Zoomed
 from restore.errors import UserError
-from restore.pictures.images import find, read_rgb
+from restore.images.io import find, read_rgb
 from restore.types import Sample
-from restore.zoom import Zoomed
 
 
 class FfhqSplit:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from restore.errors import UserError
-from restore.pictures.images import by_name, read_rgb
+from restore.images.io import by_name, read_rgb
 from restore.types import Sample
 
 

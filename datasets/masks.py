@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
-from restore.datasets import scribbles
-from restore.datasets.folder import position
 from torch import Tensor
 
+from restore.datasets import scribbles
+from restore.datasets.folder import position
 from restore.errors import UnreadableImage, UserError
-from restore.pictures.images import by_name, find
-from restore.pictures.masks import Polarity, read
+from restore.images.io import by_name, find
+from restore.images.masks import Polarity, read
 
 log = logging.getLogger("restore")
 

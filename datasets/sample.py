@@ -13,7 +13,7 @@ import skimage.data
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
+from restore.images.io import read_rgb
 from restore.types import Sample
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from restore.datasets.folder import position
 
+from restore.datasets.folder import position
 from restore.errors import UnreadableImage, UserError
-from restore.pictures import mapped
+from restore.images import memory_mapped
 from restore.types import Sample
 
 
@@ -31,7 +31,7 @@ class SrRawSplit:
         for name in ("target", "low_up"):
             path = self.root / "pairs" / key / f"{name}.npy"
             try:
-                sample[name] = mapped.read(path)  # type: ignore[literal-required]
+                sample[name] = memory_mapped.read(path)  # type: ignore[literal-required]
             except (OSError, ValueError, EOFError) as error:
                 raise UnreadableImage(path, error) from error
         return sample

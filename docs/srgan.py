@@ -13,9 +13,9 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from restore.bicubic import resize
+from restore.images.bicubic import resize
+from restore.images.io import find, read_rgb
 from restore.metrics.protocol import Protocol
-from restore.pictures.images import find, read_rgb
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SCALE = 4

@@ -28,7 +28,7 @@ COMMANDS = {
 }
 
 # Commands without a configuration, and the modules whose `show` they are.
-_SHOWN = {"list": "commands.listing", "sweep": "runs.sweeps"}
+_SHOWN = {"list": "commands.listing", "sweep": "tools.sweep.sweeps"}
 
 # Commands that take words without a key, and the key of the list that these make.
 _LISTED = {"report": "folders", "dashboard": "folders"}
@@ -118,8 +118,9 @@ def _hydra(command: str, overrides: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    from restore.commands import multirun
     from restore.config import MODULE, explain, opened, plain
-    from restore.runs import multirun, sweeps
+    from restore.tools.sweep import sweeps
 
     run: Callable[[dict[str, Any], list[str]], int] = import_module(
         f"restore.commands.{command}"

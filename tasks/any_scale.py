@@ -5,14 +5,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
-from restore.degradation import Degradation, as_float
+from restore.data.degradation import Degradation, as_float
+from restore.data.scale_schedule import fitted, level_scale, schedule
 from restore.errors import UserError
-from restore.pictures import pairs
-from restore.pictures.augment import turn
-from restore.recursion import fitted, level_scale, schedule
+from restore.images import pairs
+from restore.images.augment import turn
+from restore.tasks.single_sr import SingleSR
 from restore.types import Problem, Sample
 
 Ratio = Annotated[float, Field(ge=1)]

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from restore.degradation import as_float
+from restore.data.degradation import as_float
+from restore.data.zoom import Zoomed
 from restore.errors import UserError
-from restore.pictures.augment import turn, turned
-from restore.pictures.filling import blended, filled
-from restore.pictures.images import to_uint8
-from restore.pictures.overlap import Overlap, pair, share
-from restore.pictures.tiling import Window
+from restore.images.augment import turn, turned
+from restore.images.filling import blended, filled
+from restore.images.io import to_uint8
+from restore.images.overlap import Overlap, pair, share
+from restore.images.tiling import Window
 from restore.types import Problem, Restoration, Sample, each
-from restore.zoom import Zoomed
 
 # The thesis's code: a crop's place and its reference's are at most 192 of 256 pixels apart.
 _PUBLISHED = Overlap(0, 1, 0.75)

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from restore.tasks.single_sr import SingleSR
 from torch import Tensor
 
-from restore.degradation import Degradation
+from restore.data.degradation import Degradation
 from restore.errors import UserError
-from restore.pictures import pairs
-from restore.pictures.augment import Turn, corner, cropped, shaped, turn
+from restore.images import pairs
+from restore.images.augment import Turn, corner, cropped, shaped, turn
+from restore.tasks.single_sr import SingleSR
 from restore.types import Pictures, Sample, each
 
 

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from restore.degradation import Degradation, as_float
+from restore.data.degradation import Degradation, as_float
 from restore.errors import UserError
-from restore.pictures import pairs
-from restore.pictures.augment import turn
+from restore.images import pairs
+from restore.images.augment import turn
 from restore.types import Problem, Restoration, Sample, each
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from restore.attention import choices
+from restore.models.attention import choices
 
 SIZE = (48, 64)  # of the pictures
 GRID = (12, 16)  # of the attention's places, a quarter

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from restore.datasets.folder import position
 
 from restore.cli import main
 from restore.config import compose
+from restore.datasets.folder import position
 from tests import published
 from tests.pictures import photo, resized, write
 

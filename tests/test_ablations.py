@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry, weights
-from restore.backbones.dynamic import DynamicBlock, Gate, MaskUnit
-from restore.backbones.sparse import add_branch, dilate
-from restore.bench import plain_ttsr
-from restore.bench.plain import attend
 from restore.cli import main
+from restore.config import registry
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
+from restore.images.io import read_rgb
+from restore.models import weights
+from restore.models.backbones.dynamic import DynamicBlock, Gate, MaskUnit
+from restore.models.backbones.sparse import add_branch, dilate
+from restore.tools.bench import plain_ttsr
+from restore.tools.bench.plain import attend
 from tests import published
 
 RANDOM = "pretrained.vgg19=random"

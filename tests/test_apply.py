@@ -15,16 +15,15 @@ import torch
 import yaml
 from PIL import Image, ImageCms
 
-from restore import registry, weights
-from restore.bicubic import resize
 from restore.cli import main
 from restore.commands.apply import automatic
-from restore.config import compose, plain
-from restore.pictures.images import Picture, load, read_rgb, save
-from restore.pictures.tiling import windows
-from restore.restorer import Restorer
-from restore.runs import checkpoint
-from restore.settings import Runtime
+from restore.config import compose, plain, registry
+from restore.config.settings import Runtime
+from restore.images.bicubic import resize
+from restore.images.io import Picture, load, read_rgb, save
+from restore.images.tiling import windows
+from restore.inference.restorer import Restorer
+from restore.models import checkpoint, weights
 from tests import published
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -18,17 +18,18 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
-from restore.tasks.any_scale import AnyScale
 
-from restore import bicubic, recursion, registry, weights
-from restore.backbones.asdn import neighbours
-from restore.backbones.fsdn import bilinear
 from restore.cli import main
 from restore.commands.scales import Resized
-from restore.config import compose, plain
+from restore.config import compose, plain, registry
+from restore.data import scale_schedule
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
-from restore.runs import checkpoint
+from restore.images import bicubic
+from restore.images.io import read_rgb
+from restore.models import checkpoint, weights
+from restore.models.backbones.asdn import neighbours
+from restore.models.backbones.fsdn import bilinear
+from restore.tasks.any_scale import AnyScale
 from restore.types import Restoration, Sample
 from tests.pictures import chw, photo, write
 from tests.plain_single import State, conv, drawn, layers
@@ -149,7 +150,7 @@ def test_the_documents_example():
 
 def test_other_largest_ratio():
     for level in range(4):
-        scale = recursion.level_scale(level, 4, 4.0)
+        scale = scale_schedule.level_scale(level, 4, 4.0)
         assert scale == level + 1
         assert neighbours(scale, 4, 4.0) == (max(0, level - 1), level, 0)
     assert neighbours(2.25, 4, 4.0) == (1, 2, 0.75)
@@ -190,7 +191,7 @@ def test_levels_and_what_lies_between_equal_the_plain_formulation(switches):
         levels = [plain_level(state, picture, level, *switches) for level in range(11)]
         assert (levels[3] - levels[4]).abs().max() > 1e-3, "levels that agree test nothing"
         for level in range(11):
-            ours = model.level(picture, recursion.level_scale(level, 11, 2.0))
+            ours = model.level(picture, scale_schedule.level_scale(level, 11, 2.0))
             torch.testing.assert_close(ours, levels[level], atol=1e-12, rtol=0)
         for ratio in (1.003, 1.27, 1.449, 1.9999):
             upper = math.ceil(10 * (ratio - 1))
@@ -398,7 +399,7 @@ def test_bicubic_in_float_has_gradients():
 @given(hundredths=st.integers(100, 3200), largest=st.sampled_from([1.5, 2.0, 4.0]))
 def test_the_schedule_has_the_fewest_steps_and_the_largest_first(hundredths, largest):
     scale = hundredths / 100
-    ratios = recursion.schedule(scale, largest)
+    ratios = scale_schedule.schedule(scale, largest)
     assert math.prod(ratios) == pytest.approx(scale, rel=1e-12)
     assert all(ratio == largest for ratio in ratios[:-1])
     assert 1 <= ratios[-1] <= largest + 1e-9
@@ -413,7 +414,7 @@ def sizes(height: int, width: int, ratios: list[float]) -> list[tuple[int, ...]]
         seen.append(tuple(picture.shape[-2:]))
         return picture
 
-    result = recursion.enlarged(torch.zeros(1, 3, height, width), ratios, keep)
+    result = scale_schedule.enlarged(torch.zeros(1, 3, height, width), ratios, keep)
     return [*seen, tuple(result.shape[-2:])]
 
 
@@ -422,7 +423,7 @@ def sizes(height: int, width: int, ratios: list[float]) -> list[tuple[int, ...]]
 @example(height=20, width=100, hundredths=110)  # 20 · 1.1 is 22.000000000000004 in floats
 def test_sizes_of_the_schedule_are_exact(height, width, hundredths):
     scale = Fraction(hundredths, 100)
-    ratios = recursion.schedule(float(scale), 2.0)
+    ratios = scale_schedule.schedule(float(scale), 2.0)
     exact = [Fraction(2) ** n for n in range(1, len(ratios))] + [scale, scale]
     expected = [(math.ceil(height * s), math.ceil(width * s)) for s in exact]
     assert sizes(height, width, ratios) == expected
@@ -460,12 +461,12 @@ def test_schedules_of_the_documents_table():
         (4, [1.8, 1.8, 1.234]),
         (4, [2.0, 1.8, 1.111]),
     ):
-        exact = recursion.fitted(ratios, scale, 2.0)
+        exact = scale_schedule.fitted(ratios, scale, 2.0)
         assert math.prod(exact) == pytest.approx(scale, rel=1e-12)
         assert exact == pytest.approx(ratios, abs=2e-3)
     for ratios, said in (([2.0, 1.8, 1.1], "3.96"), ([3.0], "from 1 to 2")):
         with pytest.raises(UserError, match=said):
-            recursion.fitted(ratios, 4 if len(ratios) > 1 else 3, 2.0)
+            scale_schedule.fitted(ratios, 4 if len(ratios) > 1 else 3, 2.0)
 
 
 # FSDN -----------------------------------------------------------------------------------------
@@ -578,7 +579,7 @@ def test_evaluation_keeps_the_whole_picture_at_scales_that_are_not_whole(scale, 
 
 
 def test_a_degradation_that_comes_too_soon_is_refused():
-    from restore.degradation import PilBicubic
+    from restore.data.degradation import PilBicubic
 
     maker = AnyScale(PilBicubic(), crop=8)
     item = maker.train_item(
@@ -720,7 +721,7 @@ def test_apply_makes_any_scale_of_any_size(run: Path, tmp_path: Path, height, wi
     model = weights.load(run).backbone()
     with torch.no_grad():
         low = read_rgb(source)[None].float() / 255
-        expected = model(low, ratios=stepped(*recursion.schedule(scale, 2.0))).image[0] * 255
+        expected = model(low, ratios=stepped(*scale_schedule.schedule(scale, 2.0))).image[0] * 255
     assert (read_rgb(goal) - expected).abs().max() <= 0.51
 
 
@@ -762,7 +763,9 @@ def test_the_ensemble_is_the_mean_of_eight_at_each_step(run: Path, tmp_path: Pat
 
     with torch.no_grad():
         low = read_rgb(source)[None].float() / 255
-        expected = recursion.enlarged(low, recursion.schedule(2.7, 2.0), eight)[0].clamp(0, 1)
+        expected = scale_schedule.enlarged(low, scale_schedule.schedule(2.7, 2.0), eight)[0].clamp(
+            0, 1
+        )
     assert (read_rgb(goal) - expected * 255).abs().max() <= 0.51
 
 
@@ -796,7 +799,7 @@ class Nearest(torch.nn.Module):
 @pytest.mark.parametrize("scale", [1.3, 2.0, 2.7])
 def test_a_whole_scale_is_resized_to_any(scale):
     low = drawn(6, 7)
-    height, width = recursion.size(6, 7, scale)
+    height, width = scale_schedule.size(6, 7, scale)
     ratios = stepped(scale).expand(2, -1, 1, 1)
     made = Resized(Nearest(), 2)(low, torch.zeros(2, 3, height, width), ratios).image
     doubled = F.interpolate(low, scale_factor=2)

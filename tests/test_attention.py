@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry
-from restore.attention import TextureAttention, search
-from restore.bench.plain import attend
+from restore.config import registry
+from restore.models.attention import TextureAttention, search
+from restore.tools.bench.plain import attend
 
 side = st.integers(1, 12)
 
@@ -114,7 +114,7 @@ def test_compiles_without_a_break():
 def test_memory_grows_with_the_positions_not_their_square():
     program = (
         "import resource, torch\n"
-        "from restore.attention.search import nearest_patch\n"
+        "from restore.models.attention.search import nearest_patch\n"
         "x = torch.rand(1, 8, 96, 96)\n"
         "nearest_patch(x[..., :8, :8], x[..., :8, :8])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from restore import registry, weights
-from restore.attention import TextureAttention, soft
-from restore.attention.embedding import Pixels, Projection, Reduced
-from restore.attention.matching import Hard, StraightThrough
-from restore.attention.soft import Soft
 from restore.cli import main
+from restore.config import registry
 from restore.errors import UserError
+from restore.models import weights
+from restore.models.attention import TextureAttention, soft
+from restore.models.attention.embedding import Pixels, Projection, Reduced
+from restore.models.attention.rules import Hard, StraightThrough
+from restore.models.attention.soft import Soft
 from tests import published
 from tests.plain_attention import attend
 
@@ -319,9 +320,9 @@ def test_reduced_and_projection_layouts_load_and_do_as_they_say(tmp_path: Path):
 def test_gradients_of_soft_attention_at_256_pixels_stay_below_4_gb():
     program = (
         "import resource, torch\n"
-        "from restore.attention import TextureAttention\n"
-        "from restore.attention.embedding import Pixels\n"
-        "from restore.attention.soft import Soft\n"
+        "from restore.models.attention import TextureAttention\n"
+        "from restore.models.attention.embedding import Pixels\n"
+        "from restore.models.attention.soft import Soft\n"
         "def draw(c, s): return torch.rand(1, c, 64 * s, 64 * s, requires_grad=True)\n"
         "query, key = draw(64, 1), draw(64, 1)\n"
         "values = [draw(64, 1), draw(128, 2), draw(64, 4)]\n"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.pictures.augment import corner, cropped, padded, turn, turned
+from restore.images.augment import corner, cropped, padded, turn, turned
 from tests.pictures import coordinates
 
 side = st.integers(1, 9)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import settings as rules
 from hypothesis import strategies as some
 
-from restore import settings
 from restore.cli import main
-from restore.config import check, compose, plain
-from restore.runs import checkpoint, memory
-from restore.runs.batch_size import Trials, by_line, by_trial, sized
-from restore.runs.journal import to_yaml
-from restore.runs.rehearsal import Rehearsal
-from restore.runs.training import Training
+from restore.config import check, compose, plain, settings
+from restore.engine import memory
+from restore.engine.batch_size import Trials, by_line, by_trial, sized
+from restore.engine.batch_size_probe import Rehearsal
+from restore.engine.training import Training
+from restore.models import checkpoint
+from restore.utils.files import to_yaml
 from tests.tiny import ALONE, CROPS, NETWORK
 
 TINY = [

@@ -5,9 +5,9 @@ import csv
 import pytest
 import torch
 
-from restore import registry
-from restore.bench import plain_ttsr
 from restore.cli import main
+from restore.config import registry
+from restore.tools.bench import plain_ttsr
 
 
 def test_the_plain_network_computes_the_same():

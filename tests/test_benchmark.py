@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from restore.datasets.cache import Cache
 
-from restore import registry
-from restore.bicubic import resize
+from restore.config import registry
+from restore.data.loading import collate
+from restore.datasets.cache import Cache
 from restore.errors import UnreadableImage, UserError
-from restore.runs.loading import collate
+from restore.images.bicubic import resize
 from tests.pictures import chw, photo, resized, truncate, write
 
 # The benchmarks -----------------------------------------------------------------------------

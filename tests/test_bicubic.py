@@ -10,11 +10,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from restore import registry
-from restore.bicubic import resize
+from restore.config import registry
+from restore.data.loading import EvalItems, collate
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
-from restore.runs.loading import EvalItems, collate
+from restore.images.bicubic import resize
+from restore.images.io import read_rgb
 from tests.pictures import chw, photo
 
 GOLDEN = Path(__file__).parent / "golden" / "matlab_bicubic.npz"

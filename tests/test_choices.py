@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.attention import TextureAttention, choices, soft
-from restore.attention.choices import Choices
-from restore.attention.embedding import Pixels
-from restore.attention.matching import Hard
-from restore.attention.soft import Soft
 from restore.cli import main
 from restore.errors import UserError
+from restore.models.attention import TextureAttention, choices, soft
+from restore.models.attention.choices import Choices
+from restore.models.attention.embedding import Pixels
+from restore.models.attention.rules import Hard
+from restore.models.attention.soft import Soft
 from tests.pictures import photo, truncate, write
 from tests.test_evaluation import HERE, TINY
 from tests.test_report import block

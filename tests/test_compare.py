@@ -18,20 +18,19 @@ from scipy.stats import bootstrap
 from torchvision import models
 from torchvision.utils import make_grid
 
-from restore import registry
 from restore.cli import main
-from restore.comparison.distances import kernel
-from restore.comparison.makers import Trained
-from restore.comparison.measuring import Measured
-from restore.comparison.pages import choices
-from restore.comparison.palette import PaletteFolder, locate
-from restore.comparison.sources import match
-from restore.comparison.statistics import Difference, bins, paired
-from restore.comparison.tables import Column, Table, best
-from restore.config import compose
+from restore.config import compose, registry
 from restore.config import plain as plainly
-from restore.settings import Runtime
-from restore.weights import Loaded
+from restore.config.settings import Runtime
+from restore.models.weights import Loaded
+from restore.tools.compare.distances import kernel
+from restore.tools.compare.makers import Trained
+from restore.tools.compare.measuring import Measured
+from restore.tools.compare.pages import choices
+from restore.tools.compare.palette import PaletteFolder, locate
+from restore.tools.compare.sources import match
+from restore.tools.compare.statistics import Difference, bins, paired
+from restore.tools.compare.tables import Column, Table, best
 from tests.pictures import truncate
 from tests.plain_metrics import plain_psnr, plain_ssim
 from tests.test_perceptual import spread

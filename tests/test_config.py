@@ -7,9 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from restore import registry, settings
 from restore.cli import main
-from restore.config import check, check_part, compose, plain
+from restore.config import check, check_part, compose, plain, registry, settings
 from restore.errors import UserError
 
 OBJECTIVE = "stages.reconstruction.objectives.restoration"

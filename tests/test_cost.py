@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from restore import registry
-from restore.attention.search import nearest_patch, nearest_pixel
-from restore.evaluation import Runner
-from restore.runs import cost
-from restore.settings import Runtime
+from restore.config import registry
+from restore.config.settings import Runtime
+from restore.engine import cost
+from restore.inference.evaluation import Runner
+from restore.models.attention.search import nearest_patch, nearest_pixel
 from restore.types import Problem
 from tests.test_training import train
 

@@ -10,13 +10,13 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+
+from restore.config import registry
 from restore.datasets.cufed import Cufed
 from restore.datasets.folder import Folder
 from restore.datasets.sample import Box, SamplePhotos
-
-from restore import registry
 from restore.errors import UnreadableImage, UserError
-from restore.pictures import mapped
+from restore.images import memory_mapped
 from tests.pictures import chw, down_up, hwc, photo, truncate, write
 
 SPLITS = ("train", "valid", "test")
@@ -445,7 +445,9 @@ def test_splits_go_to_other_processes_whole(name, cufed: Path, tmp_path: Path):
     scatter(tmp_path / "div2k" / "DIV2K_valid_HR", ["0801.png", "0802.png"])
     (tmp_path / "pairs" / "s" / "1").mkdir(parents=True)
     for part in ("target", "low_up"):
-        mapped.write(tmp_path / "pairs" / "s" / "1" / f"{part}.npy", torch.ones(3, 4, 4).byte())
+        memory_mapped.write(
+            tmp_path / "pairs" / "s" / "1" / f"{part}.npy", torch.ones(3, 4, 4).byte()
+        )
     (tmp_path / "pairs.json").write_text(json.dumps([{"key": "s/1", "kept": True}]))
     needed = {
         "sample": [],

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.degradation import PilBicubic, TensorBicubic
+from restore.data.degradation import PilBicubic, TensorBicubic
 from restore.errors import UserError
 from restore.types import Sample
 from tests.pictures import chw, down_up, hwc, photo, resized

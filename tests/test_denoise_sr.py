@@ -11,17 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from restore.cli import main
+from restore.config import compose, plain, registry
+from restore.config.settings import Loader
+from restore.data.degradation import PilBicubic
+from restore.data.loading import EvalItems, TrainItems, eval_batches
+from restore.data.noise import Gaussian, Jpeg, Poisson
+from restore.data.noisy import Noisy
 from restore.datasets.sample import SamplePhotos
 from restore.tasks.reference_sr import ReferenceSR
-
-from restore import registry
-from restore.cli import main
-from restore.config import compose, plain
-from restore.degradation import PilBicubic
-from restore.noise import Gaussian, Jpeg, Poisson
-from restore.noisy import Noisy
-from restore.runs.loading import EvalItems, TrainItems, eval_batches
-from restore.settings import Loader
 from restore.types import Sample
 
 

@@ -9,17 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing, nn
 
-from restore import registry
-from restore.discriminators.srgan import SRGANDiscriminator
-from restore.discriminators.ttsr import TTSRDiscriminator
-from restore.discriminators.unet import UNetDiscriminator
+from restore.config import registry
 from restore.errors import UserError
 from restore.losses.adversarial import BackboneTerm, CriticTerm, RelativisticAverage
 from restore.losses.penalties import GradientPenalty, input_gradient, interpolated
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
-from restore.runs import distributed
-from restore.runs.batch_norm import BatchNorm
+from restore.models.batch_norm import BatchNorm
+from restore.models.discriminators.srgan import SRGANDiscriminator
+from restore.models.discriminators.ttsr import TTSRDiscriminator
+from restore.models.discriminators.unet import UNetDiscriminator
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 from tests import published
 
 

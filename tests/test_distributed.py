@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from restore.engine import launcher, status
+from restore.engine.signals import ending
 from restore.errors import RunFailure
-from restore.runs import distributed, status
-from restore.runs.signals import ending
 from tests.test_training import start, wait_for
 
 # What a process of `srun` does first; it prints its place, how many there are, and all places.
 PROGRAM = """
-from restore.runs import distributed
-from restore.settings import Runtime
+from restore.engine import launcher
+from restore.utils import distributed
+from restore.config.settings import Runtime
 runtime = Runtime(
     device="cpu", devices=1, precision="fp32", channels_last=False, compile=False, threads=1
 )
-with distributed.group(runtime):
+with launcher.group(runtime):
     parts = distributed.gather({"place": float(distributed.rank())})
     print(distributed.rank(), distributed.world(), [part["place"] for part in parts])
 """
@@ -61,7 +62,7 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch):
     batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     for name, value in batch.items():
         monkeypatch.setenv(name, value)
-    assert not distributed.joined()
+    assert not launcher.joined()
 
 
 def test_a_process_that_is_killed_is_told_with_the_signal(tmp_path: Path):
@@ -89,9 +90,9 @@ def test_signals_by_name(number):
 def test_the_process_that_began_it_is_told():
     """What the others and the launcher made of it is not; by rank: exit code, seconds."""
     with pytest.raises(RunFailure, match="process 1 of the job was ended by SIGSEGV"):
-        distributed._failed({0: (1, 100), 1: (-signal.SIGSEGV, 100), 2: (-signal.SIGTERM, 100)})
-    assert distributed._failed({0: (-signal.SIGKILL, 131), 1: (3, 100)}) == 3, "it hung"
-    assert distributed._failed({0: (-signal.SIGTERM, 101), 1: (2, 100)}) == 2
-    assert distributed._failed({0: (-signal.SIGINT, 100), 1: (1, 100)}) == 130
+        launcher._failed({0: (1, 100), 1: (-signal.SIGSEGV, 100), 2: (-signal.SIGTERM, 100)})
+    assert launcher._failed({0: (-signal.SIGKILL, 131), 1: (3, 100)}) == 3, "it hung"
+    assert launcher._failed({0: (-signal.SIGTERM, 101), 1: (2, 100)}) == 2
+    assert launcher._failed({0: (-signal.SIGINT, 100), 1: (1, 100)}) == 130
     with pytest.raises(RunFailure, match="process 0 of the job was ended by SIGTERM"):
-        distributed._failed({0: (-signal.SIGTERM, 100), 1: (-signal.SIGTERM, 100)})
+        launcher._failed({0: (-signal.SIGTERM, 100), 1: (-signal.SIGTERM, 100)})

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from restore import registry, settings
 from restore.cli import COMMANDS, _literal, main
 from restore.commands.apply import Apply
 from restore.commands.dashboard import Dashboard
@@ -25,9 +24,9 @@ from restore.commands.export import Export
 from restore.commands.prepare import Prepare
 from restore.commands.report import Report
 from restore.commands.scales import Scales
-from restore.comparison.job import Compare
-from restore.config import check, compose, plain
-from restore.runs import sweeps
+from restore.config import check, compose, plain, registry, settings
+from restore.tools.compare.job import Compare
+from restore.tools.sweep import sweeps
 from tests import pages
 from tests.pages import PAGES, ROOT, Command
 from tests.pictures import photo, write

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore import registry, weights
+from restore.config import registry
 from restore.errors import UserError
+from restore.models import weights
 from tests.plain_single import MEAN, State, conv, drawn, far, layers
 
 STEPS = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}

@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision import models
 
 from restore.cli import main
-from restore.pictures.sheets import CAPTION, GAP, comparison, side_by_side
-from restore.runs import checkpoint
+from restore.images.sheets import CAPTION, GAP, comparison, side_by_side
+from restore.models import checkpoint
 from restore.types import Problem, Restoration
 from tests.plain_metrics import library_ssim, plain_planes, plain_psnr
 from tests.tiny import CROPS, NETWORK

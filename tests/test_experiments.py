@@ -9,9 +9,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from restore import registry, weights
 from restore.cli import main
-from restore.config import compose
+from restore.config import compose, registry
+from restore.models import weights
 from tests.test_ablations import VARIANTS
 
 # Every file of the documents' folders; the demos run in full by `make`.
@@ -111,8 +111,8 @@ ROWS = {
     "2_128": {"attention.embedding.channels": 128, "trainer.batch_size": 22},
     "2_64": {"attention.embedding.channels": 64, "trainer.batch_size": 24},
     "2_32": {"attention.embedding.channels": 32, "trainer.batch_size": 28},
-    "3": {"attention.matching._target_": "restore.attention.soft.Soft"},
-    "4": {"attention.embedding._target_": "restore.attention.embedding.Projection"},
+    "3": {"attention.matching._target_": "restore.models.attention.soft.Soft"},
+    "4": {"attention.embedding._target_": "restore.models.attention.embedding.Projection"},
     "5": {"task.overlap": [0, 0], "task.holes": 1},
     "6": {"init": "TTSR.pt"},
 }

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from restore import registry
 from restore.cli import main
+from restore.config import registry
 from tests.pictures import photo, write
 
 TINY = ["task.crop=64", "task.holes=1"]

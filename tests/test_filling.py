@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.pictures.filling import filled
+from restore.images.filling import filled
 
 
 def laplacian(height: int, width: int) -> np.ndarray:

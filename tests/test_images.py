@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from restore.errors import UnreadableImage, UserError
-from restore.pictures.images import Picture, find, fits, load, read_rgb, save, save_png
+from restore.images.io import Picture, find, fits, load, read_rgb, save, save_png
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -442,7 +442,7 @@ def test_a_disk_that_refuses(tmp_path: Path):
 ENDLESS = """
 import sys, torch
 from pathlib import Path
-from restore.pictures.images import Picture, save
+from restore.images.io import Picture, save
 torch.manual_seed(0)
 colour = torch.rand(3, 900, 900)
 print("ready", flush=True)

@@ -41,11 +41,8 @@ def test_the_core_knows_no_task_and_no_dataset(part):
 def test_datasets_import_only_types_and_image_helpers():
     allowed = (
         "types",
-        "pictures.images",
-        "pictures.masks",
-        "pictures.mapped",
-        "bicubic",
-        "zoom",
+        "images",
+        "data.zoom",
         "errors",
         "datasets",
     )

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import inpaint_biharmonic
 
-from restore import registry
+from restore.config import registry
 from restore.errors import UserError
-from restore.inpainting.exemplar import Exemplar, Patches, doubled, halved, touching
-from restore.inpainting.membrane import Membrane
+from restore.inference.inpainting.exemplar import Exemplar, Patches, doubled, halved, touching
+from restore.inference.inpainting.membrane import Membrane
 from tests.pictures import chw, photo
 
 NAMES = ["biharmonic", "exemplar", "navier_stokes", "telea"]

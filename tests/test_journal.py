@@ -20,9 +20,11 @@ import yaml
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
+from restore.engine import run_folder
+from restore.engine.run_logger import Journal, Numbers
 from restore.errors import UserError
-from restore.runs import journal
-from restore.runs.journal import Journal, Numbers, to_json
+from restore.utils import files
+from restore.utils.files import to_json
 
 WANDB = {"mode": "disabled", "project": "p", "entity": None, "group": "g", "tags": ["t", "u"]}
 
@@ -172,10 +174,10 @@ def test_a_validation_is_there_to_look_at(tmp_path: Path):
 FULL = """
 import resource, sys
 from pathlib import Path
-from restore.runs import journal
+from restore.engine import run_folder, run_logger
 folder = Path(sys.argv[1])
-journal.log_to(None)
-kept = journal.Journal(folder, {}, {
+run_folder.log_to(None)
+kept = run_logger.Journal(folder, {}, {
     "mode": "offline", "project": "p", "entity": None, "group": None, "tags": []}, "train")
 kept.numbers({"loss": 1.0}, 1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
@@ -205,10 +207,10 @@ USE = """
 import sys
 from pathlib import Path
 import psutil
-from restore.runs import journal
+from restore.engine import run_folder, run_logger
 folder, mode, kill = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "kill"
-journal.log_to(folder)
-kept = journal.Journal(folder, {"a": 1}, {
+run_folder.log_to(folder)
+kept = run_logger.Journal(folder, {"a": 1}, {
     "mode": mode, "project": "p", "entity": None, "group": None, "tags": []}, "train")
 kept.numbers({"loss": 1.0}, 1)
 for child in psutil.Process().children(recursive=True) if kill else []:
@@ -292,15 +294,15 @@ def test_disabled_leaves_no_folder(tmp_path: Path):
 def test_a_run_folder_says_where_it_comes_from(tmp_path: Path):
     folder = tmp_path / "deep" / "run"
     config = {"schedule": ["a"], "name": "Größe ×4", "none": None, "rate": 1e-4}
-    journal.make_folder(folder, config)
+    run_folder.make_folder(folder, config)
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "environment.json"}
-    assert journal.read_config(folder) == config
+    assert run_folder.read_config(folder) == config
     assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == config
     held = json.loads((folder / "environment.json").read_text())
     assert held["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert held["python"] == ".".join(map(str, sys.version_info[:3]))
     assert held["command"] == sys.argv
-    root = Path(journal.__file__).resolve().parents[2]
+    root = Path(run_folder.__file__).resolve().parents[2]
     if (root / ".git").exists():
         git = ["git", "-C", str(root), "rev-parse", "HEAD"]
         head = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -315,28 +317,28 @@ def test_a_run_folder_says_where_it_comes_from(tmp_path: Path):
     ],
 )
 def test_a_folder_in_use_is_refused(config, said, tmp_path: Path):
-    journal.make_folder(tmp_path / "run", config)
+    run_folder.make_folder(tmp_path / "run", config)
     before = (tmp_path / "run" / "environment.json").read_bytes()
     with pytest.raises(UserError, match=said):
-        journal.make_folder(tmp_path / "run", {})
+        run_folder.make_folder(tmp_path / "run", {})
     assert (tmp_path / "run" / "environment.json").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the run folder"):
-        journal.make_folder(tmp_path / "file" / "run", {})
+        run_folder.make_folder(tmp_path / "file" / "run", {})
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- a list", "", "\x00"])
 def test_a_damaged_configuration_is_one_sentence(text, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match="is damaged") as raised:
-        journal.read_config(tmp_path)
+        run_folder.read_config(tmp_path)
     assert "\n" not in str(raised.value)
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(UserError, match="is damaged"):
-        journal.read_config(tmp_path)
+        run_folder.read_config(tmp_path)
 
 
 def test_json_is_what_every_reader_takes():
@@ -351,8 +353,8 @@ def test_json_is_what_every_reader_takes():
 
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "a.txt"
-    journal.write_text(path, "first")
+    files.write_text(path, "first")
     with pytest.raises(UnicodeEncodeError):
-        journal.write_text(path, "second \ud800")
+        files.write_text(path, "second \ud800")
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

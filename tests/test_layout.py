@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from restore.cli import main
-from restore.reporting.layout import workspace
-from restore.reporting.runs import find
-from restore.runs.journal import variant
+from restore.engine.run_folder import variant
+from restore.tools.report.layout import workspace
+from restore.tools.report.runs import find
 from tests.report_scene import evaluation
 from tests.test_journal import entries, wandb_run
 from tests.test_training import TINY

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry
-from restore.errors import UnreadableImage, UserError
-from restore.runs.loading import (
+from restore.config import registry
+from restore.config.settings import Loader
+from restore.data.loading import (
     Batch,
     EvalItems,
     Positions,
@@ -21,7 +21,7 @@ from restore.runs.loading import (
     to_device,
     train_batches,
 )
-from restore.settings import Loader
+from restore.errors import UnreadableImage, UserError
 from restore.types import Sample
 from tests.pictures import coordinates, photo, truncate, write
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from restore import registry, weights
+from restore.config import registry
 from restore.errors import UserError
 from restore.losses import adversarial
 from restore.losses.adversarial import BackboneTerm, CriticTerm
@@ -17,6 +17,7 @@ from restore.losses.penalties import R1, GradientPenalty, input_gradient, interp
 from restore.losses.perceptual import Perceptual, layer_count
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
 from restore.losses.transferal import TransferalPerceptual
+from restore.models import weights
 from restore.types import Problem, Restoration
 from tests import published
 from tests.test_ttsr import small

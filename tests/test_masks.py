@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from restore.datasets import scribbles
-from restore.datasets.masks import Box, MaskFolder, Outpaint, QdImd, Strokes
 from scipy import ndimage
 
 from restore.cli import main
+from restore.datasets import scribbles
+from restore.datasets.masks import Box, MaskFolder, Outpaint, QdImd, Strokes
 from restore.errors import UnreadableImage, UserError
 from tests.pictures import truncate
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry
+from restore.config import registry
 from restore.metrics.functional import planes, psnr, rounded, shaved, ssim
 from restore.metrics.protocol import Protocol
 from tests.plain_metrics import (

@@ -7,13 +7,13 @@ import onnxruntime
 import pytest
 import torch
 
-from restore import registry, weights
 from restore.cli import main
-from restore.config import compose, plain
+from restore.config import compose, plain, registry
 from restore.errors import UserError
-from restore.exports.matching import WholeAttention
-from restore.exports.network import TorchScript
-from restore.runs.checkpoint import write as write_checkpoint
+from restore.models import weights
+from restore.models.checkpoint import write as write_checkpoint
+from restore.tools.export.attention import WholeAttention
+from restore.tools.export.network import TorchScript
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
 SMALL = ["backbone.blocks=1", "backbone.features=8"]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from restore import registry
+from restore.config import registry
+from restore.data.noise import Gaussian, Jpeg, Poisson, Speckle
 from restore.errors import UserError
-from restore.noise import Gaussian, Jpeg, Poisson, Speckle
 
 LEVELS = (0.1, 0.35, 0.8)
 SIDE = 400  # a variance from 3·SIDE² draws is within 1 % in all but one of a hundred thousand cases

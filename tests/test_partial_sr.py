@@ -11,20 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from restore.datasets.partial_demo import PartialDemo
-from restore.tasks.partial_sr import PartialSR
 from skimage.metrics import structural_similarity
 from skimage.restoration import inpaint_biharmonic
 
-from restore import registry, weights
 from restore.cli import main
+from restore.config import registry
+from restore.config.settings import Runtime
+from restore.datasets.partial_demo import PartialDemo
 from restore.errors import UserError
+from restore.images.filling import blended, filled
+from restore.images.io import read_rgb, save_png
+from restore.images.overlap import Overlap, pair, share
+from restore.inference.restorer import Restorer
 from restore.metrics import holes
-from restore.pictures.filling import blended, filled
-from restore.pictures.images import read_rgb, save_png
-from restore.pictures.overlap import Overlap, pair, share
-from restore.restorer import Restorer
-from restore.settings import Runtime
+from restore.models import weights
+from restore.tasks.partial_sr import PartialSR
 from restore.types import Problem, Restoration, Sample
 from tests.pictures import chw, coordinates, hwc, photo, resized
 

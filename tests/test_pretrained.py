@@ -12,7 +12,7 @@ from torchvision import models
 
 from restore.cli import main
 from restore.errors import UserError
-from restore.pretrained import vgg19_features
+from restore.models.pretrained import vgg19_features
 
 WHOLE = 37
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from restore.bench import plain_ttsr
 from restore.cli import main
-from restore.pictures.images import read_rgb
+from restore.images.io import read_rgb
+from restore.tools.bench import plain_ttsr
 from tests import plain_attention, published, test_srresnet
 
 State = dict[str, torch.Tensor]

@@ -15,14 +15,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from restore import registry, settings
 from restore.cli import main
-from restore.config import check, compose, plain
+from restore.config import check, compose, plain, registry, settings
+from restore.data.loading import collate, to_device
+from restore.engine.training import Training
 from restore.errors import UserError
 from restore.losses.penalties import interpolated
-from restore.runs import checkpoint
-from restore.runs.loading import collate, to_device
-from restore.runs.training import Training
+from restore.models import checkpoint
 from tests.tiny import ALONE, CROPS, NETWORK
 
 # A network, critics and pictures small enough that a step takes a fraction of a second.

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry
+from restore.config import registry
 from restore.errors import UserError
 from restore.types import Sample
 from tests.pictures import chw, coordinates, down_up, hwc, photo, resized

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from restore.datasets.sample import SamplePhotos
 
-from restore import registry
 from restore.cli import main
+from restore.config import registry
+from restore.data.loading import EvalItems, TrainItems, collate
+from restore.data.references import replaced
+from restore.datasets.sample import SamplePhotos
 from restore.errors import UserError
-from restore.pictures.images import save_png
-from restore.references import replaced
-from restore.runs.loading import EvalItems, TrainItems, collate
+from restore.images.io import save_png
 from restore.types import Sample
 from tests.tiny import CROPS, NETWORK
 

@@ -12,11 +12,11 @@ import torch
 import yaml
 from torch import nn
 
-from restore import conf, registry
+from restore import conf
 from restore.cli import main
-from restore.config import locate
+from restore.config import locate, registry
 from restore.errors import UserError
-from restore.runs import checkpoint
+from restore.models import checkpoint
 from restore.types import Restoration
 
 CONF = Path(conf.__file__).parent

@@ -19,9 +19,9 @@ from playwright.sync_api import sync_playwright
 from scipy import stats
 
 from restore.cli import main
-from restore.reporting.conditions import Condition, Row
-from restore.reporting.statistics import compare
-from restore.reporting.variants import Variant
+from restore.tools.report.conditions import Condition, Row
+from restore.tools.report.statistics import compare
+from restore.tools.report.variants import Variant
 from tests.pictures import truncate, write
 from tests.report_scene import GRID, SIZE, chosen, evaluation, run
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from restore.cli import main
+from restore.config import registry
+from restore.data.loading import EvalItems, TrainItems, collate
 from restore.datasets.cufed import Cufed, stitched
 from restore.datasets.folder import Folder
-
-from restore import registry
-from restore.bench import plain_ttsr
-from restore.cli import main
 from restore.errors import UserError
-from restore.pictures.images import read_rgb, save_png
-from restore.runs.loading import EvalItems, TrainItems, collate
+from restore.images.io import read_rgb, save_png
+from restore.tools.bench import plain_ttsr
 from tests import plain_attention, published
 
 QUICK = ["wandb.mode=disabled", "runtime.device=cpu", "runtime.threads=1", "loader.workers=0"]

@@ -8,11 +8,11 @@ import skimage.data
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from restore import bicubic, shipped, weights
 from restore.cli import main
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
-from restore.runs import checkpoint
+from restore.images import bicubic
+from restore.images.io import read_rgb
+from restore.models import bundled, checkpoint, weights
 from tests.pictures import photo, write
 
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]
@@ -51,7 +51,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_the_file_is_the_averaged_network_in_half_precision(root: Path):
-    held = checkpoint.read(root / "networks" / "small" / shipped.WEIGHTS)
+    held = checkpoint.read(root / "networks" / "small" / bundled.WEIGHTS)
     run = weights.load(root / "run_small")
     averaged = checkpoint.read(run.path)["ema"]
     state = held["models"]["backbone"]
@@ -69,14 +69,14 @@ def test_the_file_is_the_averaged_network_in_half_precision(root: Path):
 def test_nothing_of_its_owner_is_in_the_files(root: Path):
     for name in ("small", "any"):
         folder = root / "networks" / name
-        assert str(root).encode() not in (folder / shipped.WEIGHTS).read_bytes()
-        config = checkpoint.read(folder / shipped.WEIGHTS)["config"]
+        assert str(root).encode() not in (folder / bundled.WEIGHTS).read_bytes()
+        config = checkpoint.read(folder / bundled.WEIGHTS)["config"]
         assert not {"data", "folder", "init", "wandb"} & config.keys()
-        assert str(root) not in (folder / shipped.CARD).read_text(encoding="utf-8")
+        assert str(root) not in (folder / bundled.CARD).read_text(encoding="utf-8")
 
 
 def test_the_card_says_what_it_is(root: Path):
-    card = json.loads((root / "networks" / "small" / shipped.CARD).read_text(encoding="utf-8"))
+    card = json.loads((root / "networks" / "small" / bundled.CARD).read_text(encoding="utf-8"))
     own = weights.load(root / "networks" / "small")
     assert card["network"] == "WDSR"
     assert (card["scale"], card["step"], card["averaged"]) == (2, 2, True)
@@ -89,7 +89,7 @@ def test_the_card_says_what_it_is(root: Path):
         "reconstruction": 1.0
     }
     assert card["command"][:2] == ["restore", "train"]
-    assert json.loads((root / "networks" / "any" / shipped.CARD).read_text())["scale"] is None
+    assert json.loads((root / "networks" / "any" / bundled.CARD).read_text())["scale"] is None
 
 
 def test_numbers_of_evaluations_are_on_the_card(root: Path, tmp_path: Path):
@@ -100,7 +100,7 @@ def test_numbers_of_evaluations_are_on_the_card(root: Path, tmp_path: Path):
     assert main(["evaluate", f"folder={tmp_path / 'test'}", "pictures=0", *line, *QUIET]) == 0
     line = [f"weights={root / 'run_small'}", "format=package", f"folder={tmp_path / 'again'}"]
     assert main(["export", *line, f"format.measured=[{tmp_path / 'test'}]"]) == 0
-    card = json.loads((tmp_path / "again" / shipped.CARD).read_text())
+    card = json.loads((tmp_path / "again" / bundled.CARD).read_text())
     (measured,) = card["measured"]
     assert (measured["data"], measured["protocol"], measured["images"]) == ("Set5", "y8", 1)
     assert {"restored", "bicubic"} <= measured.keys()
@@ -112,8 +112,8 @@ def test_numbers_of_evaluations_are_on_the_card(root: Path, tmp_path: Path):
     ("scale", "name"), [(2, "small"), (2.0, "small"), (3, "any"), (2.5, "any"), (31.9, "any")]
 )
 def test_the_network_is_chosen_by_the_scale(root: Path, scale, name):
-    path = shipped.choose(scale, root / "networks")
-    assert path == root / "networks" / name / shipped.WEIGHTS
+    path = bundled.choose(scale, root / "networks")
+    assert path == root / "networks" / name / bundled.WEIGHTS
 
 
 def test_apply_needs_no_weights_and_no_output(root: Path, tmp_path: Path, capfd):
@@ -153,12 +153,12 @@ def test_what_is_not_there_is_one_sentence(root: Path, tmp_path: Path, capfd):
         assert "\n" not in told
     only = tmp_path / "only" / "small"
     only.mkdir(parents=True)
-    (only / shipped.CARD).write_bytes((root / "networks" / "small" / shipped.CARD).read_bytes())
+    (only / bundled.CARD).write_bytes((root / "networks" / "small" / bundled.CARD).read_bytes())
     with pytest.raises(UserError, match=r"weights\.pt is not there"):
-        shipped.choose(2, tmp_path / "only")
-    (only / shipped.CARD).write_text("{")
+        bundled.choose(2, tmp_path / "only")
+    (only / bundled.CARD).write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        shipped.choose(2, tmp_path / "only")
+        bundled.choose(2, tmp_path / "only")
     assert [path.name for path in tmp_path.iterdir() if "restored" in path.name] == []
 
 
@@ -177,7 +177,7 @@ def test_what_does_not_ship_is_refused(root: Path, tmp_path: Path, capfd):
 
 def test_what_comes_with_the_package_fits_its_card():
     """Each loads, is small, and is of its card's scale; there is one for 2, 3, 4 and any."""
-    networks = shipped.networks(shipped.FOLDER)
+    networks = bundled.networks(bundled.FOLDER)
     assert {network.scale for network in networks} == {2, 3, 4, None}
     for network in networks:
         assert network.path.stat().st_size <= (1e6 if network.scale else 4e6)
@@ -186,7 +186,7 @@ def test_what_comes_with_the_package_fits_its_card():
         model = loaded.backbone()
         if network.scale:
             assert model.scale == network.scale
-        card = json.loads(network.path.with_name(shipped.CARD).read_text(encoding="utf-8"))
+        card = json.loads(network.path.with_name(bundled.CARD).read_text(encoding="utf-8"))
         assert card["sha256"] == loaded.fingerprint
 
 

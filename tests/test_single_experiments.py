@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from restore import registry, weights
 from restore.cli import main
-from restore.config import compose
+from restore.config import compose, registry
+from restore.models import weights
 from tests.pictures import photo, write
 
 NAMES = [
@@ -86,7 +86,7 @@ def test_a_wdsr_that_ships_is_small_and_sees_40_pixels(scale):
     config = compose("train", overrides)
     assert config.task.scale == scale
     assert config.task.crop == 40 * scale
-    assert config.degradation._target_ == "restore.bicubic.MatlabBicubic"
+    assert config.degradation._target_ == "restore.images.bicubic.MatlabBicubic"
     assert 2 * parameters(built(*overrides[0].split("=")[1:], "data.targets=.")) < 1e6
 
 

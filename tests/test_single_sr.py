@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from restore.tasks.single_sr import SingleSR
 
-from restore import registry, weights
 from restore.cli import main
-from restore.degradation import PilBicubic
+from restore.config import registry
+from restore.data.degradation import PilBicubic
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
-from restore.runs import checkpoint
+from restore.images.io import read_rgb
+from restore.models import checkpoint, weights
+from restore.tasks.single_sr import SingleSR
 from restore.types import Sample
 from tests.pictures import chw, coordinates, down_up, hwc, photo, write
 from tests.tiny import ALONE

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.SwinIR import SwinIR
 
-from restore import registry, weights
 from restore.cli import main
+from restore.config import registry
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
-from restore.runs import checkpoint
+from restore.images.io import read_rgb
+from restore.models import checkpoint, weights
 from tests import published
 from tests.pictures import photo, write
 

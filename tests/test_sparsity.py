@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import weights
-from restore.backbones.dynamic import Gate
 from restore.cli import main
 from restore.errors import UserError
+from restore.images import mask_sheets
 from restore.losses.sparsity import Sparsity
-from restore.pictures import mask_sheets
+from restore.models import weights
+from restore.models.backbones.dynamic import Gate
 from restore.types import Restoration
 
 

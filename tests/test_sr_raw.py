@@ -19,16 +19,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from restore.datasets.sr_raw import SrRaw
 
-from restore import registry
 from restore.cli import main
+from restore.config import registry
+from restore.datasets.sr_raw import SrRaw
 from restore.errors import UserError
-from restore.preparation import photometry, rectangle, scenes
-from restore.preparation.alignment import Unrelated, align, expected
-from restore.preparation.blocks import shifts
-from restore.preparation.mapping import Mapping
-from restore.preparation.rectangle import largest
+from restore.tools.prepare import photometry, rectangle, scenes
+from restore.tools.prepare.alignment import Unrelated, align, expected
+from restore.tools.prepare.blocks import shifts
+from restore.tools.prepare.rectangle import largest
+from restore.tools.prepare.warp import Mapping
 from tests.pictures import truncate
 
 SIZE = 300, 400  # height and width of all made-up photos

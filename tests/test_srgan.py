@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 from skimage.metrics import peak_signal_noise_ratio
 
-from restore import registry, weights
 from restore.cli import main
-from restore.config import compose
+from restore.config import compose, registry
+from restore.models import weights
 from tests.pictures import photo, write
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "srgan.py"

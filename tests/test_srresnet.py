@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore import registry, weights
+from restore.config import registry
 from restore.errors import UserError
-from restore.folding import fold
+from restore.models import weights
+from restore.models.fuse_batch_norm import fold
 from tests import published
 from tests.plain_single import State, conv, drawn, far, norm
 

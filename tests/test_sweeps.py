@@ -19,12 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore import registry
 from restore.cli import main
-from restore.config import check, compose, plain
+from restore.commands import multirun
+from restore.config import check, compose, plain, registry
+from restore.config.settings import Train
+from restore.engine import memory, status
 from restore.errors import UserError
-from restore.runs import checkpoint, devices, memory, multirun, status, sweeps
-from restore.settings import Train
+from restore.models import checkpoint
+from restore.tools.sweep import devices, sweeps
 from tests.test_training import TINY, assert_equal_runs, train, wait_for
 
 SMALL = [*TINY, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
@@ -367,7 +369,7 @@ def test_a_named_sweep_is_no_single_run(tmp_path: Path, capfd):
 
 TAKE = """
 import sys, time
-from restore.runs import devices
+from restore.tools.sweep import devices
 with devices.dealt(int(sys.argv[1])) as own:
     print(time.monotonic(), ",".join(own), flush=True)
     time.sleep(float(sys.argv[2]))
@@ -423,7 +425,7 @@ def test_a_run_in_use_is_not_trained_in_twice(tmp_path: Path, capfd):
 def test_status_is_whole_at_any_moment(tmp_path: Path):
     status.tell(tmp_path, state="running", step=0)
     end = time.monotonic() + 0.5
-    code = "import sys; from pathlib import Path; from restore.runs import status\n"
+    code = "import sys; from pathlib import Path; from restore.engine import status\n"
     code += "while True: status.tell(Path(sys.argv[1]), state='running', reason='x' * 5000)"
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     try:

@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from restore import registry
-from restore.config import compose, plain
-from restore.pictures.tiling import Window, tiled, windows
-from restore.restorer import Restorer, mean_over_turns
-from restore.settings import Runtime
-from restore.weights import Loaded
+from restore.config import compose, plain, registry
+from restore.config.settings import Runtime
+from restore.images.tiling import Window, tiled, windows
+from restore.inference.restorer import Restorer, mean_over_turns
+from restore.models.weights import Loaded
 
 RUNTIME = Runtime("cpu", 1, "fp32", True, False, None)
 sides = st.integers(1, 60)

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from restore.cli import main
-from restore.runs import checkpoint
-from restore.runs.objectives import rate
-from restore.runs.training import Training
-from restore.settings import Decay
+from restore.config.settings import Decay
+from restore.engine.objectives import rate
+from restore.engine.training import Training
+from restore.models import checkpoint
 from tests.tiny import ALONE, CROPS, NETWORK
 
 # A network and pictures small enough that a step takes a few hundredths of a second.

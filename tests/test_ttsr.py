@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from restore import registry, weights
 from restore.cli import main
+from restore.config import registry
 from restore.errors import UserError
-from restore.pictures.images import read_rgb
+from restore.images.io import read_rgb
+from restore.models import weights
 from tests import published
 
 RANDOM = "pretrained.vgg19=random"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from restore.backbones.upsampling import upsample
+from restore.models.backbones.upsampling import upsample
 
 
 @settings(max_examples=30, deadline=None)

@@ -14,13 +14,14 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from restore import settings, shipped, stepwise, weights
-from restore.config import check
+from restore.config import check, settings
+from restore.engine import launcher, run_folder
 from restore.errors import RunFailure, UserError
-from restore.pictures.images import Picture, by_name, find, fits, load, save, to_uint8, writable
-from restore.pictures.masks import read as read_mask
-from restore.restorer import Restorer
-from restore.runs import distributed, journal
+from restore.images.io import Picture, by_name, find, fits, load, save, to_uint8, writable
+from restore.images.masks import read as read_mask
+from restore.inference import any_scale
+from restore.inference.restorer import Restorer
+from restore.models import bundled, weights
 
 log = logging.getLogger("restore")
 
@@ -67,20 +68,20 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     others are done).
     """
     setting = check(config, Apply)
-    journal.log_to(None)
-    device = distributed.device(setting.runtime)
+    run_folder.log_to(None)
+    device = launcher.device(setting.runtime)
     if setting.runtime.devices > 1:
         raise UserError(f"runtime.devices={setting.runtime.devices}: apply works on one device")
-    distributed.refuse_compile(setting.runtime)
+    launcher.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     if setting.weights is None:
         place = None if setting.networks is None else Path(setting.networks).expanduser()
-        setting.weights = str(shipped.choose(setting.scale, place))
+        setting.weights = str(bundled.choose(setting.scale, place))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input).expanduser(), setting.suffix))
     loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
-    restorer = stepwise.restorer(loaded, setting.runtime, device, setting.scale)
+    restorer = any_scale.restorer(loaded, setting.runtime, device, setting.scale)
     trained = loaded.config.get("reference")
     if setting.reference is None and restorer.takes_reference and trained in _STAND_INS:
         setting.reference = trained

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from restore.comparison import report
-from restore.comparison.distances import Distances
-from restore.comparison.job import Compare, Job
-from restore.comparison.measuring import measure
 from restore.config import check
-from restore.runs import distributed, journal
+from restore.engine import launcher, run_folder
+from restore.tools.compare import report
+from restore.tools.compare.distances import Distances
+from restore.tools.compare.job import Compare, Job
+from restore.tools.compare.measuring import measure
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:
@@ -20,16 +20,16 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, Compare)
     folder = Path(setting.folder)
-    journal.refuse_taken(folder)
-    journal.log_to(None)
-    device = distributed.device(setting.runtime)
+    run_folder.refuse_taken(folder)
+    run_folder.log_to(None)
+    device = launcher.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     job = Job(setting, device)
     distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
     lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
     found = measure(job.pictures, job.keys, job.protocol, lpips, distances, device)
-    journal.make_folder(folder, config)
-    journal.log_to(folder)
+    run_folder.make_folder(folder, config)
+    run_folder.log_to(folder)
     report.write(folder, job, found, distances)
     return 0

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from restore.config import check
+from restore.engine import run_folder
 from restore.errors import UserError
-from restore.reporting.layout import workspace
-from restore.reporting.runs import find
-from restore.runs import journal
+from restore.tools.report.layout import workspace
+from restore.tools.report.runs import find
 
 log = logging.getLogger("restore")
 
@@ -35,7 +35,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     of several projects.
     """
     setting = check(config, Dashboard)
-    journal.log_to(None)
+    run_folder.log_to(None)
     runs = [run for run in find(setting.folders).runs if run.config]
     if not runs:
         raise UserError(

@@ -11,17 +11,19 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from restore import reference_table, registry, settings, weights
-from restore.attention import choices
-from restore.config import check
+from restore.config import check, registry, settings
+from restore.data.loading import EvalItems
+from restore.data.references import replaced
+from restore.engine import launcher, run_folder, run_logger
 from restore.errors import UserError
-from restore.evaluation import Report, Runner, evaluate
+from restore.images.io import save_png
+from restore.inference import reference_table
+from restore.inference.evaluation import Report, Runner, evaluate
 from restore.metrics import holes
-from restore.pictures.images import save_png
-from restore.references import replaced
-from restore.runs import distributed, journal
-from restore.runs.loading import EvalItems
+from restore.models import weights
+from restore.models.attention import choices
 from restore.types import PerSplit, Problem, Restoration
+from restore.utils import distributed, files
 
 log = logging.getLogger("restore")
 
@@ -81,15 +83,15 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns the exit code 0.
     """
     setting = check(config, settings.Evaluate)
-    distributed.refuse_compile(setting.runtime)
+    launcher.refuse_compile(setting.runtime)
     folder = Path(setting.folder)
-    if distributed.joined() or setting.runtime.devices == 1:
+    if launcher.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)
-    journal.refuse_taken(folder)
-    distributed.device(setting.runtime)
+    run_folder.refuse_taken(folder)
+    launcher.device(setting.runtime)
     Job(setting)  # what is wrong is said here, once, rather than by every process
-    journal.make_folder(folder, config)
-    return distributed.launch("evaluate", folder, setting.runtime)
+    run_folder.make_folder(folder, config)
+    return launcher.launch("evaluate", folder, setting.runtime)
 
 
 def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:
@@ -97,22 +99,22 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
 
     The arguments are those of `restore.commands.train.work`.
     """
-    config = config or journal.read_config(folder)
+    config = config or run_folder.read_config(folder)
     setting = check(config, settings.Evaluate)
-    with distributed.group(setting.runtime) as device:
+    with launcher.group(setting.runtime) as device:
         folder = Path(distributed.from_first(str(folder)))
         if new:
-            journal.refuse_taken(folder)
-        journal.log_to(None)
+            run_folder.refuse_taken(folder)
+        run_folder.log_to(None)
         job = Job(setting)
         if new and distributed.rank() == 0:
-            journal.make_folder(folder, config)
+            run_folder.make_folder(folder, config)
         distributed.gather(None)  # nobody goes on before the folder is there
-        journal.log_to(folder)
+        run_folder.log_to(folder)
         log.info(job.loaded.sentence())
         if setting.protocol is None:
             log.info("protocol %s, by which these weights were validated", job.protocol.name)
-        dashboard = journal.Journal(folder, config, config["wandb"], "evaluate")
+        dashboard = run_logger.Journal(folder, config, config["wandb"], "evaluate")
         done = False
         try:
             _measure_all(folder, setting, job, device, dashboard)
@@ -127,7 +129,7 @@ def _measure_all(
     setting: settings.Evaluate,
     job: Job,
     device: torch.device,
-    dashboard: journal.Journal,
+    dashboard: run_logger.Journal,
 ) -> None:
     """Evaluates with each kind of reference; several come into folders of their own."""
     found: dict[str, tuple[Report, dict[str, Any]]] = {}
@@ -244,14 +246,16 @@ def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str
             found = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
             writer.writerow([row["key"], *("" if math.isnan(v) else v for v in found)])
     binned = {"by share of holes": holes.by_share(report.rows)} if holes.known(report.rows) else {}
-    journal.write_text(folder / "summary.json", journal.to_json({**facts, **values, **binned}))
+    files.write_text(folder / "summary.json", files.to_json({**facts, **values, **binned}))
     text = table(facts, report.baseline, values) + holes.section(report.rows, report.baseline)
-    journal.write_text(folder / "table.md", text)
+    files.write_text(folder / "table.md", text)
     log.info("\n%s", text)
     log.info("images.csv, summary.json and pictures in %s", folder)
 
 
-def _show(dashboard: journal.Journal, prefix: str, report: Report, summary: dict[str, Any]) -> None:
+def _show(
+    dashboard: run_logger.Journal, prefix: str, report: Report, summary: dict[str, Any]
+) -> None:
     """Numbers and pictures on the dashboard, their names behind the prefix."""
     base = report.baseline
     dashboard.numbers({f"{prefix}/{k}": v for k, v in summary["restored"].items()}, 0)
@@ -271,10 +275,10 @@ def _compare(folder: Path, found: dict[str, tuple[Report, dict[str, Any]]]) -> d
     facts = {**facts, "references": "compared", "images": len(next(iter(rows.values())))}
     del facts["restored"]
     summary = {**facts, "references": reference_table.means(rows)}
-    journal.write_text(folder / "summary.json", journal.to_json(summary))
-    journal.write_text(folder / "references.csv", reference_table.per_image(rows))
+    files.write_text(folder / "summary.json", files.to_json(summary))
+    files.write_text(folder / "references.csv", reference_table.per_image(rows))
     text = "\n".join([*_heading(facts), "", reference_table.table(rows, report.baseline)])
-    journal.write_text(folder / "references.md", text)
+    files.write_text(folder / "references.md", text)
     log.info("\n%s", text)
     log.info("references.csv, summary.json and a folder for each kind in %s", folder)
     return summary

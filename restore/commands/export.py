@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from restore import registry, settings
-from restore.config import check
+from restore.config import check, registry, settings
+from restore.engine import run_folder
 from restore.errors import UserError
-from restore.exports import Format
-from restore.runs import journal
+from restore.tools.export import Format
 
 log = logging.getLogger("restore")
 
@@ -38,9 +37,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     folder = Path(setting.folder).expanduser()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"folder={folder} is there already; name another one, or remove it")
-    journal.log_to(None)
+    run_folder.log_to(None)
     form: Format = registry.instantiate(setting.format, "format")
-    journal.make_folder(folder, config)
+    run_folder.make_folder(folder, config)
     try:
         told = form.write(folder)
     except UserError:

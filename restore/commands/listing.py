@@ -1,7 +1,6 @@
 """`restore list`: every group of the configuration and what can be chosen there."""
 
-from restore import registry
-from restore.config import unknown
+from restore.config import registry, unknown
 from restore.errors import UserError
 
 

@@ -25,14 +25,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from restore import registry, settings
-from restore.config import check
+from restore.config import check, registry, settings
+from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
-from restore.pictures import mapped
-from restore.preparation import page
-from restore.preparation.scenes import Pair, Refused
-from restore.preparation.zoom_pairs import Made
-from restore.runs import journal
+from restore.images import memory_mapped
+from restore.tools.prepare import page
+from restore.tools.prepare.scenes import Pair, Refused
+from restore.tools.prepare.zoom_pairs import Made
+from restore.utils import files
 
 log = logging.getLogger("restore")
 
@@ -73,7 +73,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns the exit code 0. Raises RunFailure when nothing at all can be kept.
     """
     setting = check(config, Prepare)
-    journal.log_to(None)
+    run_folder.log_to(None)
     root, output = (Path(path).expanduser() for path in (setting.root, setting.output))
     if output.resolve().is_relative_to(root.resolve()):
         raise UserError(f"output={output} lies inside root={root}: name a folder beside it")
@@ -91,7 +91,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         records = [_record(output, pair) for pair in pairs]
         records += [{**asdict(entry), "kept": False} for entry in refused]
         page.write(output, records, setting.pictures)
-        journal.write_text(output / INDEX, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+        files.write_text(output / INDEX, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     kept = sum(record["kept"] for record in records)
     log.info("%d kept, %d dropped; see %s", kept, len(records) - kept, output / "report.html")
     if not kept:
@@ -123,7 +123,7 @@ def _begin(output: Path, setting: Prepare) -> None:
     """Holds a preparation that was begun against this one's settings; clears what it left half."""
     settled = {"preparation": setting.preparation, "root": str(Path(setting.root).resolve())}
     if (output / "config.yaml").exists():
-        before = journal.read_config(output)
+        before = run_folder.read_config(output)
         for key in settled:
             if before.get(key) != settled[key]:
                 raise UserError(
@@ -133,7 +133,7 @@ def _begin(output: Path, setting: Prepare) -> None:
     elif any(path.name != _LOCK for path in output.iterdir()):
         raise UserError(f"output={output} is not empty and holds no preparation: name another")
     else:
-        journal.write_text(output / "config.yaml", journal.to_yaml(settled))
+        files.write_text(output / "config.yaml", files.to_yaml(settled))
     for path in list(output.rglob(".*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -258,7 +258,7 @@ def _make(preparation: Preparation, pair: Pair, output: Path) -> bool:
     try:
         unfinished.mkdir(parents=True)
         for name, picture in made.pictures.items():
-            mapped.write(unfinished / f"{name}.npy", picture)
+            memory_mapped.write(unfinished / f"{name}.npy", picture)
         for name, view in made.views.items():
             Image.fromarray(view).save(unfinished / f"{name}.jpg", quality=85)
         text = json.dumps({**record, "stamp": stamp}, indent=1, ensure_ascii=False)

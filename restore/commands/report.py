@@ -9,19 +9,19 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from restore import registry
-from restore.comparison.tables import Layout, Table, lower
-from restore.config import check
+from restore.config import check, registry
+from restore.config.settings import Count, Node, Positive
+from restore.engine import run_folder
 from restore.errors import UserError
-from restore.reporting import costs, curves, results
-from restore.reporting.conditions import Base, Condition, Row, bases, conditions, title
-from restore.reporting.page import page
-from restore.reporting.pictures import Album, gather
-from restore.reporting.runs import find
-from restore.reporting.statistics import Comparison
-from restore.reporting.variants import Variant, variants
-from restore.runs import journal
-from restore.settings import Count, Node, Positive
+from restore.tools.compare.tables import Layout, Table, lower
+from restore.tools.report import costs, curves, results
+from restore.tools.report.conditions import Base, Condition, Row, bases, conditions, title
+from restore.tools.report.page import page
+from restore.tools.report.pictures import Album, gather
+from restore.tools.report.runs import find
+from restore.tools.report.statistics import Comparison
+from restore.tools.report.variants import Variant, variants
+from restore.utils import files
 
 log = logging.getLogger("restore")
 
@@ -50,8 +50,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, Report)
     folder = Path(setting.folder)
-    journal.refuse_taken(folder)
-    journal.log_to(None)
+    run_folder.refuse_taken(folder)
+    run_folder.log_to(None)
     layout: Layout = registry.instantiate(setting.layout, "layout")
     found = find(setting.folders)
     made, differing = variants(found.runs)
@@ -76,15 +76,15 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         shown["pictures"] = gather(condition, album, setting.pictures)
         shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
         shown["against"] = first
-    journal.make_folder(folder, config)
-    journal.log_to(folder)
+    run_folder.make_folder(folder, config)
+    run_folder.log_to(folder)
     for name, table in tables[0][against[0]].items():
         for suffix, text in _texts(table).items():
-            journal.write_text(folder / f"{name}.{suffix}", text)
+            files.write_text(folder / f"{name}.{suffix}", text)
     texts = [
         [{name: _texts(table) for name, table in base.items()} for base in own] for own in tables
     ]
-    journal.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
+    files.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
     for note in found.notes:
         log.info(note)
     log.info("\n%s", tables[0][against[0]]["table"].markdown())

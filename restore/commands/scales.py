@@ -14,15 +14,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore import registry, settings, weights
-from restore.bicubic import resized
-from restore.config import check
+from restore.config import check, registry, settings
+from restore.data.loading import EvalItems
+from restore.engine import launcher, run_folder
 from restore.errors import UserError
-from restore.evaluation import Runner, evaluate
-from restore.runs import distributed, journal
-from restore.runs.loading import EvalItems
+from restore.images.bicubic import resized
+from restore.inference.evaluation import Runner, evaluate
+from restore.models import weights
+from restore.models.weights import Loaded
 from restore.types import Restoration
-from restore.weights import Loaded
+from restore.utils import files
 
 log = logging.getLogger("restore")
 
@@ -75,11 +76,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     folder = Path(setting.folder)
     if setting.runtime.devices > 1:
         raise UserError(f"runtime.devices={setting.runtime.devices}: scales works on one device")
-    device = distributed.device(setting.runtime)
+    device = launcher.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    journal.refuse_taken(folder)
-    journal.log_to(None)
+    run_folder.refuse_taken(folder)
+    run_folder.log_to(None)
     loaded = weights.load(Path(setting.weights).expanduser())
     if not loaded.takes_scale():
         raise UserError(
@@ -95,8 +96,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     protocol = registry.instantiate(setting.protocol, "protocol")
     scales = sorted({float(scale) for scale in setting.scales})
     splits = {scale: _split(setting, loaded, scale) for scale in scales}
-    journal.make_folder(folder, config)
-    journal.log_to(folder)
+    run_folder.make_folder(folder, config)
+    run_folder.log_to(folder)
     found: Found = {}
     count = 0
     for scale, items in splits.items():
@@ -176,11 +177,11 @@ def _write(folder: Path, facts: dict[str, Any], found: Found) -> None:
         for scale, values in by_scale.items():
             cells = ["" if math.isnan(value) else value for value in values.values()]
             writer.writerow([f"{scale:g}", method, *cells])
-    journal.write_text(folder / "scales.csv", file.getvalue())
+    files.write_text(folder / "scales.csv", file.getvalue())
     text = "\n".join([*_heading(facts), "", *table(found)]) + "\n"
-    journal.write_text(folder / "scales.md", text)
+    files.write_text(folder / "scales.md", text)
     plain = {method: {f"{s:g}": v for s, v in by.items()} for method, by in found.items()}
-    journal.write_text(folder / "summary.json", journal.to_json({**facts, "scales": plain}))
+    files.write_text(folder / "summary.json", files.to_json({**facts, "scales": plain}))
     plot(found, facts, folder / "scales.png")
     log.info("\n%s", text)
     log.info("scales.csv, scales.md, scales.png and summary.json in %s", folder)

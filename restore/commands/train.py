@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from restore import settings
-from restore.config import check
+from restore.config import check, settings
+from restore.engine import batch_size, launcher, run_folder, status
+from restore.engine.training import Training
 from restore.errors import RunFailure, UserError
-from restore.runs import batch_size, distributed, journal, status, sweeps
-from restore.runs.training import Training
+from restore.tools.sweep import sweeps
+from restore.utils import distributed, files
 
 # What a run may be given anew when it goes on; anything else would make it another run.
 _RENEWABLE = ("runtime.", "loader.", "wandb.", "trainer.log_every", "trainer.pictures")
@@ -32,33 +33,33 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.resume is None:
         tags = [*setting.wandb.tags, *sweeps.tags(overrides)]
         config = {**config, "wandb": {**config["wandb"], "tags": tags}}
-    alone = distributed.joined() or setting.runtime.devices == 1
+    alone = launcher.joined() or setting.runtime.devices == 1
     if setting.resume is not None:
         folder = Path(setting.resume)
-        config = _renewed(journal.read_config(folder), config, overrides)
+        config = _renewed(run_folder.read_config(folder), config, overrides)
         setting = check(config, settings.Train)
         if alone:
             return work(folder, config)
-        journal.write_text(folder / "config.yaml", journal.to_yaml(config))
+        files.write_text(folder / "config.yaml", files.to_yaml(config))
     elif alone:
         return work(folder, config, new=True)
     else:
-        journal.refuse_taken(folder)
+        run_folder.refuse_taken(folder)
         # Whatever is not there or cannot be built is said here, once, not by every process.
-        distributed.device(setting.runtime)
+        launcher.device(setting.runtime)
         tried = config
         if setting.trainer.batch_size == "auto":
             smallest = setting.runtime.devices * setting.trainer.accumulate
             tried = batch_size.sized(config, smallest)
         Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
-        journal.make_folder(folder, config)
+        run_folder.make_folder(folder, config)
     return launch(folder, setting.runtime)
 
 
 def launch(folder: Path, runtime: settings.Runtime) -> int:
     """Trains on a process for each device, by the folder's configuration; exit code as `main`."""
     try:
-        return distributed.launch("train", folder, runtime)
+        return launcher.launch("train", folder, runtime)
     except RunFailure as error:
         # Not over the complaints of those that the process left behind.
         status.tell(folder, state=status.FAILED, reason=str(error), seconds_left=None)
@@ -76,17 +77,17 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
     Returns:
         Exit code, as `main`.
     """
-    config = config or journal.read_config(folder)
+    config = config or run_folder.read_config(folder)
     setting = check(config, settings.Train)
-    with distributed.group(setting.runtime) as device, ExitStack() as stack:
+    with launcher.group(setting.runtime) as device, ExitStack() as stack:
         folder = Path(distributed.from_first(str(folder)))
         first = distributed.rank() == 0
         made = not new and (folder / "config.yaml").exists()
         if new:
-            journal.refuse_taken(folder)
+            run_folder.refuse_taken(folder)
         if made and first:
             stack.enter_context(status.held(folder))
-        journal.log_to(None)
+        run_folder.log_to(None)
         stack.enter_context(status.failing(folder))
         if setting.trainer.batch_size == "auto":
 
@@ -97,13 +98,13 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
             config = batch_size.found(config, setting, folder, device, trying)
             setting = check(config, settings.Train)
             if made and first:  # so that it is never looked for again
-                journal.write_text(folder / "config.yaml", journal.to_yaml(config))
+                files.write_text(folder / "config.yaml", files.to_yaml(config))
         training = Training(config, setting, folder, device)
         if not made and first:
-            journal.make_folder(folder, config)
+            run_folder.make_folder(folder, config)
             stack.enter_context(status.held(folder))
         distributed.gather(None)  # nobody goes on before the folder is there
-        journal.log_to(folder)
+        run_folder.log_to(folder)
         return training.run()
 
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from restore.runs import distributed
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 
 
 class Loss(Protocol):

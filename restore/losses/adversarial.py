@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.losses import weighted_mean
-from restore.runs import distributed
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 
 Mean = Callable[[Tensor], Tensor]
 

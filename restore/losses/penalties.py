@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from restore.losses.pixel import Range
-from restore.runs import distributed
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 
 
 def input_gradient(critic: nn.Module, image: Tensor) -> Tensor:

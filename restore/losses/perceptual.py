@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
+from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
 from restore.types import Problem, Restoration
 
 # Convolutions in each of VGG19's five blocks, which max-pooling separates.
@@ -47,7 +47,7 @@ class Perceptual(nn.Module):
     features see more than a pixel.
 
     Args:
-        weights: `imagenet`, `random`, or the path of a VGG19 state dict (`restore.pretrained`).
+        weights: `imagenet`, `random`, or a VGG19 state dict's path (`restore.models.pretrained`).
         layer: where the features are taken, see `layer_count`.
         power: 1 absolute, 2 squared.
     """

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.backbones.sparse import executed
 from restore.errors import UserError
+from restore.models.backbones.sparse import executed
 from restore.types import Problem, Restoration
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from restore.errors import UserError
+from restore.images.io import to_uint8
 from restore.metrics.functional import rounded
-from restore.pictures.images import to_uint8
-from restore.runs import checkpoint
+from restore.models import checkpoint
 
 # Below this side AlexNet's second pooling has no pixel left to give.
 _ALEXNET_SIDE = 31

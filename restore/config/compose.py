@@ -1,0 +1,48 @@
+"""Composition of a command's configuration from the yaml files of `conf/`."""
+
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from restore.config.explain import explain
+from restore.config.groups import composing
+from restore.errors import UserError
+
+# Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
+_OPEN = {"compare": ("methods.", "truths.")}
+
+
+def compose(command: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration of a command with Hydra overrides, as a Python caller gets it.
+
+    Hydra's own settings (launcher, sweeper) are in it `with_hydra`.
+
+    Raises UserError for an override that does not fit.
+    """
+    try:
+        with composing():
+            return hydra.compose(command, opened(command, overrides), with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, command, overrides)) from error
+
+
+def opened(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, with Hydra's sign for adding where a command lets users add names."""
+    ours = _OPEN.get(command, ())
+    return [f"++{override}" if override.startswith(ours) else override for override in overrides]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration with every reference resolved, as ordinary dicts and lists."""
+    try:
+        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        if "Missing mandatory value" in str(error):
+            raise UserError(f"{key} has no value: give {key}=…") from error
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

@@ -1,0 +1,197 @@
+"""What the framework itself reads from the configuration, with types and ranges.
+
+The defaults stand in `conf/`, once; these classes say what is allowed. Parts (nodes with a
+`_target_`) stay plain dictionaries here: their own signatures say what they take.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+Node = dict[str, Any]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Precision = Literal["fp32", "bf16", "fp16"]
+# What stands in for a sample's reference; see `restore.data.references`.
+StandIn = Literal["black", "noise", "self", "none"]
+Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
+
+# Any class below refuses keys that it does not know.
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass
+class Runtime:
+    """Where and how a model runs."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Positive
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    threads: Positive | None
+
+
+@dataclass
+class Loader:
+    """How samples are read."""
+
+    workers: Count
+    on_error: Literal["raise", "skip"]
+
+
+@dataclass
+class Decay:
+    """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear."""
+
+    warmup: Count
+    shape: Literal["constant", "step", "cosine", "linear"]
+    every: Positive | None
+    factor: Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass
+class Objective:
+    """One model's losses and its optimizer."""
+
+    model: str
+    losses: Annotated[dict[str, Node], Field(min_length=1)]
+    weights: dict[str, Weight]
+    optimizer: Node
+    groups: dict[str, dict[str, Any]]
+    decay: Decay
+    clip: Rate | None
+    repeat: Positive
+
+
+@dataclass
+class Stage:
+    """A part of training: how long, with which models besides the backbone, which objectives."""
+
+    steps: Positive | None
+    epochs: Rate | None
+    models: dict[str, Node]
+    objectives: Annotated[dict[str, Objective], Field(min_length=1)]
+
+
+@dataclass
+class Trainer:
+    """The loop's clock, and how much it takes at a time."""
+
+    batch_size: Positive | Literal["auto"]
+    accumulate: Positive
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    valid_every: Positive
+    save_every: Positive
+    pictures: Count
+    log_every: Positive
+    # With values, so that runs from before there were these settings can go on.
+    largest_batch: Positive = 512
+    memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    rate_rule: Literal["constant", "linear", "sqrt"] = "constant"
+    base_batch: Positive | None = None
+
+    @property
+    def items(self) -> int:
+        """`batch_size`, once a number has been found for `auto`."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
+
+    @property
+    def rate_factor(self) -> float:
+        """What the learning rates are multiplied by, for batches of another size than their own.
+
+        `linear`: proportional to the batch (Goyal et al., Accurate, Large Minibatch SGD, 2017,
+        section 2.1: for SGD). `sqrt`: to its square root, which keeps the variance of a step
+        (Hoffer et al., Train longer, generalize better, 2017, section 4; for Adam Malladi et al.,
+        On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022, whose rule would
+        change the betas too).
+        """
+        if self.rate_rule == "constant":
+            return 1.0
+        assert self.base_batch is not None
+        ratio = self.items / self.base_batch
+        return ratio if self.rate_rule == "linear" else math.sqrt(ratio)
+
+
+@dataclass
+class Wandb:
+    """The dashboard."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    artifact: Literal["none", "best", "last"] = "none"
+
+
+@dataclass
+class Train:
+    """`restore train`."""
+
+    task: Node
+    data: Node
+    backbone: Node
+    protocol: Node
+    pretrained: Node
+    runtime: Runtime
+    loader: Loader
+    stages: dict[str, Stage]
+    schedule: Annotated[list[str], Field(min_length=1)]
+    reference: Reference
+    trainer: Trainer
+    wandb: Wandb
+    seed: Count
+    init: str | None
+    init_partial: bool
+    resume: str | None
+    folder: str
+    # Groups that parts above refer to.
+    attention: Node | None = None
+    trunk: Node | None = None
+    fusion: Node | None = None
+    degradation: Node | None = None
+    noise: Node | None = None
+    masks: Node | None = None
+    discriminator: Node | None = None
+    adversarial: Node | None = None
+
+
+@dataclass
+class Evaluate:
+    """`restore evaluate`."""
+
+    weights: str
+    model: list[str]
+    data: Node
+    split: Literal["train", "valid", "test"]
+    references: list[str | int | list[str | int]] | None
+    task: dict[str, Any] | None
+    pretrained: Node
+    perceptual: dict[str, Node]
+    runtime: Runtime
+    loader: Loader
+    wandb: Wandb
+    pictures: Count
+    save: bool
+    limit: Positive | None
+    seed: Count
+    folder: str
+    # Null: that of the weights' own configuration.
+    protocol: Node | None = None
+    masks: Node | None = None
+
+
+@dataclass
+class Bench:
+    """`restore bench`."""
+
+    what: Node
+    runtime: Runtime
+    folder: str

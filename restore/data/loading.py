@@ -1,0 +1,240 @@
+"""From a source of samples to batches.
+
+Every training item is a pure function of the seed and its position in the endless stream of
+items. So the stream does not depend on the number of workers or processes, two workers can never
+draw the same crops, and going on after an interruption means starting at a later position.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from restore.config.settings import Loader
+from restore.errors import UnreadableImage, UserError
+from restore.types import Pictures, Source, Task, each
+
+Batch = dict[str, Any]
+
+
+class TrainItems(Dataset):
+    """The endless stream of training items, by position.
+
+    Each epoch visits every sample once, in an order of its own.
+    """
+
+    def __init__(self, source: Source, task: Task, seed: int, on_error: str):
+        if len(source) == 0:
+            raise UserError("the training split is empty")
+        self.source, self.task, self.seed, self.on_error = source, task, seed, on_error
+
+    def __getitem__(self, position: int) -> Batch:
+        count = len(self.source)
+        epoch, offset = divmod(position, count)
+        order = _order(self.seed, epoch, count)
+        rng = np.random.default_rng([self.seed, position])
+        skipped = []
+        for step in range(count):
+            try:
+                sample = self.source[int(order[(offset + step) % count])]
+            except UnreadableImage as error:
+                if self.on_error == "raise":
+                    raise
+                skipped.append((error.path, error.reason))
+                continue
+            return {**self.task.train_item(sample, rng), "skipped": skipped}
+        raise UserError(f"none of the {count} training images can be read; the first: {skipped[0]}")
+
+
+class EvalItems(Dataset):
+    """The samples of a split, in order, as the evaluation sees them."""
+
+    def __init__(self, source: Source, task: Task, on_error: str):
+        if len(source) == 0:
+            raise UserError("the split to evaluate is empty")
+        self.source, self.task, self.on_error = source, task, on_error
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            item = self.task.eval_item(self.source[index])
+        except UnreadableImage as error:
+            if self.on_error == "raise":
+                raise
+            return {"skipped": [(error.path, error.reason)], "place": index}
+        return {**item, "skipped": [], "place": index}
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    # The last word keeps it apart from every item's [seed, position], which numpy fills up with 0.
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
+
+
+class Positions(Sampler[list[int]]):
+    """Positions of the items of each micro-batch, from step `first` up to step `last`.
+
+    Args:
+        first: the first step to serve, `last`: the step to stop before.
+        batch_size: items a step over all processes and micro-batches.
+        accumulate: micro-batches a step.
+        rank, world: this process and their number.
+    """
+
+    def __init__(
+        self, first: int, last: int, batch_size: int, accumulate: int, rank: int, world: int
+    ):
+        if batch_size % (accumulate * world):
+            raise UserError(
+                f"trainer.batch_size={batch_size} does not divide by trainer.accumulate="
+                f"{accumulate} × runtime.devices={world}"
+            )
+        self.first, self.last = first, last
+        self.batch_size, self.accumulate, self.rank, self.world = (
+            batch_size,
+            accumulate,
+            rank,
+            world,
+        )
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            whole = range(step * self.batch_size, (step + 1) * self.batch_size)
+            for part in range(self.accumulate):
+                # All processes' shares of a micro-batch are together what one process has in it.
+                yield list(whole[part :: self.accumulate][self.rank :: self.world])
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Stacks the pictures of items by name; everything else becomes a list.
+
+    Of several references of each item the first are stacked, the second, and so on.
+
+    Raises UserError when pictures of one name differ in size or number.
+    """
+    batch: Batch = {"skipped": [entry for item in items for entry in item["skipped"]]}
+    items = [item for item in items if "key" in item]
+    for name in items[0] if items else ():
+        if name == "skipped":
+            continue
+        values = [item[name] for item in items if name in item]
+        if isinstance(values[0], list):
+            places = zip_longest(*values)
+            batch[name] = [_stacked(name, [*place], items) for place in places]
+        elif isinstance(values[0], torch.Tensor):
+            batch[name] = _stacked(name, values, items)
+        else:
+            batch[name] = values
+    return batch
+
+
+def _stacked(name: str, values: list[torch.Tensor | None], items: Sequence[Batch]) -> torch.Tensor:
+    """One picture of each item, as a batch."""
+    pictures = [value for value in values if value is not None]
+    if len({x.shape for x in pictures}) > 1 or len(pictures) < len(items):
+        sizes = ", ".join(f"{item['key']} {_size(item.get(name))}" for item in items)
+        raise UserError(
+            f"the '{name}' pictures of a batch differ in size ({sizes}): "
+            "set task.crop and task.reference_crop, or a batch of 1"
+        )
+    return torch.stack(pictures)
+
+
+def _size(pictures: Pictures | None) -> str:
+    several = pictures if isinstance(pictures, list) else [pictures]
+    return " + ".join("none" if x is None else f"{tuple(x.shape[1:])}" for x in several)
+
+
+class _Collated(Dataset):
+    """Whole batches of items, by the list of their places.
+
+    A user's mistake is handed over as a value: raised in a worker, torch would make a traceback of
+    it on the way to the main process, and the sentence would be lost.
+    """
+
+    def __init__(self, items: TrainItems | EvalItems):
+        self.items = items
+
+    def __getitem__(self, places: list[int]) -> Batch | UserError:
+        try:
+            return collate([self.items[place] for place in places])
+        except UserError as error:
+            return error
+
+
+class Batches:
+    """Batches of items, read and put together by worker processes, in the order of `places`.
+
+    Iterating raises a UserError where an item or a batch of them made one.
+
+    Args:
+        items: what is read.
+        places: the items of each batch.
+        workers: processes; 0 reads in this one.
+        pin: put tensors where a CUDA device fetches them fast.
+    """
+
+    def __init__(
+        self,
+        items: TrainItems | EvalItems,
+        places: Sampler[list[int]] | Sequence[list[int]],
+        workers: int,
+        pin: bool = False,
+    ):
+        self.loader = DataLoader(
+            _Collated(items),
+            sampler=places,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin,
+            worker_init_fn=_quiet,
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def train_batches(items: TrainItems, positions: Positions, loader: Loader, pin: bool) -> Batches:
+    """Micro-batches of training items."""
+    return Batches(items, positions, loader.workers, pin)
+
+
+def eval_batches(
+    items: EvalItems, loader: Loader, rank: int, world: int, limit: int | None
+) -> Batches:
+    """Single samples; process `rank` of `world` sees every `world`-th, none twice."""
+    places = range(min(len(items), limit or len(items)))[rank::world]
+    return Batches(items, [[place] for place in places], min(loader.workers, len(places)))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _quiet(worker: int) -> None:
+    # Ctrl-C goes to the whole group of processes; only the main one shall act on it.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    return {k: each(lambda x: x.to(device, non_blocking=True), v) for k, v in batch.items()}

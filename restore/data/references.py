@@ -1,0 +1,154 @@
+"""What stands in for a sample's reference, to see how much of a result comes from it.
+
+The kinds are independent of the data set and of the degradation, and the same in every epoch and
+for any number of processes:
+
+- `given`: the data set's own.
+- `black`: a black picture of the target's size.
+- `noise`: independent uniform 8-bit values, of the target's size, by the sample's key.
+- `other_image`: the target of another sample of the split, half the split further on. Every sample
+  has one that is not itself, and neighbours in a folder, which are often alike, are far apart.
+- `self`: the sample's own low picture, upsampled: what a reference gives that adds nothing.
+- `none`: no reference. A network whose textures are weighted by a score gets the score 0, so that
+  nothing is added to its features; others get zeros for textures. Not the same as `black`, whose
+  textures are the extractor's answer to a black picture, with a score that is not 0.
+"""
+
+import copy
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from restore.config.settings import Reference, StandIn
+from restore.data.degradation import Degradation
+from restore.errors import UserError
+from restore.types import Sample, Source
+
+_PARTS = ("reference", "reference_low_up")
+
+
+def replaced(kind: Reference, source: Source, task: Any) -> tuple[Source, Any]:
+    """A split and its task with another kind of reference.
+
+    Args:
+        kind: see the module.
+        source: the split; it need not have references, but for `given`.
+        task: one with a `degradation` (`restore.data.degradation.Degradation`); it is not changed.
+
+    Raises:
+        UserError: `other_image` of a split that has only one; a task without references.
+    """
+    if kind == "given":
+        return source, task
+    if not task.takes_reference:
+        raise UserError(
+            f"references: '{kind}' changes nothing, as this task hands no reference over "
+            "(task=reference_sr does)"
+        )
+    if kind == "other_image":
+        if len(source) < 2:
+            raise UserError("references: other_image needs a split of two images or more")
+        return Replaced(source, _other), task
+    return Replaced(source, lambda _, index, sample: _of(kind, sample)), changed(kind, task)
+
+
+def changed(kind: StandIn, task: Any) -> Any:
+    """The task as a kind of reference needs it; the one given stays as it is."""
+    around = {"self": OwnReference, "none": NoReference}.get(kind)
+    if around is None:
+        return task
+    task = copy.copy(task)
+    task.degradation = around(task.degradation)
+    return task
+
+
+def picture(kind: StandIn, key: str, height: int, width: int) -> Tensor:
+    """What a sample is given as its reference, uint8 3HW; black where the task makes its own."""
+    if kind != "noise":
+        return torch.zeros(3, height, width, dtype=torch.uint8)
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    return torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
+
+
+class Replaced:
+    """A split whose samples have another reference.
+
+    Args:
+        source: the split.
+        picture: makes the reference of (source, index, sample).
+    """
+
+    def __init__(self, source: Source, picture: Callable[[Source, int, Sample], Tensor]):
+        self.source, self.picture = source, picture
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source[index].copy()
+        sample.pop("reference_low_up", None)
+        sample["reference"] = self.picture(self.source, index, sample)
+        return sample
+
+
+def _of(kind: StandIn, sample: Sample) -> Tensor:
+    height, width = sample["target"].shape[-2:]
+    return picture(kind, sample["key"], height, width)
+
+
+def _other(source: Source, index: int, sample: Sample) -> Tensor:
+    return source[(index + len(source) // 2) % len(source)]["target"]
+
+
+class _Around:
+    """A degradation around another, which does whatever else a task asks for."""
+
+    def __init__(self, base: Degradation):
+        self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+
+class OwnReference(_Around):
+    """Makes the upsampled low picture the reference, once the base has made it.
+
+    In training that is the crop's own, with the crop's own noise.
+    """
+
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
+        """Where the base works here, adds the low pictures and the reference."""
+        return _own(sample, lambda pictures: self.base.worker(pictures, scale, rng))
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """The same for a base that works on the device."""
+        return _own(batch, lambda pictures: self.base.device(pictures, scale))
+
+
+def _own(pictures: Any, degraded: Callable[[Any], Any]) -> Any:
+    if "reference_low_up" in pictures:  # the worker has done it
+        return degraded(pictures)
+    made = degraded(_without_reference(pictures))
+    return degraded({**made, "reference": made["low_up"]}) if "low_up" in made else made
+
+
+class NoReference(_Around):
+    """Leaves the reference away."""
+
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
+        """Adds the low pictures where the base works here."""
+        return self.base.worker(_without_reference(sample), scale, rng)
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """The same for a base that works on the device."""
+        return self.base.device(_without_reference(batch), scale)
+
+
+def _without_reference(pictures: Any) -> Any:
+    return {name: value for name, value in pictures.items() if name not in _PARTS}

@@ -1,0 +1,59 @@
+"""Two focal lengths: the picture of the shorter one, brought to the size of the longer's."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from restore.data.degradation import pil_resize
+from restore.errors import UserError
+from restore.images.augment import cropped
+from restore.types import Sample, each
+
+
+class Zoomed:
+    """A degradation whose `low_up` is a wide picture of the same place.
+
+    Where the data bring none, the wide picture is the target shrunk by the zoom and enlarged again;
+    `low` is the wide picture ÷scale, not the target. All by PIL's bicubic in 8 bits.
+
+    Args:
+        zoom: ratio of the focal lengths, where the wide picture is to be made.
+    """
+
+    def __init__(self, zoom: Annotated[float, Field(ge=1)] = 1.4):
+        self.zoom = zoom
+
+    def wide(self, picture: Tensor) -> Tensor:
+        """The picture as the shorter focal length shows it, of the same size."""
+        height, width = picture.shape[-2:]
+        smaller = (max(1, round(side / self.zoom)) for side in (height, width))
+        return pil_resize(pil_resize(picture, *smaller), height, width)
+
+    def centre(self, picture: Tensor) -> Tensor:
+        """The picture's central part, as large as the whole divided by the zoom, enlarged to it."""
+        height, width = picture.shape[-2:]
+        rows, columns = (max(1, round(side / self.zoom)) for side in (height, width))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return pil_resize(cropped(picture, top, left, rows, columns), height, width)
+
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
+        """Adds the low pictures."""
+        out = sample.copy()
+        if "low_up" not in out:
+            out["low_up"] = self.wide(out["target"])
+        if "low" not in out:
+            height, width = out["low_up"].shape[-2:]
+            if height % scale or width % scale:
+                raise UserError(
+                    f"{out['key']}: {width}×{height} pixels do not divide by the scale {scale}"
+                )
+            out["low"] = pil_resize(out["low_up"], height // scale, width // scale)
+        if "reference" in out and "reference_low_up" not in out:
+            out["reference_low_up"] = each(self.wide, out["reference"])
+        return out
+
+    def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
+        """Nothing is left to do."""
+        return batch

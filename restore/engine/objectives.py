@@ -1,0 +1,139 @@
+"""What a stage asks of each model: its terms, its optimizer, its learning rate."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from restore.config import registry, settings
+from restore.errors import UserError
+from restore.losses import Loss
+from restore.types import Problem, Restoration
+
+
+def rate(decay: settings.Decay, step: int, steps: int) -> float:
+    """Factor on the learning rate at a step of a stage.
+
+    Args:
+        decay: linear warm-up over `warmup` steps, then `constant`; `step` (times `factor` every
+            `every` steps); `linear` or `cosine` (down to `factor` at the stage's last step).
+        step: from 0.
+        steps: the stage's length.
+    """
+    warm = min(1.0, (step + 1) / decay.warmup) if decay.warmup else 1.0
+    if decay.shape == "step":
+        assert decay.every is not None
+        return warm * decay.factor ** (step // decay.every)
+    share = step / max(1, steps - 1)
+    if decay.shape == "linear":
+        return warm * (1 + (decay.factor - 1) * share)
+    if decay.shape == "cosine":
+        return warm * (decay.factor + (1 - decay.factor) * (1 + math.cos(math.pi * share)) / 2)
+    return warm
+
+
+class Objective:
+    """One model, the terms that it is trained on, and its optimizer.
+
+    Args:
+        path: where it stands in the configuration, for messages.
+        setting: its losses, optimizer, parameter groups, schedule.
+        model: the bare model that it changes.
+        steps: the stage's length.
+        factor: on every learning rate.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        setting: settings.Objective,
+        model: nn.Module,
+        steps: int,
+        factor: float = 1.0,
+    ):
+        self.setting, self.steps, self.model = setting, steps, model
+        self.losses: dict[str, Loss] = {
+            name: registry.instantiate(node, f"{path}.losses.{name}")
+            for name, node in setting.losses.items()
+            if setting.weights[name] > 0  # else not even its files are needed
+        }
+        if not self.losses:
+            raise UserError(f"{path}.weights: every term has the weight 0")
+        groups = _parameter_groups(path, model, setting.groups)
+        self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"] * factor
+
+    @property
+    def rate(self) -> float:
+        """The first group's learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_rate(self, step: int) -> None:
+        """Sets the learning rates for a step of the stage."""
+        factor = rate(self.setting.decay, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def terms(
+        self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
+    ) -> dict[str, Tensor]:
+        """Every term, unweighted. Of the models only the objective's own gets gradients by them."""
+        with _fixed(model for model in models.values() if model is not self.model):
+            return {name: loss(restored, problem, models) for name, loss in self.losses.items()}
+
+
+@contextmanager
+def _fixed(models: Iterable[nn.Module]) -> Iterator[None]:
+    """While it lasts, what is made with the models' parameters is no function of them."""
+    held = [p for model in models for p in model.parameters() if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+def _parameter_groups(
+    path: str, model: nn.Module, groups: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Trainable parameters by the prefix of their names; all others come first, as they are."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    taken: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
+    rest: list[Tensor] = []
+    for name, parameter in named.items():
+        owner = next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
+        (rest if owner is None else taken[owner]).append(parameter)
+    for prefix in groups:
+        if not taken[prefix] and not any(n.startswith(prefix) for n, _ in model.named_parameters()):
+            parts = sorted({name.partition(".")[0] for name in named})
+            raise UserError(
+                f"{path}.groups.{prefix}: the model has no such part; there are {', '.join(parts)}"
+            )
+    made = [{"params": rest}] if rest else []
+    made += [
+        {"params": taken[prefix], **options} for prefix, options in groups.items() if taken[prefix]
+    ]
+    if not made:
+        raise UserError(f"{path}: the model has nothing to train")
+    return made
+
+
+@dataclass
+class Leg:
+    """A stage placed in the run: its name, first step, length and objectives."""
+
+    name: str
+    first: int
+    steps: int
+    objectives: dict[str, Objective]
+
+    def prefix(self, title: str) -> str:
+        """What the names of an objective's numbers begin with, where there are several."""
+        return f"{title}/" if len(self.objectives) > 1 else ""

@@ -1,0 +1,403 @@
+"""The training loop: stages of objectives, with validation, checkpoints and going on again."""
+
+import csv
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from restore.config import registry, settings
+from restore.data.loading import (
+    Batch,
+    EvalItems,
+    Positions,
+    TrainItems,
+    collate,
+    to_device,
+    train_batches,
+)
+from restore.data.references import replaced
+from restore.engine import cost
+from restore.engine.learner import Learner
+from restore.engine.objectives import Leg
+from restore.engine.run_logger import Journal
+from restore.engine.signals import Signals
+from restore.engine.status import Progress
+from restore.errors import UserError
+from restore.images import sheets
+from restore.images.io import save_png
+from restore.inference.evaluation import Report, Runner, evaluate
+from restore.models import checkpoint
+from restore.types import Problem, Restoration, each
+from restore.utils import distributed
+from restore.utils.files import to_json, write_text
+
+log = logging.getLogger("restore")
+
+INTERRUPTED = 130
+
+
+class Training:
+    """A run from its first step, or from its last checkpoint, to its end.
+
+    Args:
+        config: the resolved configuration; `folder/config.yaml` holds the same.
+        setting: the same, checked and typed.
+        folder: the run folder.
+        device: this process's device.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        setting: settings.Train,
+        folder: Path,
+        device: torch.device,
+    ):
+        self.config, self.setting, self.folder, self.device = config, setting, folder, device
+        self.first_process = distributed.rank() == 0
+        torch.manual_seed(setting.seed)
+        task = registry.instantiate(setting.task, "task")
+        dataset = registry.instantiate(setting.data, "data")
+        train, self.task = replaced(setting.reference, dataset.split("train"), task)
+        valid, _ = replaced(setting.reference, dataset.split("valid"), task)
+        self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
+        self.valid_items = EvalItems(valid, self.task, setting.loader.on_error)
+        self.protocol = registry.instantiate(setting.protocol, "protocol")
+
+        self.learner = Learner(
+            setting,
+            self.task,
+            len(train),
+            device,
+            init=None if self._last.exists() else setting.init,
+        )
+        self.best: float | None = None
+        # Sums of this process's values since the last line of numbers.
+        self.unlogged: dict[str, float] = {}
+        self.unlogged_steps = 0
+        self.skipped: set[tuple[str, str]] = set()
+        self.stop = False
+
+    # Checkpoints ----------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the run needs to go on from here as if it had never stopped."""
+        return {
+            "config": self.config,
+            **self.learner.state(),
+            "best": self.best,
+            "unlogged": distributed.gather([self.unlogged, self.unlogged_steps]),
+            "identity": self.journal.identity,
+            "spent": distributed.gather(self.meter.state()),
+        }
+
+    def save(self, name: str) -> None:
+        """Writes `checkpoints/NAME.pt`, from the first process; called by all."""
+        state = self.state()
+        if self.first_process:
+            path = self.folder / "checkpoints" / f"{name}.pt"
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.write(path, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.load(state, str(self._last))
+        self.best = state["best"]
+        parts = state["unlogged"]
+        self.unlogged_steps = parts[0][1]
+        if len(parts) == distributed.world():
+            self.unlogged = parts[distributed.rank()][0]
+        else:  # saved by another number of processes: the mean over them is what will be logged
+            names = parts[0][0]
+            self.unlogged = {n: sum(sums[n] for sums, _ in parts) / len(parts) for n in names}
+
+    @property
+    def _last(self) -> Path:
+        return self.folder / "checkpoints" / "last.pt"
+
+    # The loop -------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Trains to the end; returns the exit code (130 when interrupted and saved)."""
+        state = checkpoint.read(self._last) if self._last.exists() else None
+        if state is not None:
+            self._restore(state)
+        self.journal = Journal(
+            self.folder,
+            self.config,
+            self.config["wandb"],
+            "train",
+            self.learner.step,
+            state["identity"] if state else None,
+        )
+        self._introduce()
+        spent = state.get("spent", []) if state else []
+        own = distributed.rank()
+        self.meter = cost.Meter(self.device, spent[own] if own < len(spent) else None)
+        self.progress = (
+            Progress(self.folder, self.learner.step, self.learner.total)
+            if self.first_process
+            else None
+        )
+        finished = False
+        try:
+            with Signals(self._ask_to_stop), self._bar() as bar:
+                for leg in self.learner.legs:
+                    if self.learner.step < leg.first + leg.steps:
+                        self._train(leg, bar)
+                    if self.stop:
+                        break
+            finished = not self.stop
+            self._conclude(finished)
+        finally:
+            self.journal.close(failed=not finished)
+        if self.progress:
+            self.progress.end(self.learner.step, finished)
+        return 0 if finished else INTERRUPTED
+
+    def _introduce(self) -> None:
+        if self.learner.begun:
+            log.info(self.learner.begun)
+        origins: dict[str, list[str]] = {}  # users of other people's networks, by what is said
+        extractor = getattr(self.learner.models["backbone"], "extractor", None)
+        for name, user in [("the extractor", extractor), *self.learner.terms()]:
+            provenance = getattr(user, "provenance", None)
+            if provenance is not None:
+                origins.setdefault(provenance.sentence(), []).append(name)
+        for sentence, users in origins.items():
+            log.info("%s (for %s)", sentence, ", ".join(users))
+        for name, model in self.learner.models.items():
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            every = sum(p.numel() for p in model.parameters())
+            log.info("%s: %s parameters, %s trained", name, f"{every:,}", f"{trained:,}")
+        stages = ", ".join(f"{leg.name} ({leg.steps} steps)" for leg in self.learner.legs)
+        start = f"going on at step {self.learner.step}" if self.learner.step else "beginning"
+        log.info("%s: %s; run folder %s", start, stages, self.folder)
+        trainer = self.setting.trainer
+        told = "as they are set"
+        if trainer.rate_rule != "constant":
+            told = f"× {trainer.rate_factor:.4g}, since they are meant for {trainer.base_batch}"
+        log.info(
+            "batches of %d, learning rates %s (trainer.rate_rule=%s)",
+            *(trainer.items, told, trainer.rate_rule),
+        )
+
+    def _bar(self) -> tqdm:
+        batch = self.setting.trainer.items
+        return tqdm(
+            total=self.learner.total * batch,
+            initial=self.learner.step * batch,
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not self.first_process,
+            # On a terminal the bar moves; in a log file a line every ten seconds is enough.
+            mininterval=0.5 if _terminal() else 10,
+        )
+
+    def _ask_to_stop(self) -> None:
+        self.stop = True
+
+    def _train(self, leg: Leg, bar: tqdm) -> None:
+        trainer = self.setting.trainer
+        if self.learner.step == leg.first:
+            # Fidelity falls where a stage trains for more than it; what came before is no rival.
+            self.best = None
+            self.unlogged, self.unlogged_steps = {}, 0  # it has terms of its own
+        positions = Positions(
+            self.learner.step,
+            leg.first + leg.steps,
+            trainer.items,
+            trainer.accumulate,
+            distributed.rank(),
+            distributed.world(),
+        )
+        pin = self.device.type == "cuda"
+        batches = iter(train_batches(self.items, positions, self.setting.loader, pin))
+        self.learner.network.train()
+        timed, began = 0, time.perf_counter()
+        while self.learner.step < leg.first + leg.steps:
+            with self.meter.working():
+                with self.meter.waiting():
+                    micros = [next(batches) for _ in range(trainer.accumulate)]
+                for micro in micros:
+                    self._note_skipped(micro)
+                values = self.learner.advance(
+                    leg, [to_device(micro, self.device) for micro in micros]
+                )
+            timed += 1
+            self.unlogged_steps += 1
+            for name, value in values.items():
+                self.unlogged[name] = self.unlogged.get(name, 0.0) + value
+            bar.update(trainer.items)
+            if self.progress:
+                self.progress.at(self.learner.step)
+            if (
+                self.learner.step % trainer.log_every == 0
+                or self.learner.step == self.learner.total
+            ):
+                own = {k: v / self.unlogged_steps for k, v in self.unlogged.items()}
+                parts = distributed.gather(own)
+                mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in own}
+                for title, objective in leg.objectives.items():
+                    mean[f"train/{leg.prefix(title)}rate"] = objective.rate
+                speed = timed * trainer.items / (time.perf_counter() - began)
+                mean["train/images_per_s"] = speed
+                self.journal.numbers(mean, self.learner.step)
+                bar.set_postfix_str(f"{leg.name} loss {mean['train/loss']:.4f}")
+                self.unlogged, self.unlogged_steps = {}, 0
+                timed, began = 0, time.perf_counter()
+            ended = self.learner.step == self.learner.total
+            if self.learner.step % trainer.valid_every == 0 or ended:
+                self.validate()
+                began = time.perf_counter()
+            stop = distributed.any_true(self.stop, self.device)
+            if self.learner.step % trainer.save_every == 0 or ended or stop:
+                self.save("last")
+            if stop:
+                self.stop = True
+                return
+
+    def _note_skipped(self, batch: Batch) -> None:
+        for path, reason in batch["skipped"]:
+            if (path, reason) not in self.skipped:
+                self.skipped.add((path, reason))
+                log.warning("skipped: cannot read the image %s: %s", path, reason)
+
+    # Validation -----------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        """Measures the validation split, logs it and keeps the stage's best checkpoint."""
+        folder = self.folder / "pictures" / f"step_{self.learner.step:07d}"
+        holes: dict[str, tuple[Path, np.ndarray]] = {}
+        scores: dict[str, Path] = {}
+
+        def keep(problem: Problem, restored: Restoration, _: Tensor) -> dict[str, float]:
+            mask, count = problem.aux.get("mask"), self.setting.trainer.pictures
+            if self.first_process and mask is not None and len(holes) < count:
+                path = folder / f"{len(holes):03d}_filled.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
+                overlay = mask[0, 0].round().byte().cpu().numpy()
+                holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
+            score = restored.aux.get("score")
+            if self.first_process and score is not None and len(scores) < count:
+                path = folder / f"{len(scores):03d}_score.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(path, sheets.score_map(restored))
+                scores[f"valid/score/{problem.keys[0]}"] = path
+            return {}
+
+        report = evaluate(
+            Runner(self.learner.measured, self.setting.runtime, self.device),
+            self.task,
+            self.valid_items,
+            self.protocol,
+            self.setting.loader,
+            pictures=folder,
+            count=self.setting.trainer.pictures,
+            each=keep,
+            title="validate",
+        )
+        if not report.rows:
+            raise UserError("no validation image could be read")
+        values = {f"valid/{k}": v for k, v in report.mean("restored").items()}
+        base = {f"valid/{report.baseline}/{k}": v for k, v in report.mean("baseline").items()}
+        self.journal.numbers({**values, **base}, self.learner.step)
+        self.journal.pictures(
+            {f"valid/{k}": v for k, v in report.sheets.items()}, self.learner.step
+        )
+        self.journal.table(_table_rows(report), self.learner.step)
+        self.journal.masked(holes, self.learner.step)
+        self.journal.pictures(scores, self.learner.step, kind="scores")
+        name, value = next(iter(values.items()))
+        against = base[f"valid/{report.baseline}/{name.partition('/')[2]}"]
+        log.info(
+            "step %d: %s %.4f (%s %.4f, %+.4f) over %d images",
+            *(self.learner.step, name, value, report.baseline, against, value - against),
+            len(report.rows),
+        )
+        if self.best is None or value > self.best:
+            self.best = value
+            self.save("best")
+        if self.progress:
+            self.progress.measured(self.learner.step, name, value, self.best)
+        self.last_values = values | base
+        return values
+
+    def _conclude(self, finished: bool) -> None:
+        if self.skipped:
+            log.warning("%d image(s) could not be read and were skipped", len(self.skipped))
+        if not finished:
+            log.info(
+                "stopped at step %d of %d and saved; to go on: restore train resume=%s",
+                *(self.learner.step, self.learner.total, self.folder),
+            )
+            return
+        parts = distributed.gather(self.meter.state())
+        if not self.first_process:
+            return
+        values = _last_values(self.folder / "metrics.csv")
+        spent = self._cost(parts)
+        trainer = self.setting.trainer
+        best = {
+            "step": self.learner.step,
+            "best": self.best,
+            **values,
+            "batch_size": trainer.items,
+            "cost": spent,
+        }
+        write_text(self.folder / "summary.json", to_json(best))
+        self.journal.summary(best)
+        kept = self.setting.wandb.artifact
+        if kept != "none":
+            self.journal.artifact(self.folder / "checkpoints" / f"{kept}.pt", kept)
+        log.info("done: %d steps; weights and pictures in %s", self.learner.step, self.folder)
+
+    def _cost(self, parts: list[dict[str, float]]) -> dict[str, Any]:
+        """The summary's section `cost`; a restoration is that of a training crop."""
+        model = self.learner.models["backbone"]
+        problem = self.task.prepare(
+            to_device(collate([self.items[0]]), self.device),
+            torch.Generator(self.device).manual_seed(0),
+        )
+        once = cost.forward(Runner(model, self.setting.runtime, self.device), problem)
+        images = self.learner.step * self.setting.trainer.items
+        return {
+            "parameters": cost.parameters(model),
+            "flops": {"forward": once["flops"]},
+            "ms_per_image": once["ms"],
+            "of": {name: each(_size, x) for name, x in problem.inputs.items()},
+            **cost.account(parts, images, self.meter.energy.source),
+        }
+
+
+def _table_rows(report: Report) -> list[dict[str, Any]]:
+    """Each picture of a validation that has a sheet, with its metrics."""
+    found = {row["place"]: row for row in report.rows}
+    files = {name: f for name, f in report.sheets.items() if not name.endswith("_masks")}
+    places = {int(name.partition("_")[0]): file for name, file in files.items()}
+    return [
+        {"picture": found[place]["key"], "file": file, **found[place]["restored"]}
+        for place, file in places.items()
+    ]
+
+
+def _size(picture: Tensor) -> Any:
+    return list(picture.shape[-2:])
+
+
+def _last_values(path: Path) -> dict[str, float]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def _terminal() -> bool:
+    import sys
+
+    return sys.stderr.isatty()

@@ -1,0 +1,165 @@
+"""Trained weights as something that restores one picture."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from restore.config.settings import Runtime, StandIn
+from restore.data.references import changed, picture
+from restore.images.tiling import Window, tiled
+from restore.inference.evaluation import Runner, evaluating
+from restore.models.weights import Loaded
+from restore.types import Filling, Problem, Sample
+
+
+class Restorer:
+    """Restores pictures of any size with one reference at a time.
+
+    Args:
+        loaded: weights with their task and network.
+        runtime: precision and layout.
+        device: where it runs.
+    """
+
+    def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device):
+        self.task = loaded.task()
+        self.model: Any = loaded.backbone().to(device)
+        self.runner = Runner(self.model, runtime, device)
+        self.device = device
+        self.scale: int = self.task.scale
+        self.takes_reference: bool = self.task.takes_reference and getattr(
+            self.model, "takes_reference", False
+        )
+        # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
+        self.reach: int | None = self.model.reach  # type: ignore[assignment]
+        self.fills = isinstance(self.task, Filling)
+        # How many times smaller than what is given the network's low picture is.
+        self.shrink: int = self.task.shrink if self.fills else 1
+
+    def remember(self, reference: Tensor) -> Any:
+        """What the network makes of a reference; good for many pictures.
+
+        Args:
+            reference: 3HW, uint8 or in [0, 1]. Its sides are cropped to multiples of the scale;
+                one that is shorter than the scale is continued with its last pixels.
+        """
+        for axis in (-2, -1):
+            places = torch.arange(max(reference.shape[axis], self.scale))
+            reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
+        sample = Sample(key="picture", low=torch.zeros(3, 1, 1), reference=reference)
+        return self._memory(sample, self.task)
+
+    def stand_in(self, kind: StandIn, low: Tensor, key: str, mask: Tensor | None = None) -> Any:
+        """The same of what stands in for a picture's reference, see `restore.data.references`.
+
+        Args:
+            kind: None is what `none` gives.
+            low, mask: as for `restore`.
+            key: of the picture, for the noise.
+        """
+        if kind == "none":
+            return None
+        blank = picture(kind, key, *self.size(*low.shape[-2:]))
+        sample = Sample(key=key, low=low, reference=blank)
+        if mask is not None:
+            sample["mask"] = mask
+        return self._memory(sample, changed(kind, self.task))
+
+    def _memory(self, sample: Sample, task: Any) -> Any:
+        inputs = self._prepared(sample, task).inputs
+        with evaluating(self.model), self.runner.autocast():
+            return self.model.remember(inputs["reference"], inputs["reference_low_up"])
+
+    def restore(
+        self,
+        low: Tensor,
+        memory: Any,
+        tile: int | None,
+        ensemble: bool = False,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The picture, enlarged and with its holes filled.
+
+        Args:
+            low: 3HW, uint8 or in [0, 1].
+            memory: from `remember`, or None for networks without a reference.
+            tile: largest side of tiles in pixels of the network's low picture, None for the whole
+                at once (and where `reach` is None).
+            ensemble: mean over the eight flips and turns of the picture (Lim et al., "Enhanced
+                Deep Residual Networks", CVPRW 2017: geometric self-ensemble).
+            mask: 1HW bool, true = hole, for a task that fills holes; None: there are none.
+
+        Returns:
+            3, scale·H, scale·W in [0, 1], on the CPU.
+        """
+        assert tile is None or self.reach is not None, "tiles would differ from the whole"
+        more = {} if memory is None else {"memory": memory}
+        sample = Sample(key="picture", low=low)
+        if mask is not None:
+            sample["mask"] = mask
+        overlap = self.reach or 0
+        if self.fills:
+            # Holes are filled from all of the picture, so before it is cut.
+            sample = self.task.opened(sample)
+            overlap += self.task.margin
+        pictures = {name: x for name, x in sample.items() if isinstance(x, Tensor)}
+        # One over the other, to be cut and turned as one.
+        stack = torch.cat([x.to(low.dtype) for x in pictures.values()])
+
+        def once(part: Tensor) -> Tensor:
+            layers = part.split([len(x) for x in pictures.values()])
+            layer = {name: x.contiguous() for name, x in zip(pictures, layers)}
+            problem = self._problem(Sample(key="picture", **layer))  # type: ignore[typeddict-item]
+            return self.task.finish(self.runner(problem, **more), problem).image
+
+        def part(window: Window) -> Tensor:
+            cut = window.of(stack, self.shrink)
+            return mean_over_turns(once, cut) if ensemble else once(cut)
+
+        with evaluating(self.model):
+            rows, columns = (side // self.shrink for side in stack.shape[-2:])
+            scale = self.scale * self.shrink
+            whole = tiled(part, rows, columns, tile=tile, overlap=overlap, scale=scale)[0]
+        height, width = (side * self.scale for side in low.shape[-2:])
+        return whole[:, :height, :width]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of the result for a picture of these sides."""
+        return height * self.scale, width * self.scale
+
+    def works_on(self, height: int, width: int) -> tuple[int, int]:
+        """Sides of what is cut into tiles, the network's low picture."""
+        return -(-height // self.shrink), -(-width // self.shrink)
+
+    def _problem(self, sample: Sample) -> Problem:
+        """A picture's, without its reference, which is remembered."""
+        if self.takes_reference:
+            sample["reference"] = torch.zeros(3, self.scale, self.scale)
+        problem = self._prepared(sample, self.task)
+        inputs = {k: x for k, x in problem.inputs.items() if not k.startswith("reference")}
+        return replace(problem, inputs=inputs)
+
+    def _prepared(self, sample: Sample, task: Any) -> Problem:
+        """The task's own preparation, so that a picture meets what training met."""
+        item = task.eval_item(sample)
+        batch: dict[str, Any] = {
+            name: [value] if name == "key" else value[None].to(self.device)
+            for name, value in item.items()
+        }
+        return task.prepare(batch)
+
+
+def mean_over_turns(function: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:
+    """Mean of a function's results on the eight flips and quarter turns, each turned back."""
+    total: Tensor | None = None
+    for quarters in range(4):
+        for flip in (False, True):
+            turned = picture.rot90(quarters, (-2, -1))
+            result = function(turned.flip(-1) if flip else turned)
+            back = (result.flip(-1) if flip else result).rot90(-quarters, (-2, -1))
+            total = back.clone() if total is None else total.add_(back)
+    assert total is not None
+    return total / 8

@@ -1,0 +1,54 @@
+"""A file of where in the reference each place of a restored picture took its texture from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from restore.errors import UserError
+
+FOLDER = "attention"  # beside the folder of restored pictures
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What matching chose for one picture.
+
+    `index` hw, row-major positions in the grid of the reference's coarsest features, counted on
+    through several references, as `restore.models.attention.Transfer` has them; `score` hw; `grids`
+    n2, height and width of each reference's grid.
+    """
+
+    index: np.ndarray
+    score: np.ndarray
+    grids: np.ndarray
+
+    def places(self) -> np.ndarray:
+        """hw3: number of the reference (from 0), row and column in its grid."""
+        ends = np.cumsum(self.grids.prod(1))
+        reference = np.searchsorted(ends, self.index, side="right")
+        inside = self.index - (ends - self.grids.prod(1))[reference]
+        row, column = np.divmod(inside, self.grids[reference, 1])
+        return np.stack([reference, row, column], -1)
+
+
+def write(path: Path, aux: Mapping[str, Any]) -> None:
+    """Keeps what a backbone's `aux` tells of the first picture's choices, as an npz file."""
+    np.savez_compressed(
+        path,
+        index=aux["index"][0].cpu().numpy().astype(np.int32),
+        score=aux["score"][0, 0].float().cpu().numpy().astype(np.float16),
+        grids=np.array(aux["grids"], np.int32),
+    )
+
+
+def read(path: Path) -> Choices:
+    """Reads such a file; UserError when it is damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file) as held:
+            return Choices(held["index"], held["score"].astype(np.float32), held["grids"])
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {error}") from error

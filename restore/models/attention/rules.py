@@ -1,0 +1,129 @@
+"""Matching rules: how queries and keys become a score and a choice of textures."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from restore.models.attention.search import box_sum, nearest_patch, nearest_pixel, patch_norm
+from restore.models.attention.transfer import (
+    Value,
+    from_neighbours,
+    gather,
+    neighbours,
+    pack,
+    transferred,
+)
+
+
+class Hard(nn.Module):
+    """Each query takes the texture of its most similar key, and that cosine is its score.
+
+    TTSR equations 2-5. Gradients reach queries and keys through the score, values through the
+    texture; the choice itself has none.
+    """
+
+    def forward(
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Compares patches of side `patch` (1 or 3) with those of all keys.
+
+        Returns:
+            Score N1HW, textures N, C, s·H, s·W, index NHW.
+        """
+        score, index = self._choose(query_NCHW, keys, patch)
+        places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys])
+        size = (index.shape[0], index.shape[1], index.shape[2])
+        return score[:, None], [transferred(value, places, size) for value in values], index
+
+    def _choose(self, query: Tensor, keys: list[Tensor], patch: int) -> tuple[Tensor, Tensor]:
+        known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
+        chosen = torch.zeros_like(known, dtype=torch.int64)
+        first = 0
+        search, cosine = _KINDS[patch]
+        for key in keys:
+            with torch.no_grad():
+                score, index = search(query.detach(), key.detach())
+            if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+                score = cosine(query, key, score, index)
+            better = score > known
+            chosen = torch.where(better, first + index, chosen)
+            known = torch.where(better, score, known)
+            first += key.shape[-2] * key.shape[-1]
+        return known, chosen
+
+
+class StraightThrough(nn.Module):
+    """One rule's result with another's gradient (Bengio et al. 2013, arXiv:1308.3432).
+
+    With `Hard` and `Soft`, the texture loss reaches the embedding although the choice is hard.
+
+    Args:
+        forward_rule: makes the result.
+        backward_rule: has the gradient.
+    """
+
+    def __init__(self, forward_rule: nn.Module, backward_rule: nn.Module):
+        super().__init__()
+        self.forward_rule, self.backward_rule = forward_rule, backward_rule
+
+    def forward(
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """As `Hard`."""
+        score, textures, index = self.forward_rule(query_NCHW, keys, values, patch)
+        if torch.is_grad_enabled():
+            _, soft, _ = self.backward_rule(query_NCHW, keys, values, patch)
+            textures = [two + (one - two).detach() for one, two in zip(textures, soft)]
+        return score, textures, index
+
+
+class _PatchCosine(torch.autograd.Function):
+    """The known cosines of chosen patch pairs, with their gradients recomputed when needed.
+
+    With q, k the patches and s their cosine, ds/dq = (k/|k| − s·q/|q|)/|q|, and the same for k.
+    Summed over overlapping patches, the first part is a texture transfer with weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, score: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, score, index)
+        return score.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, score, index = ctx.saved_tensors
+        N, C, H, W = query.shape
+        Hk, Wk = key.shape[-2:]
+        norm_q, norm_k = patch_norm(query), patch_norm(key)
+        at = index.flatten(1)
+        chosen = norm_k.flatten(1).gather(1, at).view(N, H, W)
+        # A patch of zeros has no direction to move in.
+        alive = (norm_q[:, 0] > 1e-12) & (chosen > 1e-12)
+        gradient = torch.where(alive, gradients[0], 0)
+        both = gradient / (norm_q[:, 0] * chosen)
+        own_q = gradient * score / norm_q[:, 0].square()
+        own_k = torch.zeros_like(norm_k).flatten(1)
+        own_k.scatter_add_(1, at, (gradient * score / chosen.square()).flatten(1))
+        own_k = own_k.view_as(norm_k)
+
+        places = neighbours(index, [(Hk, Wk)])
+        weights = from_neighbours(both)
+        crossed = gather(pack(key, (Hk, Wk)).rows, places, weights)
+        grad_query = crossed.view(N, H, W, C).permute(0, 3, 1, 2) - query * box_sum(own_q[:, None])
+
+        flat = query.permute(0, 2, 3, 1).reshape(-1, C)
+        grad_rows = query.new_zeros(N * Hk * Wk + 1, C)
+        for offset in range(9):
+            grad_rows.index_add_(0, places[:, offset], flat * weights[:, offset, None])
+        grad_key = grad_rows[:-1].view(N, Hk, Wk, C).permute(0, 3, 1, 2) - key * box_sum(own_k)
+        return grad_query, grad_key, None, None
+
+
+def _pixel_cosine(query: Tensor, key: Tensor, score: Tensor, index: Tensor) -> Tensor:
+    """The same for single positions, where plain operations are as light."""
+    chosen = key.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, key.shape[1], -1))
+    return torch.cosine_similarity(query.flatten(2), chosen, dim=1, eps=1e-12).view_as(score)
+
+
+_KINDS = {3: (nearest_patch, _PatchCosine.apply), 1: (nearest_pixel, _pixel_cosine)}

@@ -1,0 +1,70 @@
+"""How a scale takes in its texture."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from restore.models.backbones.blocks import conv
+from restore.models.backbones.upsampling import upsample
+
+
+class PlainFusion(nn.Module):
+    """F + conv(cat(F, T)): the texture as it is, whatever its score.
+
+    Args:
+        features: channels of F.
+        texture: channels of T.
+    """
+
+    def __init__(self, features: int, texture: int):
+        super().__init__()
+        self.conv = conv(features + texture, features)
+
+    def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        """Features of x's shape; all NCHW, the score N1hw of the coarsest scale."""
+        return x + self.taken(torch.cat([x, texture.to(x.dtype)], dim=1), score)
+
+    def taken(self, both: Tensor, score: Tensor) -> Tensor:
+        """What is added to the features, of them and the texture side by side."""
+        return self.conv(both)
+
+
+class ScoreFusion(PlainFusion):
+    """F + conv(cat(F, T)) · S, the score S upsampled to the scale (TTSR equation 7)."""
+
+    def taken(self, both: Tensor, score: Tensor) -> Tensor:
+        ratio = int(both.shape[-1] // score.shape[-1])  # plain, where torch writes down sizes
+        fused = self.conv(both)
+        return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
+
+
+class ChannelFusion(PlainFusion):
+    """F + conv(A(cat(F, T))), A a contrast-aware channel attention; the score is not used.
+
+    Hui et al., "Lightweight Image Super-Resolution with Information Multi-distillation Network",
+    ACM MM 2019, section 3.3: each channel times a factor in (0, 1) that a small network makes of
+    all channels' standard deviation plus mean over the whole picture.
+
+    Args:
+        features: channels of F.
+        texture: channels of T.
+        reduction: how many times fewer channels the small network has inside.
+    """
+
+    whole_picture = True
+
+    def __init__(
+        self, features: int, texture: int, reduction: Annotated[int, Field(ge=1, le=64)] = 16
+    ):
+        super().__init__(features, texture)
+        channels = features + texture
+        self.squeeze = conv(channels, channels // reduction, kernel=1)
+        self.excite = conv(channels // reduction, channels, kernel=1)
+
+    def taken(self, both: Tensor, score: Tensor) -> Tensor:
+        deviation, mean = torch.std_mean(both.float(), dim=(2, 3), correction=0, keepdim=True)
+        factor = torch.sigmoid(self.excite(F.relu(self.squeeze(deviation + mean))))
+        return self.conv(both * factor.to(both.dtype))

@@ -1,0 +1,401 @@
+"""TTSR: the texture transformer network for reference super-resolution.
+
+Yang, Yang, Fu, Lu, Guo: "Learning Texture Transformer Network for Image Super-Resolution",
+CVPR 2020 (below: TTSR), figures 2-4.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from itertools import pairwise
+from operator import add
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from restore.errors import UserError
+from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.backbones import ttsr_layouts
+from restore.models.backbones.blocks import conv, keep_variance, shrink
+from restore.models.backbones.extractor import TextureExtractor
+from restore.models.backbones.fusion import PlainFusion
+from restore.models.backbones.upsampling import upsample
+from restore.types import Pictures, Restoration
+
+Scale = Literal[1, 2, 4]
+# What a part makes for a number of channels and whatever else it is made for.
+Make = Callable[..., nn.Module]
+
+
+class ShallowFeatures(nn.Module):
+    """Features of the low picture before any texture arrives (TTSR: "SFE")."""
+
+    def __init__(self, features: int, blocks: int, trunk: Make, inputs: int = 3):
+        super().__init__()
+        self.head = conv(inputs, features)
+        self.trunk = trunk(features, blocks)
+        self.tail = conv(features, features)
+
+    def forward(self, low_NCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features, and the masks of the trunk's blocks."""
+        x = F.relu_(self.head(low_NCHW))
+        y, masks = self.trunk(x)
+        return self.tail(y).add_(x), masks
+
+
+class Resampler(nn.Module):
+    """Brings features from one scale to another of `scales`, places `source` and `target`."""
+
+    def __init__(self, features: int, scales: list[int], source: int, target: int):
+        super().__init__()
+        self.ratio = scales[target] / scales[source]
+        if target > source:
+            self.convs = nn.ModuleList([conv(features, features, kernel=1)])
+        else:  # by way of the scales in between
+            steps = [fine // coarse for coarse, fine in pairwise(scales[target : source + 1])]
+            self.convs = nn.ModuleList(conv(features, features, stride=step) for step in steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ratio > 1:
+            # A 1×1 convolution commutes with bicubic interpolation, whose weights add up to one;
+            # before it, it has ratio² times fewer pixels to work on.
+            return F.relu_(upsample(self.convs[0](x), int(self.ratio)))
+        for layer in self.convs:
+            x = F.relu_(layer(x))
+        return x
+
+
+class Exchange(nn.Module):
+    """Cross-scale feature integration (TTSR section 3.3): every scale hears all others."""
+
+    def __init__(self, features: int, scales: list[int]):
+        super().__init__()
+        self.paths = nn.ModuleDict(
+            {
+                f"{i}to{j}": Resampler(features, scales, i, j)
+                for j in range(len(scales))
+                for i in range(len(scales))
+                if i != j
+            }
+        )
+        self.merges = nn.ModuleList(conv(features * len(scales), features) for _ in scales)
+
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        merged = []
+        for j, merge in enumerate(self.merges):
+            others = [self.paths[f"{i}to{j}"](x) for i, x in enumerate(xs) if i != j]
+            merged.append(F.relu_(merge(torch.cat([xs[j], *others], dim=1))))
+        return merged
+
+
+class Enlargement(nn.Module):
+    """Sub-pixel upsampling: convolution, shuffle, ReLU."""
+
+    def __init__(self, features: int, ratio: int):
+        super().__init__()
+        self.conv = conv(features, features * ratio**2)
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(F.relu_(self.conv(x)), self.ratio)
+
+
+class Stage(nn.Module):
+    """One scale joins: its features are made, take in their texture, and all scales talk.
+
+    Args:
+        features: channels.
+        scales: the scales so far, the one that joins last.
+        blocks: of each scale's trunk.
+        trunk: makes a trunk of (features, blocks), see `blocks.ResidualTrunk`.
+        fusion: takes in the texture (`restore.models.backbones.fusion`); None: this scale has none.
+        exchange: makes the exchange of (features, scales); None: coarser scales end here.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        scales: list[int],
+        blocks: int,
+        trunk: Make,
+        fusion: nn.Module | None,
+        exchange: Make | None,
+    ):
+        super().__init__()
+        first = len(scales) == 1
+        self.scale = scales[-1]
+        self.enlarge = None if first else Enlargement(features, scales[-1] // scales[-2])
+        self.fusion = fusion
+        self.exchange = None if first or exchange is None else exchange(features, scales)
+        going_on = scales if exchange is not None else scales[-1:]
+        self.trunks = nn.ModuleList(trunk(features, blocks) for _ in going_on)
+        self.tails = nn.ModuleList(conv(features, features) for _ in going_on)
+
+    def forward(
+        self,
+        xs: list[Tensor],
+        textures: Mapping[int, Tensor],
+        score: Tensor,
+        details: Tensor | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Features of the scales that go on, and masks by the names of their blocks.
+
+        `details` are added to the features that are made here.
+        """
+        x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
+        if details is not None:
+            x = x + details
+        if self.fusion is not None:
+            x = self.fusion(x, textures[self.scale], score)
+        coarser = xs[: len(self.trunks) - 1]
+        xs = [*coarser, x]
+        ys = xs if self.exchange is None else self.exchange(xs)
+        results: list[Tensor] = []
+        masks: dict[str, Tensor] = {}
+        for place, (x, y, trunk, tail) in enumerate(zip(xs, ys, self.trunks, self.tails)):
+            y, made = trunk(y)
+            results.append(tail(y).add_(x))
+            masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(made)}
+        return results, masks
+
+
+class Merge(nn.Module):
+    """All scales to one picture."""
+
+    def __init__(self, features: int, scales: list[int]):
+        super().__init__()
+        last = len(scales) - 1
+        self.paths = nn.ModuleList(Resampler(features, scales, i, last) for i in range(last))
+        self.merge = conv(features * len(scales), features) if last else None
+        self.tail1 = conv(features, features // 2)
+        self.tail2 = conv(features // 2, 3, kernel=1)
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        x = xs[-1]
+        if self.merge is not None:
+            others = [path(x) for path, x in zip(self.paths, xs)]
+            x = F.relu_(self.merge(torch.cat([x, *others], dim=1)))
+        # Nothing stands between the last two convolutions: they are one, with few outputs.
+        last, before = self.tail2.weight.flatten(1), self.tail1.weight
+        weight = (last @ before.flatten(1)).view(last.shape[0], *before.shape[1:])
+        bias = last @ self.tail1.bias + self.tail2.bias  # type: ignore[operator]
+        return F.conv2d(x, weight, bias.to(weight.dtype), padding=1)
+
+
+class TTSR(nn.Module):
+    """Texture transformer for ×4 super-resolution with a reference.
+
+    Args:
+        attention: texture attention (`restore.models.attention.TextureAttention`).
+        extractor: makes the features that are compared and transferred
+            (`restore.models.backbones.extractor.TextureExtractor`); its three outputs, fine to
+            coarse, have the sizes of scales 4, 2 and 1 of the low picture.
+        blocks: residual blocks of the shallow features, then of the stage of each scale.
+        trunk: makes residual blocks of (features, count), see `blocks.ResidualTrunk`.
+        fusion: makes what takes in a texture, of (features, the texture's channels), see
+            `restore.models.backbones.fusion`.
+        exchange: makes what lets the scales hear each other, of (features, scales), see
+            `Exchange`; None: each scale ends where the next begins.
+        scales: sizes of the features relative to the low picture, from 1, rising, to 4.
+        textures: scales at which textures are transferred; a stage at another scale has none.
+        features: channels of the main network.
+        variance_init: start from weights that keep the variance of what passes through (He et al.,
+            ICCV 2015), residual branches at a tenth, rather than torch's smaller ones, with which
+            hardly anything reaches the last layers at first. Not in the paper.
+        global_skip: add the network's output to the bicubically upsampled input, with the last
+            layer starting at zero, so that an untrained network is bicubic. Not in the paper.
+        inputs: channels of the low picture; the fourth is a mask of its holes, for tasks that hand
+            one over (`task.coding: mask_channel`). Not in the paper.
+        details: the finest scale also sees `low_up` (and, with four inputs, the mask at its size)
+            as it is: where `low_up` holds more than `low`, as in `partial_sr`. Not in the paper.
+    """
+
+    scale = 4
+    takes_reference = True
+    attention: TextureAttention
+    extractor: TextureExtractor
+
+    def __init__(
+        self,
+        attention: TextureAttention,
+        extractor: TextureExtractor,
+        blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)],
+        trunk: Make,
+        fusion: Make,
+        exchange: Make | None,
+        scales: Annotated[list[Scale], Field(min_length=1)],
+        textures: Annotated[list[Scale], Field(min_length=1)],
+        features: Annotated[int, Field(ge=2)] = 64,
+        global_skip: bool = False,
+        variance_init: bool = False,
+        inputs: Literal[3, 4] = 3,
+        details: bool = False,
+    ):
+        super().__init__()
+        _check(blocks, scales, textures)
+        self.extractor = extractor
+        self.attention = attention
+        self.textures = sorted(textures)
+        self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
+        self.inputs = inputs
+        self.details = conv(inputs, features) if details else None
+        made = dict(zip((4, 2, 1), extractor.channels))
+        self.transferred = attention.channels([made[scale] for scale in self.textures])
+        channels = dict(zip(self.textures, self.transferred))
+        self.stages = nn.ModuleList(
+            Stage(
+                features,
+                [*scales[: i + 1]],
+                blocks[i + 1],
+                trunk,
+                fusion(features, channels[scale]) if scale in textures else None,
+                exchange,
+            )
+            for i, scale in enumerate(scales)
+        )
+        self.merge = Merge(features, [*scales] if exchange is not None else [scales[-1]])
+        if variance_init:
+            ends: list[nn.Module] = [self.shallow.tail]
+            for part in self.stages.modules():
+                if isinstance(part, PlainFusion):
+                    ends.append(part.conv)
+                elif isinstance(part, Stage):
+                    ends += part.tails
+            begun: list[nn.Module | None] = [self.shallow, self.stages, self.merge, self.details]
+            for module in begun:
+                if module is not None:
+                    keep_variance(module)
+            shrink(ends)
+        self.global_skip = global_skip
+        if global_skip:
+            nn.init.zeros_(self.merge.tail2.weight)
+            nn.init.zeros_(self.merge.tail2.bias)  # type: ignore[arg-type]
+        self.reach = self._reach(blocks)
+
+    def _reach(self, blocks: list[int]) -> int | None:
+        """How far, in low pixels, an input pixel reaches into the output.
+
+        That is through the convolutions and the interpolation; an upper bound, so tiles that
+        overlap by it show no seam. None: everywhere, as a part takes means over the whole picture.
+        """
+        if any(getattr(part, "whole_picture", False) for part in self.modules()):
+            return None
+        later = sum(6 + 2 * count for count in blocks[2:])
+        return (
+            max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
+        )
+
+    def remember(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
+        """The reference side of the attention, reusable for any number of inputs.
+
+        Args:
+            reference: N3HW in [0, 1], H and W divisible by 4; several are searched as one.
+            reference_low_up: the same after ÷4 and ×4, same shapes.
+        """
+        if isinstance(reference, list):
+            made = [self.remember(*pair) for pair in zip(reference, reference_low_up, strict=True)]
+            return reduce(add, made)
+        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
+        if reference.shape[-2] % 4 or reference.shape[-1] % 4:
+            raise UserError(
+                f"TTSR needs a reference whose sides divide by 4, not "
+                f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
+            )
+        keys = self.extractor(reference_low_up)[-1]
+        values = dict(zip((4, 2, 1), self.extractor(reference)))
+        return self.attention.remember(keys, [values[scale] for scale in self.textures])
+
+    def forward(
+        self,
+        low: Tensor,
+        low_up: Tensor,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
+        memory: Memory | None = None,
+        mask: Tensor | None = None,
+        mask_up: Tensor | None = None,
+    ) -> Restoration:
+        """Restores `low` with `reference` and `reference_low_up`, or `memory` of them.
+
+        With none of them there are no textures: zeros, with the score 0.
+
+        Args:
+            low: N3HW in [0, 1].
+            low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
+            reference: N3(H')(W') in [0, 1], any size divisible by 4, or several of them.
+            reference_low_up: the same after ÷4 and ×4.
+            memory: what `remember` returned, instead of the two.
+            mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
+            mask_up: N1(4H)(4W), the same of `low_up`.
+
+        Returns:
+            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index` and
+            `grids`, and `masks` by the names of the blocks that were not executed everywhere.
+        """
+        if (mask is None) != (self.inputs == 3):
+            raise UserError(
+                f"backbone.inputs={self.inputs}, but the task hands over "
+                f"{'a' if mask is not None else 'no'} mask: task.coding=mask_channel goes with "
+                "backbone.inputs=4"
+            )
+        if memory is None and reference is not None:
+            assert reference_low_up is not None, "a reference comes with its low_up"
+            memory = self.remember(reference, reference_low_up)
+        if memory is None:
+            transfer = self._nothing(low)
+        else:
+            transfer = self.attention(self.extractor(low_up)[-1], memory)
+        textures = dict(zip(self.textures, transfer.textures))
+        seen = low if mask is None else torch.cat([low, mask], dim=1)
+        x, made = self.shallow(seen * 2 - 1)
+        xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
+        details = None
+        if self.details is not None:
+            fine = low_up if mask_up is None else torch.cat([low_up, mask_up], dim=1)
+            details = F.relu_(self.details(fine * 2 - 1))
+        for place, stage in enumerate(self.stages):
+            last = place == len(self.stages) - 1
+            xs, more = stage(xs, textures, transfer.score, details if last else None)
+            masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
+        image = self.merge(xs).float()
+        if self.global_skip:
+            image = image + (low_up * 2 - 1)
+        image = (image.clamp(-1, 1) + 1) / 2
+        aux = {
+            "score": transfer.score,
+            "textures": transfer.textures,
+            "index": transfer.index,
+            "grids": [tuple(key.shape[-2:]) for key in memory.keys] if memory else [],
+            "masks": masks,
+        }
+        return Restoration(image, aux)
+
+    def _nothing(self, low: Tensor) -> Transfer:
+        """What is transferred when there is no reference."""
+        N, _, H, W = low.shape
+        textures = [
+            low.new_zeros(N, C, scale * H, scale * W)
+            for scale, C in zip(self.textures, self.transferred)
+        ]
+        return Transfer(low.new_zeros(N, 1, H, W), textures, None)
+
+    @classmethod
+    def recognise(
+        cls, published: Mapping[str, Tensor]
+    ) -> tuple[list[str], dict[str, Tensor]] | None:
+        """Configuration overrides and renamed weights, see `ttsr_layouts.recognise`."""
+        return ttsr_layouts.recognise(published)
+
+
+def _check(blocks: list[int], scales: list[Scale], textures: list[Scale]) -> None:
+    if [*scales] != sorted(set(scales)) or (scales[0], scales[-1]) != (1, TTSR.scale):
+        raise UserError(f"backbone.scales={scales} must rise from 1 to {TTSR.scale}")
+    if len(blocks) != len(scales) + 1:
+        raise UserError(
+            f"backbone.blocks={blocks} must hold {len(scales) + 1} numbers: of the shallow "
+            f"features, then of each scale of {scales}"
+        )
+    if len(set(textures)) != len(textures):
+        raise UserError(f"backbone.textures={textures} names a scale twice")

@@ -1,0 +1,67 @@
+"""Networks that come with the package: a folder of `weights.pt` and `card.json` for each.
+
+`restore export format=package` writes such a folder.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from restore.errors import UserError
+
+WEIGHTS, CARD = "weights.pt", "card.json"
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of them; `scale` is None for a network of any scale."""
+
+    name: str
+    path: Path
+    scale: int | None
+
+
+def networks(folder: Path) -> list[Network]:
+    """All in a folder, by name.
+
+    Raises UserError for a card that is damaged or whose weights are not beside it.
+    """
+    found = []
+    for card in sorted(folder.glob(f"*/{CARD}")):
+        try:
+            scale = json.loads(card.read_text(encoding="utf-8"))["scale"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{card} is damaged: {error}") from error
+        path = card.with_name(WEIGHTS)
+        if not path.is_file():
+            raise UserError(f"{path} is not there, though its card is: install restore anew")
+        found.append(Network(card.parent.name, path, scale))
+    return found
+
+
+def choose(scale: float | None, folder: Path | None = None) -> Path:
+    """The weights for a scale: those of a network of that scale alone, else of one of any scale.
+
+    Args:
+        scale: enlargement of each side.
+        folder: where to look; None: the package's.
+
+    Raises:
+        UserError: no scale, or nothing for it.
+    """
+    place = folder or FOLDER
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"networks={folder}: there is no such folder")
+    if scale is None:
+        raise UserError("without weights=… the network is chosen by the scale: give scale=…")
+    known = networks(place)
+    for wanted in (scale, None):
+        for network in known:
+            if network.scale == wanted:
+                return network.path
+    told = ", ".join(f"{n.name} (×{n.scale or 'any'})" for n in known) or "none"
+    raise UserError(
+        f"scale={scale:g}: no network for it comes with this installation (in {place}: {told}); "
+        "give weights=…"
+    )

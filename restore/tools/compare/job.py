@@ -1,0 +1,301 @@
+"""What a comparison needs, found and checked before any of it is measured."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from restore.config import registry, settings
+from restore.errors import UnreadableImage, UserError
+from restore.images import masks
+from restore.images.io import by_name
+from restore.metrics.protocol import Protocol
+from restore.models import weights
+from restore.tools.compare import sources
+from restore.tools.compare.makers import Filled, Maker, Trained
+from restore.tools.compare.measuring import POOLED, Made, Pictures, names, usable
+from restore.tools.compare.sources import Matching, Source
+from restore.tools.compare.tables import Layout
+
+_LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
+SAME = 0.9  # intersection over union above which holes count as the same
+
+
+@dataclass
+class Compare:
+    """`restore compare`."""
+
+    methods: dict[str, str | settings.Node]
+    problems: str | None
+    truth: str | None
+    truths: dict[str, str]
+    holes: str | None
+    holes_are: masks.Polarity
+    inputs: str | None
+    references: str | None
+    against: str | None
+    rank: str | None
+    bins: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=2)]
+    level: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=99)]
+    pictures: settings.Count
+    seed: settings.Count
+    on_error: Literal["raise", "skip"]
+    layout: settings.Node
+    protocol: settings.Node
+    perceptual: dict[str, settings.Node]
+    pretrained: settings.Node
+    runtime: settings.Runtime
+    folder: str
+    method: settings.Node | None = None
+
+
+class Job:
+    """What a comparison needs, found to be there before anything is written.
+
+    Args:
+        setting: what was asked for.
+        device: where networks run.
+
+    Raises:
+        UserError: something is missing, does not fit or cannot be read.
+    """
+
+    def __init__(self, setting: Compare, device: torch.device):
+        if sorted(set(setting.bins)) != setting.bins:
+            raise UserError(f"bins={setting.bins}: the edges must rise")
+        self.setting = setting
+        self.methods = _methods(setting, device)
+        self.against = setting.against or list(self.methods)[-1]
+        if self.against not in self.methods:
+            raise UserError(
+                f"against={self.against}: no such method; choose of {', '.join(self.methods)}"
+            )
+        self.folders = {t: m for t, m in self.methods.items() if isinstance(m, Source)}
+        self.palettes = {t: s for t, s in self.folders.items() if s.palette is not None}
+        self.problems = self._problems()
+        self.truths = self._truths()
+        self.masks: dict[str, Path] = {}
+        self.holes_are: masks.Polarity = setting.holes_are
+        self.masks_from = self._masks_from()
+        if self.masks_from is not None:
+            self.masks = by_name(self.masks_from)
+        self.masker = self._masker()
+        self.inputs, self.references = self._for_makers()
+        self.matching = self._matching()
+        self.pictures = self._pictures()
+        self.protocol: Protocol = registry.instantiate(setting.protocol, "protocol")
+        self.layout: Layout = registry.instantiate(setting.layout, "layout")
+        measures = {
+            name: registry.instantiate(node, f"perceptual.{name}")
+            for name, node in setting.perceptual.items()
+        }
+        self.unmeasured = {n: m.missing for n, m in measures.items() if m.missing is not None}
+        self.measures = {n: m for n, m in measures.items() if m.missing is None}
+        self.rank = self._rank()
+        self._check_polarity()
+        self.keys, self.left_out = usable(
+            self.pictures, list(self.matching.names), setting.on_error
+        )
+
+    def _problems(self) -> Path | None:
+        """The folder that holds truths, masks and references together."""
+        if self.setting.problems is not None:
+            folder = sources.existing("problems", self.setting.problems)
+            if not (folder / "target").is_dir():
+                raise UserError(
+                    f"problems={folder} has no folder 'target': it is meant for what "
+                    "restore evaluate save=true and restore export write"
+                )
+            return folder
+        return next((s.problems for s in self.folders.values() if s.problems is not None), None)
+
+    def _truths(self) -> dict[str, Source]:
+        given = dict(self.setting.truths)
+        if self.setting.truth is not None:
+            if "target" in given:
+                raise UserError("truth and truths.target name the same truth; give one of them")
+            given = {"target": self.setting.truth, **given}
+        if given:
+            return {
+                title: sources.truths("truth" if title == "target" else f"truths.{title}", folder)
+                for title, folder in given.items()
+            }
+        if self.problems is not None:
+            if not (self.problems / "whole").is_dir():
+                return {"target": sources.plain("problems", self.problems / "target")}
+            return {
+                "high": sources.plain("problems", self.problems / "target"),
+                "low": sources.plain("problems", self.problems / "whole"),
+            }
+        for title, source in self.palettes.items():
+            assert source.palette is not None
+            if source.palette.having("GT"):
+                return {"GT_": sources.truths(f"methods.{title}", source.palette.folder)}
+        raise UserError("there is no truth to measure against: give truth=FOLDER")
+
+    def _masks_from(self) -> Path | None:
+        if self.setting.holes is not None:
+            return sources.existing("holes", self.setting.holes)
+        if self.problems is not None and (self.problems / "mask").is_dir():
+            self.holes_are = "white"  # as they are written there
+            return self.problems / "mask"
+        return None
+
+    def _masker(self) -> str | None:
+        """The Palette method whose pictures show the holes, where no masks are given."""
+        if self.masks:
+            return None
+        for title, source in self.palettes.items():
+            assert source.palette is not None
+            if source.palette.having("Mask", "Process"):
+                return title
+        return None
+
+    def _for_makers(self) -> tuple[Source | None, Source | None]:
+        """Inputs and references, where methods that are run here ask for them."""
+        setting = self.setting
+        own: dict[str, Maker] = {t: m for t, m in self.methods.items() if not isinstance(m, Source)}
+        if not own:
+            return None, None
+        holey = next((title for title, maker in own.items() if maker.needs_holes), None)
+        if holey is not None and not self.masks and self.masker is None:
+            raise UserError(f"{holey} fills holes: give holes=FOLDER")
+        needing = next((title for title, maker in own.items() if maker.needs_reference), None)
+        references = None
+        if needing is not None:
+            folder: str | Path | None = setting.references
+            if folder is None and self.problems is not None:
+                folder = self.problems / "reference"
+            if folder is None:
+                raise UserError(f"{needing} needs references: give references=FOLDER")
+            references = sources.plain("references", folder)
+        if setting.inputs is not None:
+            return sources.plain("inputs", setting.inputs), references
+        if self.problems is not None and not self.masks:
+            return sources.plain("problems", self.problems / "low"), references
+        return self.truths.get("low", next(iter(self.truths.values()))), references
+
+    def _matching(self) -> Matching:
+        named: dict[str, Iterable[str]] = {t: s.read for t, s in self.folders.items()}
+        measured = list(named)
+        for title, source in self.truths.items():
+            named[f"truth {title}"] = source.read
+            measured.append(f"truth {title}")
+        if self.masks:
+            named["masks"] = self.masks
+        if self.masker is not None:
+            palette = self.palettes[self.masker].palette
+            assert palette is not None
+            named["masks"] = palette.having("Mask", "Process")
+        if self.inputs is not None:
+            named["inputs"] = self.inputs.read
+        if self.references is not None:
+            named["references"] = self.references.read
+        return sources.match(named, measured)
+
+    def _read(self, source: Source, title: str) -> Callable[[str], Tensor]:
+        return lambda key: source.read[self.matching.names[key][title]]()
+
+    def _pictures(self) -> Pictures:
+        methods: dict[str, Any] = {}
+        for title, method in self.methods.items():
+            if isinstance(method, Source):
+                methods[title] = self._read(method, title)
+                continue
+            assert self.inputs is not None
+            references = None
+            if method.needs_reference:
+                assert self.references is not None
+                references = self._read(self.references, "references")
+            methods[title] = Made(method, self._read(self.inputs, "inputs"), references)
+        shown = {}
+        for title, source in self.palettes.items():
+            if title != self.masker and source.palette is not None:
+                there = {key: name[title] for key, name in self.matching.names.items()}
+                shown[title] = (source.palette, there)
+        return Pictures(
+            methods,
+            {t: self._read(s, f"truth {t}") for t, s in self.truths.items()},
+            self._mask if self.masks or self.masker is not None else None,
+            shown,
+        )
+
+    def _mask(self, key: str) -> tuple[Tensor, int]:
+        name = self.matching.names[key]["masks"]
+        if self.masks:
+            return masks.read(self.masks[name], self.holes_are), 0
+        assert self.masker is not None
+        palette = self.palettes[self.masker].palette
+        assert palette is not None
+        found = palette.mask(name)
+        if found is None:
+            raise UserError("no Mask_ or Process_ shows its holes")
+        return found.hole_HW, found.doubtful
+
+    def _rank(self) -> str:
+        """The measure that ranks pictures; UserError for one that is not taken, or no column."""
+        measured = names(self.pictures.mask is not None, "lpips" in self.measures)
+        pooled = list(POOLED) if "fid" in self.measures else []
+        if not self.layout.columns([*measured, *pooled]):
+            raise UserError(
+                f"layout: none of its measures is taken here; there are {', '.join(measured)}"
+            )
+        rank = self.setting.rank
+        if rank is not None and rank not in measured:
+            raise UserError(f"rank={rank}: no such measure; choose of {', '.join(measured)}")
+        return rank or measured[0]
+
+    def _check_polarity(self) -> None:
+        """Raises UserError when what Palette shows says that white and black are the other way."""
+        if not self.masks:
+            return
+        same, turned = [], []
+        for key in list(self.matching.names)[:_LOOKED_AT]:
+            for palette, there in self.pictures.palettes.values():
+                try:
+                    hole, shown = self._mask(key)[0], palette.mask(there[key])
+                except UnreadableImage:
+                    continue  # said with its reason when all are read
+                if shown is not None and shown.hole_HW.shape == hole.shape:
+                    same.append(masks.agreement(hole, shown.hole_HW))
+                    turned.append(masks.agreement(~hole, shown.hole_HW))
+        if same and np.median(turned) > SAME > np.median(same):
+            other = "black" if self.holes_are == "white" else "white"
+            raise UserError(
+                f"holes={self.masks_from}: the holes that Palette's pictures show are "
+                f"{other} there; give holes_are={other}"
+            )
+
+
+def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
+    """Every method by name: a `Source`, or a `Maker`."""
+    nodes: dict[str, str | dict[str, Any]] = dict(setting.methods)
+    if setting.method is not None:
+        name = str(setting.method["_target_"]).rpartition(".")[2].lower()
+        nodes.setdefault(name, setting.method)
+    if not nodes:
+        raise UserError("there is nothing to compare: give methods.NAME=FOLDER")
+    found: dict[str, Any] = {}
+    for title, node in nodes.items():
+        if not isinstance(node, str):
+            found[title] = Filled(registry.instantiate(node, f"methods.{title}"))
+            continue
+        path = Path(node).expanduser()
+        if node in registry.names("method"):
+            found[title] = Filled(registry.build("method", node, command="compare"))
+        elif path.is_file() or (path / "checkpoints").is_dir():
+            found[title] = Trained(weights.load(path), setting.runtime, device)
+        elif not path.exists() and "/" not in node:
+            raise UserError(
+                f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "
+                f"baselines are {', '.join(registry.names('method'))}"
+            )
+        else:
+            found[title] = sources.results(f"methods.{title}", node)
+    return found

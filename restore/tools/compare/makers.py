@@ -1,0 +1,133 @@
+"""Methods that are run here rather than read from a folder: baselines and trained weights."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from restore.config.settings import Runtime
+from restore.data.degradation import pil_resize
+from restore.errors import UserError
+from restore.images.io import to_uint8
+from restore.inference.evaluation import Runner, evaluating
+from restore.inference.inpainting import Inpainter
+from restore.models.weights import Loaded
+from restore.types import Sample
+
+
+class Maker(Protocol):
+    """Makes a result of a picture with holes.
+
+    `needs_holes` and `needs_reference` say what it cannot do without.
+    """
+
+    needs_holes: bool
+    needs_reference: bool
+
+    def make(
+        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+    ) -> Tensor:
+        """The result, uint8 3HW, as large as the holes where there are any.
+
+        Args:
+            given_3HW: uint8; nothing of it from inside the holes is looked at.
+            hole_HW: bool, or None.
+            reference_3HW: uint8, of any size, or None.
+
+        Raises:
+            UserError: the sizes do not fit each other, or nothing is known of the picture.
+        """
+        ...
+
+    def sentence(self) -> str:
+        """What it is, for the output."""
+        ...
+
+
+class Filled:
+    """A method of filling holes, also of pictures smaller than the result.
+
+    A picture smaller by a whole factor is filled at its own size, with every pixel a hole that
+    covers any of one, and enlarged by PIL's bicubic: nothing from inside the holes gets in.
+    """
+
+    needs_holes = True
+
+    def __init__(self, inpainter: Inpainter):
+        self.inpainter = inpainter
+        self.needs_reference = inpainter.needs_reference
+
+    def make(
+        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+    ) -> Tensor:
+        """See `Maker.make`."""
+        assert hole_HW is not None
+        (height, width), own = hole_HW.shape, given_3HW.shape[-2:]
+        factor = height // own[0]
+        if factor < 1 or tuple(own) != (height / factor, width / factor):
+            raise UserError(f"the input is {size(given_3HW)}, the mask {size(hole_HW)}")
+        small = hole_HW
+        if factor > 1:
+            small = F.max_pool2d(hole_HW[None].float(), factor)[0] > 0
+        reference = None if reference_3HW is None else reference_3HW.float() / 255
+        filled = to_uint8(self.inpainter.fill(given_3HW.float() / 255, small, reference))
+        return filled if factor == 1 else pil_resize(filled, height, width)
+
+    def sentence(self) -> str:
+        """See `Maker.sentence`."""
+        about = ", ".join(f"{name}={value}" for name, value in vars(self.inpainter).items())
+        return type(self.inpainter).__name__ + (f" ({about})" if about else "")
+
+
+class Trained:
+    """Trained weights with the task that they were trained for.
+
+    Args:
+        loaded: the weights.
+        runtime: precision and layout.
+        device: where the network runs.
+    """
+
+    needs_holes = False
+
+    def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device):
+        self.loaded, self.device = loaded, device
+        self.task = loaded.task()
+        model: Any = loaded.backbone().to(device)
+        takes = bool(getattr(model, "takes_reference", False))
+        self.needs_reference = takes and self.task.takes_reference
+        self.runner = Runner(model, runtime, device)
+
+    def make(
+        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+    ) -> Tensor:
+        """See `Maker.make`."""
+        sample = Sample(key="picture", low=given_3HW.contiguous())
+        if self.needs_reference and reference_3HW is not None:
+            sample["reference"] = reference_3HW
+        if hole_HW is not None:
+            if hole_HW.shape != given_3HW.shape[-2:]:
+                raise UserError(f"the input is {size(given_3HW)}, the mask {size(hole_HW)}")
+            sample["mask"] = hole_HW[None]
+            sample["low"] = torch.where(hole_HW, 0, sample["low"])
+        batch: dict[str, Any] = {
+            name: value[None].to(self.device) if isinstance(value, Tensor) else [value]
+            for name, value in self.task.eval_item(sample).items()
+        }
+        problem = self.task.prepare(batch)
+        if hole_HW is not None and "mask" not in problem.aux:
+            raise UserError(f"{self.loaded.path} holds weights of a task that knows no holes")
+        with evaluating(self.runner.model):
+            restored = self.task.finish(self.runner(problem), problem).image[0]
+        height, width = (round(side * self.task.scale) for side in given_3HW.shape[-2:])
+        return to_uint8(restored[:, :height, :width]).cpu()
+
+    def sentence(self) -> str:
+        """See `Maker.sentence`."""
+        return self.loaded.sentence()
+
+
+def size(x: Tensor) -> str:
+    """Width × height of a picture."""
+    return f"{x.shape[-1]}×{x.shape[-2]}"

@@ -1,0 +1,170 @@
+"""Where a comparison's pictures come from: folders of any method, matched by name."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from restore.errors import UserError
+from restore.images.io import by_name, read_rgb
+from restore.tools.compare import palette
+from restore.tools.compare.palette import PaletteFolder
+
+_LOSSY = (".jpg", ".jpeg", ".webp")
+
+
+@dataclass
+class Source:
+    """Pictures by name, read when they are asked for.
+
+    `read` holds by name what gives the picture (uint8 3HW, or raises UnreadableImage); `kind` says
+    how the folder was understood, `lossy` how many of its files are JPEG or WebP; `palette` is the
+    folder where it is Palette's, `problems` an evaluation's, which also keeps what was asked.
+    """
+
+    folder: Path
+    kind: str
+    read: Mapping[str, Callable[[], Tensor]]
+    lossy: int = 0
+    palette: PaletteFolder | None = None
+    problems: Path | None = None
+
+
+def results(where: str, folder: str | Path) -> Source:
+    """A method's pictures: Palette's output, `restore evaluate save=true`'s, or any folder.
+
+    Args:
+        where: the setting that names the folder, for what is said when it does not hold pictures.
+        folder: as the user gave it.
+
+    Raises:
+        UserError: there is no such folder, or no result in it.
+    """
+    root = existing(where, folder)
+    place = palette.locate(root)
+    if place is not None:
+        found = PaletteFolder(place)
+        bases = found.having("Out", "Process")
+        read = {base: partial(found.result, base) for base in bases}
+        only_sheets = sum("Out" not in found.bases[base] for base in bases)
+        kind = "Palette's output" + (f", {only_sheets} from Process_" if only_sheets else "")
+        return Source(place, kind, read, found.lossy, found)
+    return _plain(where, root, "restored")
+
+
+def truths(where: str, folder: str | Path) -> Source:
+    """Pictures to measure against: Palette's `GT_`, an evaluation's targets, or any folder.
+
+    Raises UserError as `results`.
+    """
+    root = existing(where, folder)
+    place = palette.locate(root)
+    if place is None:
+        return _plain(where, root, "target")
+    found = PaletteFolder(place)
+    bases = found.having("GT")
+    if not bases:
+        raise UserError(f"{where}={folder}: this folder of Palette's has no GT_ pictures")
+    read = {base: partial(found.whole, base) for base in bases}
+    lossy = sum(found.bases[base]["GT"].suffix.lower() in _LOSSY for base in bases)
+    return Source(place, "Palette's GT_", read, lossy, found)
+
+
+def plain(where: str, folder: str | Path) -> Source:
+    """The pictures below a folder as they are; UserError as `results`."""
+    return _plain(where, existing(where, folder), None)
+
+
+def existing(where: str, folder: str | Path) -> Path:
+    """The folder that a setting names; UserError when there is none."""
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{where}={folder}: there is no such folder")
+    return root
+
+
+def _plain(where: str, root: Path, inside: str | None) -> Source:
+    """A folder of pictures, or the part of an evaluation's folder that holds them."""
+    evaluated = inside is not None and (root / "config.yaml").is_file()
+    problems = None
+    if inside is not None and evaluated:
+        if not (root / inside).is_dir():
+            raise UserError(
+                f"{where}={root} holds no saved pictures: restore evaluate weights=… save=true "
+                "keeps them"
+            )
+        root, problems = root / inside, root
+    found = by_name(root)
+    lossy = sum(path.suffix.lower() in _LOSSY for path in found.values())
+    read = {name: partial(read_rgb, path) for name, path in found.items()}
+    kind = f"{inside} of an evaluation" if evaluated else "pictures"
+    return Source(root, kind, read, lossy, problems=problems)
+
+
+@dataclass
+class Matching:
+    """What is there on every side, and what is not.
+
+    `names` holds for each image that every source has, by source, its name there; `missing` by
+    source the images that it lacks; `extra` by source how many it has that no other one knows.
+    """
+
+    names: dict[str, dict[str, str]]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    extra: dict[str, list[str]] = field(default_factory=dict)
+
+
+def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matching:
+    """Matches images over sources by name, the base name alone where that is unambiguous.
+
+    Signs that `flat` replaces count as equal, where that is unambiguous too.
+
+    Args:
+        sources: by what they are called, the names (paths without suffix) that they have.
+        measured: those of them (methods and truths) whose images the comparison is about. What
+            another one has beyond these is of no interest.
+
+    Raises:
+        UserError: no image is in all of them.
+    """
+    listed = {title: list(names) for title, names in sources.items()}
+    plainly = next(how for how in (_base, flat, str) if _unambiguous(listed.values(), how))
+    keyed = {title: {plainly(name): name for name in names} for title, names in listed.items()}
+    wanted = dict.fromkeys(key for title in measured for key in keyed[title])
+    shared = [key for key in wanted if all(key in names for names in keyed.values())]
+    if not shared:
+        examples = "; ".join(
+            f"{title}: {', '.join(names[:2])}{', …' if len(names) > 2 else ''}"
+            for title, names in listed.items()
+        )
+        raise UserError(
+            "no image has the same name (without folder and suffix) everywhere, so nothing can be "
+            f"compared; there are {examples}"
+        )
+    matched = Matching({key: {t: names[key] for t, names in keyed.items()} for key in shared})
+    for title, names in keyed.items():
+        lacking = [key for key in wanted if key not in names]
+        if lacking:
+            matched.missing[title] = lacking
+        if title in measured:
+            others = {k for other, held in keyed.items() if other != title for k in held}
+            extra = [key for key in names if key not in others]
+            if extra:
+                matched.extra[title] = extra
+    return matched
+
+
+def flat(name: str) -> str:
+    """A name (path without suffix) that any program takes as a file's: no folders, no blanks."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _base(name: str) -> str:
+    return flat(name.rpartition("/")[2])
+
+
+def _unambiguous(listed: Iterable[list[str]], how: Callable[[str], str]) -> bool:
+    return all(len({how(name) for name in names}) == len(names) for names in listed)

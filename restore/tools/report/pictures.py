@@ -1,0 +1,136 @@
+"""Pictures for the page: small, each held once, with where their textures came from."""
+
+import base64
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from restore.errors import UserError
+from restore.models.attention import choices
+from restore.tools.report.conditions import Condition
+
+_KINDS = ("target", "low", "mask")
+
+
+@dataclass
+class Album:
+    """Encoded pictures, and what is looked at with them, each content once.
+
+    `held` has them in base64; a name is the place in it.
+
+    Args:
+        side: largest side, pixels; larger pictures are made smaller.
+        quality: of WebP, 1 to 100.
+    """
+
+    side: int
+    quality: int
+
+    def __post_init__(self) -> None:
+        self.held: list[str] = []
+        self._names: dict[str, int] = {}  # by what tells contents apart
+
+    def add(self, path: Path, lossless: bool = False) -> int | None:
+        """The picture's name; None where there is no such file, UserError where it is damaged."""
+        if not path.exists():
+            return None
+        mark = hashlib.sha256(path.read_bytes()).hexdigest()
+        if mark not in self._names:
+            try:
+                picture = Image.open(path).convert("L" if lossless else "RGB")
+            except OSError as error:
+                raise UserError(f"{path} is damaged: {error}") from error
+            picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
+            file = io.BytesIO()
+            picture.save(file, "WEBP", quality=self.quality, lossless=lossless, method=3)
+            self._hold(mark, file.getvalue())
+        return self._names[mark]
+
+    def keep(self, held: bytes) -> int:
+        """The name of some bytes."""
+        mark = hashlib.sha256(held).hexdigest()
+        if mark not in self._names:
+            self._hold(mark, held)
+        return self._names[mark]
+
+    def _hold(self, mark: str, content: bytes) -> None:
+        self._names[mark] = len(self.held)
+        self.held.append(base64.b64encode(content).decode())
+
+
+def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
+    """The pictures of a condition's images, those on which variants differ most first.
+
+    Returns:
+        By key of the image: `shown`, names by `target`, `low`, `mask`; `references`, a list of
+        them; `restored`, by the row's place and the seed's place in it, the name and, where
+        the evaluation kept it, what `_choices` returns.
+    """
+    found: dict[str, Any] = {}
+    for key in _ranked(condition)[:count]:
+        entry: dict[str, Any] = {"shown": {}, "references": [], "restored": {}}
+        for place, row in enumerate(condition.rows):
+            for seed, one in enumerate(row.evaluations):
+                name = album.add(one.picture("restored", key))
+                if name is None:
+                    continue
+                entry["restored"][f"{place}/{seed}"] = {
+                    "picture": name,
+                    **_choices(one.picture(choices.FOLDER, key, ".npz"), album),
+                }
+                if not entry["shown"]:
+                    for kind in _KINDS:
+                        other = album.add(one.picture(kind, key), lossless=kind == "mask")
+                        if other is not None:
+                            entry["shown"][kind] = other
+                    entry["references"] = _references(one.folder, key, album)
+        if entry["restored"]:
+            found[key] = entry
+    return found
+
+
+def _ranked(condition: Condition) -> list[str]:
+    """Images in falling order of the variants' spread in the first measure of single ones."""
+    of_images = (len(condition.keys),)
+    rows: list[np.ndarray] = []
+    for name in condition.measures:
+        held = [row.values[name] for row in condition.rows if row.variant and name in row.values]
+        rows = rows or [values.mean(0) for values in held if values.shape[1:] == of_images]
+    if len(rows) < 2:
+        return condition.keys
+    spreads = np.ptp(np.stack(rows), axis=0)
+    order = np.argsort(-np.nan_to_num(spreads, nan=-1.0), kind="stable")
+    return [condition.keys[place] for place in order]
+
+
+def _references(folder: Path, key: str, album: Album) -> list[int]:
+    names: list[int] = []
+    while True:
+        kind = f"reference_{len(names) + 1}" if names else "reference"
+        name = album.add(folder / kind / f"{key}.png")
+        if name is None:
+            return names
+        names.append(name)
+
+
+def _choices(path: Path, album: Album) -> dict[str, Any]:
+    """Names of little-endian positions (uint16 or, of many, uint32) and of uint8 scores.
+
+    A score of 1 is 255. With them the sizes.
+    """
+    if not path.exists():
+        return {}
+    held = choices.read(path)
+    score = np.clip(np.rint(held.score * 255), 0, 255).astype(np.uint8)
+    few = int(held.grids.prod(1).sum()) <= 1 << 16
+    return {
+        "size": list(held.index.shape),
+        "grids": held.grids.tolist(),
+        "index": album.keep(held.index.astype("<u2" if few else "<u4").tobytes()),
+        "score": album.keep(score.tobytes()),
+    }
