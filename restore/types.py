@@ -12,7 +12,7 @@ from torch import Tensor
 Pictures = Tensor | list[Tensor]
 
 
-def each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """The function of a picture, or of each of several; anything else (a key) as it is."""
     if isinstance(value, Tensor):
         return function(value)
@@ -63,9 +63,9 @@ class Problem:
     `target` is None when there is no ground truth (a user's photo). `grey` says that the targets
     come from files of one channel, which some protocols measure in another way.
 
-    `aux` holds by name, where the task makes them: `mask` (N1HW, 1 = hole), `start` (N3HW, what the
-    network was given at the target's size, holes filled), `whole` (the same before it was damaged),
-    `overlap` (list of N: share of the input that the reference shows too).
+    Where the task knows holes: `hole_mask` (N1HW, 1 = hole), `filled` (N3HW, what the network was
+    given at the target's size, its holes filled), `undamaged` (the same before it was damaged),
+    `overlap` (N: share of the input that the reference shows too).
     """
 
     inputs: dict[str, Any]  # Pictures
@@ -73,28 +73,35 @@ class Problem:
     keys: list[str]
     weight: Tensor | None = None
     grey: bool = False
-    aux: dict[str, Any] = field(default_factory=dict)
+    hole_mask: Tensor | None = None
+    filled: Tensor | None = None
+    undamaged: Tensor | None = None
+    overlap: Any = None
 
 
 @dataclass
 class Restoration:
-    """A backbone's answer: `image` NCHW in [0, 1], `aux` what losses and pictures need.
+    """A backbone's answer: `image` NCHW in [0, 1], and what losses and pictures look at.
 
-    `aux` holds by name, where the backbone makes them: `score` (N1hw), `textures` (list, coarse to
-    fine), `index` (Nhw, flat position in the references' coarsest grids, or None), `grids` (height
-    and width of each of those), `masks` (dict of N1hw by the name of the block, 1 where it was
-    executed).
+    Where the backbone has them: `score` (N1hw, the soft attention map), `textures` (transferred
+    features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
+    `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
+    it was executed).
     """
 
     image: Tensor
-    aux: dict[str, Any] = field(default_factory=dict)
+    score: Tensor | None = None
+    textures: list[Tensor] = field(default_factory=list)
+    index: Tensor | None = None
+    grids: list[tuple[int, int]] = field(default_factory=list)
+    block_masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Scheduled(Protocol):
     """A part of a network, a loss or a task that changes in the course of training."""
 
-    def at(self, step: int, steps: int) -> None:
+    def set_step(self, step: int, steps: int) -> None:
         """Told before each step: which it is, from 0, of how many.
 
         Parts of networks and tasks are told the steps of the whole run, losses those of their
@@ -104,7 +111,7 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
-class Particular(Protocol):
+class SizeConstrained(Protocol):
     """A critic or a loss that does not take pictures of every size."""
 
     def check_size(self, height: int, width: int) -> None:
@@ -113,16 +120,16 @@ class Particular(Protocol):
 
 
 @runtime_checkable
-class PerSplit(Protocol):
+class SplitAware(Protocol):
     """A task whose evaluation differs between splits, as its masks do."""
 
-    def of_split(self, name: str) -> Any:
+    def for_split(self, name: str) -> Any:
         """The same task for the evaluation of `train`, `valid` or `test`."""
         ...
 
 
 @runtime_checkable
-class Filling(Protocol):
+class InpaintingTask(Protocol):
     """A task that takes pictures as large as its results, with holes.
 
     `shrink` is how many times smaller the network's low picture is; `margin` how far, in pixels of
@@ -132,7 +139,7 @@ class Filling(Protocol):
     shrink: int
     margin: int
 
-    def opened(self, sample: Sample) -> Sample:
+    def fill_holes(self, sample: Sample) -> Sample:
         """A picture without a target, its holes filled: ready to be cut into windows.
 
         Its sides are continued to multiples of `shrink`; windows at such multiples are samples for
@@ -164,7 +171,7 @@ class Task(Protocol):
         """Batch of `train_item`s or `eval_item`s, on the device, to a problem."""
         ...
 
-    def finish(self, restored: Restoration, problem: Problem) -> Restoration:
+    def postprocess(self, restored: Restoration, problem: Problem) -> Restoration:
         """What is done to a backbone's answer before losses and metrics."""
         ...
 

@@ -56,7 +56,7 @@ class AnyScale(SingleSR):
         self.ratios = fitted(ratios, scale, largest) if ratios else schedule(scale, largest)
         self.drawn = largest
 
-    def at(self, step: int, steps: int) -> None:
+    def set_step(self, step: int, steps: int) -> None:
         """Draws the level of a training step."""
         level = np.random.default_rng([self.seed, step]).integers(self.levels)
         self.drawn = level_scale(int(level), self.levels, self.largest)

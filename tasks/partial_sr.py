@@ -18,7 +18,7 @@ from restore.images.filling import blended, filled
 from restore.images.io import to_uint8
 from restore.images.overlap import Overlap, pair, share
 from restore.images.tiling import Window
-from restore.types import Problem, Restoration, Sample, each
+from restore.types import Problem, Restoration, Sample, map_tensors
 
 # The thesis's code: a crop's place and its reference's are at most 192 of 256 pixels apart.
 _PUBLISHED = Overlap(0, 1, 0.75)
@@ -110,7 +110,7 @@ class PartialSR:
         self.margin = 2 - (-2 * border // shrink)
         self.evaluated = "valid"
 
-    def of_split(self, name: str) -> "PartialSR":
+    def for_split(self, name: str) -> "PartialSR":
         """The task whose evaluation takes the masks of a split; at first it is `valid`."""
         other = copy.copy(self)
         other.evaluated = name
@@ -137,7 +137,7 @@ class PartialSR:
         if self.augment:
             how = turn(rng)
             for name, value in item.items():
-                item[name] = each(lambda x: turned(x, how), value)  # type: ignore[literal-required]
+                item[name] = map_tensors(lambda x: turned(x, how), value)  # type: ignore[literal-required]
         return item
 
     def eval_item(self, sample: Sample) -> Item:
@@ -151,11 +151,13 @@ class PartialSR:
             cut = self._cut(sample, np.random.default_rng([seed, 1]))
             item = self._item(cut, self.evaluated, np.random.default_rng([seed, 2]), None)
         else:
-            item = self._item(self.opened(sample), self.evaluated, np.random.default_rng(0), None)
+            item = self._item(
+                self.fill_holes(sample), self.evaluated, np.random.default_rng(0), None
+            )
         return item
 
-    def opened(self, sample: Sample | Item) -> Item:
-        """See `restore.types.Filling`; what is opened already stays as it is."""
+    def fill_holes(self, sample: Sample | Item) -> Item:
+        """See `restore.types.InpaintingTask`; what is opened already stays as it is."""
         if "whole" in sample:
             return Item(**sample)
         picture = self._continued(_wide(sample))
@@ -167,7 +169,7 @@ class PartialSR:
         # What a user's holes are painted with is not what lies under them, for `as_published`.
         item = Item(key=sample["key"], low_up=start, whole=start, mask=mask)
         if "reference" in sample:
-            item["reference"] = each(self._continued, sample["reference"])
+            item["reference"] = map_tensors(self._continued, sample["reference"])
         return item
 
     def _cut(self, sample: Sample, rng: np.random.Generator) -> Item:
@@ -193,7 +195,7 @@ class PartialSR:
         if "reference" in sample:
             for name in ("reference", "reference_low_up"):
                 if name in sample:
-                    out[name] = each(lambda x: self._inside(there, x), sample[name])  # type: ignore[literal-required]
+                    out[name] = map_tensors(lambda x: self._inside(there, x), sample[name])  # type: ignore[literal-required]
         else:
             out["reference"] = there.of(sample["target"])
             if "low_up" in out:
@@ -239,7 +241,7 @@ class PartialSR:
             item["low_mask"] = small
             item["low"] = torch.where(small, made["low"], intact)
         return Item(
-            **{k: each(lambda x: x.contiguous(), v) for k, v in item.items()}  # type: ignore[typeddict-item]
+            **{k: map_tensors(lambda x: x.contiguous(), v) for k, v in item.items()}  # type: ignore[typeddict-item]
         )
 
     def _holes(self, cut: Item, split: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -257,7 +259,7 @@ class PartialSR:
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], their holes coded."""
-        batch = {name: each(as_float, value) for name, value in batch.items()}
+        batch = {name: map_tensors(as_float, value) for name, value in batch.items()}
         batch = self.degradation.device(batch, self.shrink)
         mask, low_mask = (batch[name].float() for name in ("mask", "low_mask"))
         inputs = {name: batch[name] for name in ("low", "low_up")}
@@ -267,21 +269,28 @@ class PartialSR:
             inputs["low_up"] = _reserved(batch["low_up"], mask)
         else:
             inputs |= {"mask": low_mask, "mask_up": mask}
-        aux = {"mask": mask, "start": batch["low_up"], "whole": batch["whole"]}
-        if "overlap" in batch:
-            aux["overlap"] = batch["overlap"]
-        return Problem(inputs, batch.get("target"), batch["key"], aux=aux)
+        return Problem(
+            inputs,
+            batch.get("target"),
+            batch["key"],
+            hole_mask=mask,
+            filled=batch["low_up"],
+            undamaged=batch["whole"],
+            overlap=batch.get("overlap"),
+        )
 
-    def finish(self, restored: Restoration, problem: Problem) -> Restoration:
+    def postprocess(self, restored: Restoration, problem: Problem) -> Restoration:
         """With `known: kept`, what was given outside the holes."""
         if self.known == "kept":
-            start, mask = problem.aux["start"], problem.aux["mask"]
-            restored.image = blended(restored.image, start, mask, self.border)
+            assert problem.filled is not None
+            assert problem.hole_mask is not None
+            restored.image = blended(restored.image, problem.filled, problem.hole_mask, self.border)
         return restored
 
     def baseline(self, problem: Problem) -> tuple[str, Tensor]:
         """The wide picture, its holes filled smoothly."""
-        return "filled", problem.aux["start"]
+        assert problem.filled is not None
+        return "filled", problem.filled
 
 
 def _wide(sample: Sample) -> Tensor:

@@ -11,7 +11,7 @@ from restore.errors import UserError
 from restore.images import pairs
 from restore.images.augment import Turn, corner, cropped, shaped, turn
 from restore.tasks.single_sr import SingleSR
-from restore.types import Pictures, Sample, each
+from restore.types import Pictures, Sample, map_tensors
 
 
 class ReferenceSR(SingleSR):
@@ -57,7 +57,7 @@ class ReferenceSR(SingleSR):
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
         out, middle = pairs.random_crop(sample, self.crop, self.scale, rng)
-        out["reference"] = each(
+        out["reference"] = map_tensors(
             lambda picture: self._reference_crop(picture, sample["target"], middle, rng),
             sample["reference"],
         )
@@ -74,7 +74,9 @@ class ReferenceSR(SingleSR):
     def _shaped(self, references: Pictures, turns: list[Turn | None]) -> Pictures:
         """Padded to the crop's size and turned, each in its own way."""
         own = iter(turns)
-        return each(lambda picture: shaped(picture, self.reference_crop, next(own)), references)
+        return map_tensors(
+            lambda picture: shaped(picture, self.reference_crop, next(own)), references
+        )
 
     def _reference_crop(
         self,
@@ -102,7 +104,7 @@ class ReferenceSR(SingleSR):
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
         out = pairs.whole(sample, self.scale)
-        out["reference"] = each(lambda x: self._whole(x, sample["key"]), sample["reference"])
+        out["reference"] = map_tensors(lambda x: self._whole(x, sample["key"]), sample["reference"])
         return self.degradation.worker(out, self.scale)
 
     def _whole(self, reference: Tensor, key: str) -> Tensor:

@@ -11,7 +11,7 @@ from restore.data.degradation import Degradation, as_float
 from restore.errors import UserError
 from restore.images import pairs
 from restore.images.augment import turn
-from restore.types import Problem, Restoration, Sample, each
+from restore.types import Problem, Restoration, Sample, map_tensors
 
 
 class SingleSR:
@@ -55,13 +55,13 @@ class SingleSR:
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:
         """Pictures as float in [0, 1], degraded where that is the device's work."""
-        batch = {name: each(as_float, value) for name, value in batch.items()}
+        batch = {name: map_tensors(as_float, value) for name, value in batch.items()}
         batch = self.degradation.device(batch, self.scale)
         inputs = {name: batch[name] for name in self.inputs if name in batch}
         grey = all(batch.get("grey", [False]))
         return Problem(inputs, batch.get("target"), batch["key"], grey=grey)
 
-    def finish(self, restored: Restoration, problem: Problem) -> Restoration:
+    def postprocess(self, restored: Restoration, problem: Problem) -> Restoration:
         """Nothing is left to do."""
         return restored
 

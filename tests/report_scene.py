@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from restore.models.attention import choices
+from restore.types import Restoration
 
 SIZE = (48, 64)  # of the pictures
 GRID = (12, 16)  # of the attention's places, a quarter
@@ -87,8 +88,8 @@ def _save(folder: Path, key: str, place: int, rng: np.random.Generator) -> None:
         Image.fromarray(np.ascontiguousarray(picture)).save(path)
     path = folder / "attention" / f"{key}.npz"
     path.parent.mkdir(exist_ok=True)
-    aux = {"index": chosen()[None], "score": torch.full((1, 1, *GRID), 0.6), "grids": [GRID]}
-    choices.write(path, aux)
+    image, score = torch.zeros(1, 3, 8, 8), torch.full((1, 1, *GRID), 0.6)
+    choices.write(path, Restoration(image, score=score, index=chosen()[None], grids=[GRID]))
 
 
 def chosen() -> torch.Tensor:

@@ -31,7 +31,7 @@ MORE = {
     "scales": [*QUIET, "loader.workers=0", "scales=[1.5]", "limit=1"],
     "compare": [*QUIET, "resamples=49", "pictures=1"],
     "report": ["resamples=49", "pictures=1"],
-    "bench": [*QUIET, "what.repeats=1", "what.sizes=[32]", "what.shares=[0.0,1.0]"],
+    "bench": [*QUIET, "benchmark.repeats=1", "benchmark.sizes=[32]", "benchmark.shares=[0.0,1.0]"],
 }
 # Numbers that make a network or its pictures large, and what they are in small; a list of blocks
 # becomes as many ones.
@@ -44,7 +44,7 @@ _SIZES = {
     "task.crop": 32,
     "task.reference_crop": 32,
     "trainer.batch_size": 2,
-    "trainer.accumulate": 1,
+    "trainer.accumulate_steps": 1,
 }
 
 

@@ -161,7 +161,7 @@ def test_reach_without_x2_is_as_far_as_an_input_pixel_is_felt():
     changed = low.clone()
     changed[..., middle, middle] += 0.5
     with torch.no_grad():
-        memory = model.remember(*[torch.rand(1, 3, 32, 32, dtype=torch.float64)] * 2)
+        memory = model.encode_reference(*[torch.rand(1, 3, 32, 32, dtype=torch.float64)] * 2)
         outputs = [
             model(x, torch.nn.functional.interpolate(x, scale_factor=4), memory=memory).image
             for x in (low, changed)
@@ -216,14 +216,14 @@ def test_a_network_that_skips_equals_one_that_masks():
     with torch.no_grad():
         dense, sparse = masking.eval()(*inputs), skipping.eval()(*inputs)
     torch.testing.assert_close(sparse.image, dense.image, atol=1e-5, rtol=0)
-    names = list(dense.aux["masks"])
+    names = list(dense.block_masks)
     assert names == ["shallow.trunk.0", "stages.0.trunks.0.0"] + [
         f"stages.{s}.trunks.{t}.0" for s in (1, 2) for t in range(s + 1)
     ]
     modules = dict(masking.named_modules())
     assert all(isinstance(modules[name], DynamicBlock) for name in names)
     for name in names:
-        assert torch.equal(dense.aux["masks"][name], sparse.aux["masks"][name])
+        assert torch.equal(dense.block_masks[name], sparse.block_masks[name])
 
 
 def test_gate_in_evaluation_is_the_sign():
@@ -237,7 +237,7 @@ def test_gate_draws_as_often_as_the_sigmoid_says():
     torch.manual_seed(3)
     gate = Gate((1.0, 0.3), 1.0)
     for step in (0, 50):
-        gate.at(step, 100)
+        gate.set_step(step, 100)
         for logit in (-1.5, 0.0, 0.7):
             drawn = gate(torch.full((200_000,), logit))
             assert set(drawn.unique().tolist()) == {0.0, 1.0}
@@ -250,7 +250,7 @@ def test_gate_passes_the_gradient_of_the_soft_decision():
     logits = torch.tensor([-2.0, -0.3, 0.4, 1.0], dtype=torch.float32, requires_grad=True)
     gate = Gate((2.0, 0.5), 0.0)
     for step, temperature in ((0, 2.0), (50, 1.0), (100, 0.5)):
-        gate.at(step, 100)
+        gate.set_step(step, 100)
         (gradient,) = torch.autograd.grad(gate(logits).sum(), logits)
         soft = torch.sigmoid(logits.detach() / temperature)
         torch.testing.assert_close(gradient, soft * (1 - soft) / temperature)
@@ -259,9 +259,9 @@ def test_gate_passes_the_gradient_of_the_soft_decision():
 def test_noise_ends_where_it_is_told_to():
     logits = torch.full((1000,), 0.1)
     gate = Gate((1.0, 1.0), 0.8)
-    gate.at(79, 100)
+    gate.set_step(79, 100)
     assert 0 < gate(logits).mean() < 1
-    gate.at(80, 100)
+    gate.set_step(80, 100)
     assert gate(logits).mean() == 1
 
 

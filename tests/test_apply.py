@@ -242,10 +242,10 @@ def test_several_references_are_used_together(run, restorer, folder: Path):
     one = write(folder / "one.png", 16, 24, seed=1)
     two = write(folder / "two.png", 28, 12, seed=2)
     assert apply(run, "input=low.png", "output=out.png", reference="[one.png,two.png]") == 0
-    memory = restorer.remember(one) + restorer.remember(two)
+    memory = restorer.encode_reference(one) + restorer.encode_reference(two)
     expected = restorer.restore(low, memory, None)
     assert levels(read_rgb(folder / "out.png"), eight(expected)) <= 1
-    apart = [restorer.restore(low, restorer.remember(x), None) for x in (one, two)]
+    apart = [restorer.restore(low, restorer.encode_reference(x), None) for x in (one, two)]
     assert all(not torch.equal(x, expected) for x in apart)
 
 
@@ -357,7 +357,7 @@ def test_sixteen_bits_come_out_as_sixteen(run, restorer, folder: Path, suffix, c
     assert apply(run, f"input=low{suffix}", f"output=o{suffix}") == 0
     result = load(folder / f"o{suffix}")
     assert (result.bits, result.grey, result.icc) == (16, channels == 1, PROFILE)
-    memory = restorer.remember(read_rgb(folder / "reference.png"))
+    memory = restorer.encode_reference(read_rgb(folder / "reference.png"))
     expected = restorer.restore(load(folder / f"low{suffix}").colour, memory, None)
     expected = expected.mean(0, keepdim=True) if channels == 1 else expected
     assert (result.colour - expected).abs().max() < 1 / 65535

@@ -539,7 +539,7 @@ def test_training_pictures_are_of_the_level_that_the_step_draws():
     target = chw(photo(height=96, width=96))
     drawn_at = {}
     for step in range(80):
-        maker.at(step, 100)
+        maker.set_step(step, 100)
         item = maker.train_item(Sample(key="a", target=target), np.random.default_rng(0))
         assert set(item) == {"key", "target"}
         problem = maker.prepare(batch(item))
@@ -552,12 +552,12 @@ def test_training_pictures_are_of_the_level_that_the_step_draws():
     assert sorted(set(drawn_at.values())) == pytest.approx([1 + n / 10 for n in range(11)])
     again = task(crop=96)
     for step in (31, 7):
-        again.at(step, 5)
+        again.set_step(step, 5)
         assert again.drawn == drawn_at[step], "of the step alone, not of what ran before"
     other = task(crop=96, seed=2)
     draws = []
     for step in drawn_at:
-        other.at(step, 5)
+        other.set_step(step, 5)
         draws.append(other.drawn)
     assert draws != [*drawn_at.values()]
 
@@ -632,7 +632,7 @@ def test_micro_batches_share_a_level(tmp_path: Path):
     """Of two micro-batches at different levels the sum would be another than of the whole batch."""
     steps = "stages.reconstruction.steps=3"
     assert train(tmp_path / "one", steps) == 0
-    assert train(tmp_path / "two", steps, "trainer.accumulate=2") == 0
+    assert train(tmp_path / "two", steps, "trainer.accumulate_steps=2") == 0
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [*two.values()] == pytest.approx([*one.values()], rel=1e-4)
 

@@ -44,7 +44,7 @@ def test_equals_the_plain_formulation_with_gradients(seed, size, key_size, batch
     search._BLOCK["cpu"] = block  # every way to cut the work into blocks gives the same
     try:
         attention = hard()
-        got = attention(query, attention.remember(key, values))
+        got = attention(query, attention.encode_reference(key, values))
     finally:
         search._BLOCK["cpu"] = before
     score, textures, index = attend(query, key, values)
@@ -68,7 +68,7 @@ def test_single_precision_picks_the_same_or_an_equal(seed):
     query, key, values = draw(seed, (24, 17), (19, 30), 2, 32, torch.float32)
     attention = hard()
     with torch.no_grad():
-        got = attention(query, attention.remember(key, values))
+        got = attention(query, attention.encode_reference(key, values))
         score, _, index = attend(query, key, values)
         exact, _, _ = attend(query.double(), key.double(), [])
     torch.testing.assert_close(got.score, score, atol=1e-5, rtol=0)
@@ -79,11 +79,11 @@ def test_single_precision_picks_the_same_or_an_equal(seed):
 def test_of_equal_maxima_the_first_and_of_zeros_score_zero():
     attention = hard()
     flat = torch.ones(1, 4, 6, 7)
-    got = attention(flat, attention.remember(flat, [flat]))
+    got = attention(flat, attention.encode_reference(flat, [flat]))
     inner = got.index[:, 1:-1, 1:-1]
     assert (inner == 7 + 1).all(), "all inner patches are alike: the first is at row 1, column 1"
     nothing = torch.zeros(1, 4, 3, 3)
-    got = attention(nothing, attention.remember(flat, [flat]))
+    got = attention(nothing, attention.encode_reference(flat, [flat]))
     assert torch.equal(got.score, torch.zeros(1, 1, 3, 3))
 
 
@@ -91,9 +91,9 @@ def test_matching_stays_exact_under_autocast():
     query, key, values = draw(7, (9, 8), (10, 6), 1, 16, torch.float32)
     attention = hard()
     with torch.no_grad():
-        plain = attention(query, attention.remember(key, values))
+        plain = attention(query, attention.encode_reference(key, values))
         with torch.autocast("cpu", torch.bfloat16):
-            inside = attention(query, attention.remember(key, values))
+            inside = attention(query, attention.encode_reference(key, values))
     assert torch.equal(plain.index, inside.index)
     assert torch.equal(plain.score, inside.score)
 
@@ -103,7 +103,7 @@ def test_compiles_without_a_break():
     attention = hard()
 
     def whole(query, key, *values):
-        transfer = attention(query, attention.remember(key, list(values)))
+        transfer = attention(query, attention.encode_reference(key, list(values)))
         return transfer.score, *transfer.textures
 
     compiled = torch.compile(whole, fullgraph=True, backend="aot_eager")

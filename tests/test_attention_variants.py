@@ -49,7 +49,7 @@ def reference(draw, batch, channels, size):
 
 
 def union(attention, references):
-    memories = [attention.remember(key, values) for key, values in references]
+    memories = [attention.encode_reference(key, values) for key, values in references]
     return sum(memories[1:], memories[0])
 
 
@@ -128,7 +128,7 @@ def test_references_of_a_union_win_in_their_order():
     draw = normal(0)
     key, values = reference(draw, 1, 4, (5, 6))
     attention = TextureAttention(Pixels(), Hard())
-    alone = attention(key, attention.remember(key, values))
+    alone = attention(key, attention.encode_reference(key, values))
     doubled = attention(key, union(attention, [(key, values)] * 2))
     assert torch.equal(alone.index, doubled.index)
 
@@ -151,8 +151,8 @@ def test_projections_from_the_identity_begin_as_the_patches_themselves():
     query, (key, values) = draw(1, 6, 7, 8), reference(draw, 1, 6, (9, 5))
     projected = TextureAttention(Projection(6, 6), Hard()).double()
     plain = TextureAttention(Pixels(), Hard())
-    one = projected(query, projected.remember(key, values))
-    other = plain(query, plain.remember(key, values))
+    one = projected(query, projected.encode_reference(key, values))
+    other = plain(query, plain.encode_reference(key, values))
     assert torch.equal(one.index, other.index)
     torch.testing.assert_close(one.score, other.score)
 
@@ -165,11 +165,11 @@ def test_heads_are_attentions_of_their_own(rule):
     values = [draw(2, 4, 4 * s, 7 * s) for s in (1, 2)]
     embedding = Projection(channels, channels, width=6, heads=heads, start="random").double()
     attention = TextureAttention(embedding, rule)
-    got = attention(query, attention.remember(key, values))
+    got = attention(query, attention.encode_reference(key, values))
     single = TextureAttention(Single(), rule)
     made = embedding.query(query).chunk(heads, 1), embedding.key(key).chunk(heads, 1)
     parts = [
-        single(q, single.remember(k, [value.chunk(heads, 1)[i] for value in values]))
+        single(q, single.encode_reference(k, [value.chunk(heads, 1)[i] for value in values]))
         for i, (q, k) in enumerate(zip(*made))
     ]
     torch.testing.assert_close(got.score, sum(part.score for part in parts) / heads)
@@ -188,7 +188,7 @@ def test_straight_through_has_the_one_rules_result_and_the_others_gradient():
         ("both", StraightThrough(Hard(), Soft())),
     ):
         attention = TextureAttention(Pixels(), rule)
-        textures = attention(query, attention.remember(key, values)).textures
+        textures = attention(query, attention.encode_reference(key, values)).textures
         factors = [torch.ones_like(x).cumsum(-1) for x in textures]
         loss = sum((w * x).sum() for w, x in zip(factors, textures))
         gradient = torch.autograd.grad(loss, query, allow_unused=True)[0]
@@ -221,10 +221,10 @@ def test_every_variant_trains_in_half_precision(name):
     torch.manual_seed(0)
     query, key = torch.rand(2, 1, 256, 6, 5)
     values = [torch.rand(1, c, 6 * s, 5 * s, requires_grad=True) for c, s in ((256, 1), (64, 2))]
-    exact = attention(query, attention.remember(key, values)).textures
+    exact = attention(query, attention.encode_reference(key, values)).textures
     with torch.autocast("cpu", torch.bfloat16):
         half = [value.bfloat16() for value in values]
-        textures = attention(query, attention.remember(key, half)).textures
+        textures = attention(query, attention.encode_reference(key, half)).textures
     for one, other in zip(textures, exact):
         torch.testing.assert_close(one.float(), other, atol=0.03, rtol=0.02)
     sum(x.float().sum() for x in textures).backward()
@@ -327,7 +327,7 @@ def test_gradients_of_soft_attention_at_256_pixels_stay_below_4_gb():
         "query, key = draw(64, 1), draw(64, 1)\n"
         "values = [draw(64, 1), draw(128, 2), draw(64, 4)]\n"
         "attention = TextureAttention(Pixels(), Soft())\n"
-        "transfer = attention(query, attention.remember(key, values))\n"
+        "transfer = attention(query, attention.encode_reference(key, values))\n"
         "(transfer.score.sum() + sum(x.sum() for x in transfer.textures)).backward()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

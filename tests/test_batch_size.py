@@ -15,7 +15,7 @@ from restore.cli import main
 from restore.config import check, compose, plain, settings
 from restore.engine import memory
 from restore.engine.batch_size import Trials, by_line, by_trial, sized
-from restore.engine.batch_size_probe import Rehearsal
+from restore.engine.batch_size_probe import BatchSizeProbe
 from restore.engine.training import Training
 from restore.models import checkpoint
 from restore.utils.files import to_yaml
@@ -154,14 +154,14 @@ def test_a_rehearsal_changes_no_weights_and_plays_every_stage(tmp_path: Path):
     both = ["schedule=[reconstruction,full]", "stages.full.epochs=null", "stages.full.steps=3"]
     terms = "stages.full.objectives.restoration.weights"
     both += [f"{terms}.perceptual=0", f"{terms}.transferal=0"]
-    training = begun(tmp_path, *both, "trainer.batch_size=2", "trainer.accumulate=2")
+    training = begun(tmp_path, *both, "trainer.batch_size=2", "trainer.accumulate_steps=2")
     learner = training.learner
     before = copy.deepcopy({name: m.state_dict() for name, m in learner.models.items()})
-    Rehearsal(training, world=1).take(4)
+    BatchSizeProbe(training, world=1).take(4)
     for name, model in learner.models.items():
         assert all(torch.equal(v, before[name][k]) for k, v in model.state_dict().items()), name
-    for leg in learner.legs:
-        for objective in leg.objectives.values():
+    for stage in learner.stages:
+        for objective in stage.objectives.values():
             held = objective.optimizer.state
             assert sum("exp_avg" in entry for entry in held.values()) > 0.9 * len(
                 objective.parameters
@@ -174,14 +174,14 @@ def test_where_steps_differ_the_largest_is_rehearsed(tmp_path: Path):
     line += ["backbone.mapping.blocks=1", "backbone.mapping.width=8", "backbone.mapping.growth=8"]
     config = plain(compose("train", [*line, "trainer.batch_size=1"]))
     training = Training(config, check(config, settings.Train), tmp_path, torch.device("cpu"))
-    rehearsal = Rehearsal(training, world=1)
+    probe = BatchSizeProbe(training, world=1)
     task = training.task
-    for leg in training.learner.legs:
-        task.at(rehearsal.starts[leg.name], training.learner.total)
+    for stage in training.learner.stages:
+        task.set_step(probe.starts[stage.name], training.learner.total)
         drawn = task.drawn
         others = []
-        for step in range(leg.first, leg.first + 30):
-            task.at(step, training.learner.total)
+        for step in range(stage.first, stage.first + 30):
+            task.set_step(step, training.learner.total)
             others.append(task.drawn)
         # A small scale leaves a large low picture.
         assert drawn <= min(others) < max(others)
@@ -202,13 +202,13 @@ def test_a_process_over_its_budget_ends_and_the_next_size_is_tried_afresh(tmp_pa
 
 def test_a_run_is_that_of_the_number_typed_and_never_looks_again(tmp_path: Path, capsys):
     found, typed = tmp_path / "found", tmp_path / "typed"
-    rate = ["trainer.rate_rule=sqrt", "trainer.base_batch=1"]
+    rate = ["trainer.lr_scaling=sqrt", "trainer.base_batch_size=1"]
     # More than the five pictures there are: each time they come in another crop.
-    auto = [*TINY, *rate, "trainer.batch_size=auto", "trainer.largest_batch=7"]
+    auto = [*TINY, *rate, "trainer.batch_size=auto", "trainer.max_batch_size=7"]
     assert main(["train", f"folder={found}", *auto]) == 0
     said = capsys.readouterr().out
     assert "trainer.batch_size=auto: 7, which take" in said
-    assert "because of trainer.largest_batch" in said
+    assert "because of trainer.max_batch_size" in said
     assert "batches of 7, learning rates × 2.646" in said
     assert yaml.safe_load((found / "config.yaml").read_text())["trainer"]["batch_size"] == 7
     assert main(["train", f"folder={typed}", *TINY, *rate, "trainer.batch_size=7"]) == 0
@@ -227,7 +227,7 @@ def test_a_run_is_that_of_the_number_typed_and_never_looks_again(tmp_path: Path,
 
 
 def test_what_cannot_fit_is_said_and_leaves_no_run(tmp_path: Path, capfd):
-    line = [*TINY, "trainer.batch_size=auto", "trainer.memory_share=0.0001"]
+    line = [*TINY, "trainer.batch_size=auto", "trainer.memory_fraction=0.0001"]
     assert main(["train", f"folder={tmp_path / 'run'}", *line]) == 2
     said = capfd.readouterr().err.strip().splitlines()[-1]
     assert "memory" in said
@@ -236,7 +236,7 @@ def test_what_cannot_fit_is_said_and_leaves_no_run(tmp_path: Path, capfd):
 
 
 def test_several_processes_agree_on_no_more_than_an_epoch(tmp_path: Path):
-    line = [*TINY, "trainer.batch_size=auto", "runtime.devices=2", "trainer.memory_share=0.3"]
+    line = [*TINY, "trainer.batch_size=auto", "runtime.devices=2", "trainer.memory_fraction=0.3"]
     line += ["stages.reconstruction.steps=null", "stages.reconstruction.epochs=1"]
     assert main(["train", f"folder={tmp_path / 'run'}", *line]) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -246,10 +246,10 @@ def test_several_processes_agree_on_no_more_than_an_epoch(tmp_path: Path):
 
 @pytest.mark.parametrize(("rule", "factor"), [("constant", 1), ("linear", 4), ("sqrt", 2)])
 def test_the_rule_of_rates(tmp_path: Path, rule, factor):
-    settled = [f"trainer.rate_rule={rule}", "trainer.base_batch=2", "trainer.batch_size=8"]
+    settled = [f"trainer.lr_scaling={rule}", "trainer.base_batch_size=2", "trainer.batch_size=8"]
     training = begun(tmp_path, *settled)
-    (leg,) = training.learner.legs
-    (objective,) = leg.objectives.values()
-    objective.set_rate(0)
+    (stage,) = training.learner.stages
+    (objective,) = stage.objectives.values()
+    objective.set_lr(0)
     rates = [group["lr"] for group in objective.optimizer.param_groups]
     assert rates == pytest.approx([1e-4 * factor, 1e-5 * factor], rel=1e-12)

@@ -23,23 +23,24 @@ def test_the_plain_network_computes_the_same():
         restored = model(**inputs)
         image, score, textures = plain_ttsr.whole(state, **inputs)
     torch.testing.assert_close(restored.image, image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(restored.aux["score"], score, atol=1e-5, rtol=0)
-    for one, other in zip(restored.aux["textures"], textures):
+    torch.testing.assert_close(restored.score, score, atol=1e-5, rtol=0)
+    for one, other in zip(restored.textures, textures):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("what", "more"),
+    ("benchmark", "more"),
     [
-        ("matching", ["what.sizes=[16]"]),
-        ("forward", ["what.sizes=[32]", "what.precisions=[bf16]"]),
-        ("train_step", ["what.sizes=[32]", "what.precisions=[fp32]"]),
+        ("matching", ["benchmark.sizes=[16]"]),
+        ("forward", ["benchmark.sizes=[32]", "benchmark.precisions=[bf16]"]),
+        ("train_step", ["benchmark.sizes=[32]", "benchmark.precisions=[fp32]"]),
     ],
 )
-def test_tables_hold_both_methods_and_their_ratio(tmp_path, what, more):
+def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
     folder = tmp_path / "bench"
-    assert main(["bench", f"what={what}", f"folder={folder}", "what.repeats=1", *more]) == 0
-    with open(folder / f"{what}.csv", newline="", encoding="utf-8") as file:
+    words = [f"benchmark={benchmark}", f"folder={folder}", "benchmark.repeats=1", *more]
+    assert main(["bench", *words]) == 0
+    with open(folder / f"{benchmark}.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert float(row["plain ms"]) > 0
     assert float(row["ours ms"]) > 0
@@ -48,8 +49,17 @@ def test_tables_hold_both_methods_and_their_ratio(tmp_path, what, more):
 
 
 def test_networks_of_one_picture_beside_the_same_run_plainly(tmp_path):
-    line = ["what=backbone", "what.networks=[wdsr_b]", "what.sizes=[[8,40],[4000,4000]]"]
-    line += ["what.precisions=[fp32]", "what.tile=16", "what.repeats=1", "what.most=0.1"]
+    line = [
+        "benchmark=backbone",
+        "benchmark.networks=[wdsr_b]",
+        "benchmark.sizes=[[8,40],[4000,4000]]",
+    ]
+    line += [
+        "benchmark.precisions=[fp32]",
+        "benchmark.tile=16",
+        "benchmark.repeats=1",
+        "benchmark.most=0.1",
+    ]
     assert main(["bench", f"folder={tmp_path}", *line]) == 0
     with open(tmp_path / "backbone.csv", newline="", encoding="utf-8") as file:
         whole, tiled = csv.DictReader(file)

@@ -17,6 +17,7 @@ from restore.models.attention.choices import Choices
 from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import Hard
 from restore.models.attention.soft import Soft
+from restore.types import Restoration
 from tests.pictures import photo, truncate, write
 from tests.test_evaluation import HERE, TINY
 from tests.test_report import block
@@ -45,7 +46,7 @@ def test_a_mean_tells_the_key_of_most_weight(rule, tile, monkeypatch):
     with torch.no_grad():
         for matching in (rule, Hard()):
             attention = TextureAttention(Pixels(), matching)
-            one, two = (attention.remember(key, [key]) for key in keys)
+            one, two = (attention.encode_reference(key, [key]) for key in keys)
             found.append(attention(query, one + two).index)
     assert torch.equal(*found)
     assert attention(query, one + two).textures[0].shape == (2, 8, 9, 7)
@@ -85,8 +86,9 @@ def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):
 
 def test_a_damaged_file_is_named(tmp_path: Path):
     path = tmp_path / "a.npz"
-    aux = {"index": torch.zeros(1, 2, 2, dtype=torch.int64), "score": torch.ones(1, 1, 2, 2)}
-    choices.write(path, {**aux, "grids": [(1, 1)]})
+    index, score = torch.zeros(1, 2, 2, dtype=torch.int64), torch.ones(1, 1, 2, 2)
+    image = torch.zeros(1, 3, 8, 8)
+    choices.write(path, Restoration(image, score=score, index=index, grids=[(1, 1)]))
     truncate(path)
     with pytest.raises(UserError, match=r"a\.npz is damaged"):
         choices.read(path)

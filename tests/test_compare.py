@@ -24,8 +24,8 @@ from restore.config import plain as plainly
 from restore.config.settings import Runtime
 from restore.models.weights import Loaded
 from restore.tools.compare.distances import kernel
-from restore.tools.compare.makers import Trained
 from restore.tools.compare.measuring import Measured
+from restore.tools.compare.methods import Trained
 from restore.tools.compare.pages import choices
 from restore.tools.compare.palette import PaletteFolder, locate
 from restore.tools.compare.sources import match

@@ -71,7 +71,7 @@ BAD = [
     ("train trainer.batch_size='3'", ["trainer.batch_size='3'", "text"]),
     ("train trainer.batch_size=most", ["trainer.batch_size=most", "integer", "or", "'auto'"]),
     ("train trainer.ema=true", ["trainer.ema=true", "number", "not true or false"]),
-    ("train trainer.rate_rule=sqrt", ["trainer.base_batch is missing"]),
+    ("train trainer.lr_scaling=sqrt", ["trainer.base_batch_size is missing"]),
     ("train runtime.compile=1", ["runtime.compile=1", "true or false"]),
     ("train runtime.compile=0.0", ["runtime.compile=0.0", "true or false"]),
     ("train runtime.threads=false", ["runtime.threads=false", "number"]),
@@ -92,7 +92,7 @@ BAD = [
     ("evaluate weights=missing.pt", ["there is no weights file missing.pt"]),
     ("evaluate attention=hard weights=x", ["'attention' cannot be chosen here"]),
     ("evaluate split=tset weights=x", ["split=tset", "test"]),
-    ("bench what=nothing", ["what=nothing", "matching"]),
+    ("bench benchmark=nothing", ["benchmark=nothing", "matching"]),
     ("list attentions", ["attention"]),
     ("paint", ["no command 'paint'", "train"]),
 ]

@@ -22,7 +22,7 @@ from restore.commands.apply import Apply
 from restore.commands.dashboard import Dashboard
 from restore.commands.export import Export
 from restore.commands.prepare import Prepare
-from restore.commands.report import Report
+from restore.commands.report import ReportSettings
 from restore.commands.scales import Scales
 from restore.config import check, compose, plain, registry, settings
 from restore.tools.compare.job import Compare
@@ -40,7 +40,7 @@ SETTINGS: dict[str, type[Any]] = {
     "bench": settings.Bench,
     "apply": Apply,
     "compare": Compare,
-    "report": Report,
+    "report": ReportSettings,
     "export": Export,
     "prepare": Prepare,
     "dashboard": Dashboard,

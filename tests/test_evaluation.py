@@ -253,7 +253,7 @@ def test_a_sheet_has_the_parts_in_their_order():
     target = torch.rand(1, 3, 40, 120, generator=rng)
     score = torch.rand(1, 1, 10, 30, generator=rng)
     problem = Problem({"low": low, "reference": reference}, target, ["x"])
-    sheet = comparison(problem, Restoration(target, {"score": score}), "bicubic", target).numpy()
+    sheet = comparison(problem, Restoration(target, score), "bicubic", target).numpy()
     fitted = 90 * 40 // 44 + 1
     widths = [120, fitted, 120, 120, 120, 120, 120]
     assert sheet.shape == (3, 40 + CAPTION, sum(widths) + GAP * (len(widths) - 1))

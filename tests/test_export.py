@@ -47,7 +47,7 @@ def test_everything_has_its_name_in_every_folder(exported: Path):
 
 
 def test_pictures_and_holes_are_those_that_an_evaluation_takes(exported: Path):
-    task = registry.build("task", "partial_sr", *TINY, command="export").of_split("test")
+    task = registry.build("task", "partial_sr", *TINY, command="export").for_split("test")
     source = registry.build("data", "partial_sr_demo", command="export").split("test")
     for place in range(len(source)):
         item = task.eval_item(source[place])

@@ -105,7 +105,7 @@ def test_an_offline_run_holds_everything(tmp_path: Path):
     config = {"backbone": {"features": 8}, "text": "long " * 20000, "none": None}
     kept = Journal(folder, config, {**WANDB, "mode": "offline"}, "evaluate")
     for step in (10, 20):
-        kept.numbers({"train/loss": 1 / step, "train/rate": 0.5}, step)
+        kept.numbers({"train/loss": 1 / step, "train/lr": 0.5}, step)
     kept.pictures({"valid/000_a": picture}, 20)
     kept.summary({"best": 3.5, "restored": {"psnr": 30.25}})
     kept.close()
@@ -118,7 +118,7 @@ def test_an_offline_run_holds_everything(tmp_path: Path):
     assert run.run_id == kept.identity
     history = [entries(record.item) for record in found["history"]]
     for row, step in zip(history, (10, 20)):
-        assert (row["step"], row["train/loss"], row["train/rate"]) == (step, 1 / step, 0.5)
+        assert (row["step"], row["train/loss"], row["train/lr"]) == (step, 1 / step, 0.5)
     shown = history[2]
     assert shown["step"] == 20
     assert shown["valid/000_a|_type"] == "image-file"

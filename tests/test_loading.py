@@ -55,17 +55,17 @@ def stream(
     items: TrainItems,
     steps: tuple[int, int],
     batch: int,
-    accumulate: int = 1,
+    accumulate_steps: int = 1,
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[tuple[int, Batch, int]]:
     """Position, micro-batch and row in it of every item that all processes together are handed."""
     for rank in range(world):
-        positions = Positions(*steps, batch, accumulate, rank, world)
+        positions = Positions(*steps, batch, accumulate_steps, rank, world)
         batches = train_batches(items, positions, Loader(workers, "raise"), False)
-        assert len(batches) == len(positions) == (steps[1] - steps[0]) * accumulate
+        assert len(batches) == len(positions) == (steps[1] - steps[0]) * accumulate_steps
         for places, micro in zip(positions, batches, strict=True):
-            assert len(places) == len(micro["key"]) == batch // accumulate // world
+            assert len(places) == len(micro["key"]) == batch // accumulate_steps // world
             yield from ((place, micro, row) for row, place in enumerate(places))
 
 
@@ -81,28 +81,30 @@ def pictures(batch: Batch) -> list[str]:
     first=st.integers(0, 50),
     steps=st.integers(0, 6),
     micro=st.integers(1, 4),
-    accumulate=st.integers(1, 4),
+    accumulate_steps=st.integers(1, 4),
     world=st.integers(1, 4),
 )
-def test_a_step_has_the_same_items_however_it_is_shared_out(first, steps, micro, accumulate, world):
-    batch = micro * accumulate * world
-    shares = [list(Positions(first, first + steps, batch, accumulate, r, world))
+def test_a_step_has_the_same_items_however_it_is_shared_out(
+    first, steps, micro, accumulate_steps, world
+):
+    batch = micro * accumulate_steps * world
+    shares = [list(Positions(first, first + steps, batch, accumulate_steps, r, world))
               for r in range(world)]  # fmt: skip
-    alone = list(Positions(first, first + steps, batch, accumulate, 0, 1))
+    alone = list(Positions(first, first + steps, batch, accumulate_steps, 0, 1))
     for place, micros in enumerate(zip(*shares, strict=True)):
         together = [position for row in zip(*micros, strict=True) for position in row]
         assert together == alone[place], "each micro-batch has the same items, in turn"
     for step in range(steps):
-        own = [share[step * accumulate : (step + 1) * accumulate] for share in shares]
+        own = [share[step * accumulate_steps : (step + 1) * accumulate_steps] for share in shares]
         assert all(len(part) == micro for parts in own for part in parts)
         everyone = sorted(place for parts in own for part in parts for place in part)
         assert everyone == list(range((first + step) * batch, (first + step + 1) * batch))
 
 
-@pytest.mark.parametrize(("accumulate", "world"), [(4, 1), (1, 4), (2, 2)])
-def test_a_batch_that_cannot_be_shared_out_is_refused(accumulate, world):
+@pytest.mark.parametrize(("accumulate_steps", "world"), [(4, 1), (1, 4), (2, 2)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(accumulate_steps, world):
     with pytest.raises(UserError, match=r"trainer\.batch_size=6 does not divide"):
-        Positions(0, 1, 6, accumulate, 0, world)
+        Positions(0, 1, 6, accumulate_steps, 0, world)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +112,10 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(accumulate, world):
     [
         {"batch": 6},
         {"batch": 6, "workers": 2},
-        {"batch": 6, "accumulate": 3},
+        {"batch": 6, "accumulate_steps": 3},
         {"batch": 6, "world": 2, "workers": 1},
         {"batch": 6, "world": 3},
-        {"batch": 12, "accumulate": 2, "world": 2, "workers": 2},
+        {"batch": 12, "accumulate_steps": 2, "world": 2, "workers": 2},
     ],
     ids=str,
 )

@@ -1,5 +1,7 @@
 """Every term against its formula, written out plainly in double precision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -181,12 +183,12 @@ def test_transferal_loss_equals_the_published_one(ttsr):
 
 def test_transferal_loss_reaches_the_extractor_only_through_what_it_transferred(ttsr):
     model, restored, problem, _ = ttsr
-    given_ = {**restored.aux, "score": restored.aux["score"].detach()}
-    given_["textures"] = [texture.detach() for texture in restored.aux["textures"]]
+    textures = [texture.detach() for texture in restored.textures]
+    fixed = {"score": restored.score.detach(), "textures": textures}
     image = restored.image.detach().requires_grad_()
     term = TransferalPerceptual()
     model.zero_grad(set_to_none=True)
-    term(Restoration(image, given_), problem, {"backbone": model}).backward()
+    term(Restoration(image, **fixed), problem, {"backbone": model}).backward()
     assert image.grad.abs().max() > 0
     assert all(p.grad is None for p in model.extractor.parameters())
     term(restored, problem, {"backbone": model}).backward(retain_graph=True)
@@ -197,9 +199,9 @@ def test_transferal_loss_refuses_what_it_cannot_compare(ttsr):
     model, restored, problem, _ = ttsr
     with pytest.raises(UserError, match="weight 0"):
         TransferalPerceptual()(Restoration(restored.image), problem, {"backbone": model})
-    fewer = {**restored.aux, "textures": [x[:, :32] for x in restored.aux["textures"]]}
+    fewer = replace(restored, textures=[x[:, :32] for x in restored.textures])
     with pytest.raises(UserError, match="32 channels"):
-        TransferalPerceptual()(Restoration(restored.image, fewer), problem, {"backbone": model})
+        TransferalPerceptual()(fewer, problem, {"backbone": model})
 
 
 # Adversarial ---------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
     values = [torch.randn(2, 256 // s, 6 * s, 4 * s).double() for s in (1, 2, 4)]
     whole = WholeAttention(attention, [1, 2, 4])
     with torch.no_grad():
-        expected = attention(query, attention.remember(key, values))
-        found = whole(query, whole.remember(key, values))
+        expected = attention(query, attention.encode_reference(key, values))
+        found = whole(query, whole.encode_reference(key, values))
     torch.testing.assert_close(found.score, expected.score)
     for got, texture in zip(found.textures, expected.textures, strict=True):
         assert texture.std() > 0.05

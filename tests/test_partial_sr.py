@@ -33,7 +33,7 @@ CODINGS = ["zero_reserved", "mask_channel"]
 
 
 def task(*overrides: str, split: str = "valid") -> PartialSR:
-    return registry.build("task", "partial_sr", "task.crop=64", *overrides).of_split(split)
+    return registry.build("task", "partial_sr", "task.crop=64", *overrides).for_split(split)
 
 
 def sample(side: int = 150, seed: int = 0, key: str = "a") -> Sample:
@@ -254,16 +254,15 @@ def test_kept_pixels_and_no_seam(border: int):
     outside = torch.full((1, 3, 48, 48), 0.4)
     inside = outside + 0.1
     made = task("task.known=kept", f"task.border={border}")
-    aux = {"mask": mask, "start": outside, "whole": outside}
-    problem = Problem({}, None, ["a"], aux=aux)
-    image = made.finish(Restoration(inside.clone()), problem).image
+    problem = Problem({}, None, ["a"], hole_mask=mask, filled=outside, undamaged=outside)
+    image = made.postprocess(Restoration(inside.clone()), problem).image
     assert torch.equal(image[..., 16:30, 20:37], inside[..., 16:30, 20:37]), "all of the hole"
     far = torch.nn.functional.max_pool2d(mask, 4 * border + 1, 1, 2 * border) == 0
     assert torch.equal(image[far.expand_as(image)], outside[far.expand_as(image)])
     steps = max(image.diff(dim=-1).abs().max(), image.diff(dim=-2).abs().max()).item()
     assert steps <= 0.1 / (2 * border + 1) + 1e-6
     # `restored` keeps nothing, and what is given is never changed.
-    free = task("task.known=restored").finish(Restoration(inside.clone()), problem).image
+    free = task("task.known=restored").postprocess(Restoration(inside.clone()), problem).image
     assert torch.equal(free, inside)
 
 
@@ -291,7 +290,7 @@ def test_hole_metrics_against_a_plain_formulation(seed: int):
     mask[top : top + 9, left : left + 12] = True
     protocol = registry.build("protocol", "rgb")
     x, y = (chw(z)[None].float() / 255 for z in (restored, target))
-    problem = Problem({}, y, ["a"], aux={"mask": torch.from_numpy(mask)[None, None].float()})
+    problem = Problem({}, y, ["a"], hole_mask=torch.from_numpy(mask)[None, None].float())
     found = holes.measure(protocol, x, y, 4, problem)
     near = np.zeros_like(mask)
     for row in range(40):
@@ -438,7 +437,7 @@ def test_tiles_show_no_seam(run: Path):
     picture = chw(photo("coffee", 181, 230))
     rng = np.random.default_rng(1)
     mask = restorer.task.masks.draw("test", "", 181, 230, 4, rng)[0]
-    memory = restorer.remember(chw(photo("astronaut", 61, 50)))
+    memory = restorer.encode_reference(chw(photo("astronaut", 61, 50)))
     whole, parts = (restorer.restore(picture, memory, tile, False, mask) for tile in (None, 30))
     assert whole.shape == picture.shape
     assert (whole - parts).abs().max() < 1e-4

@@ -61,7 +61,7 @@ def begun(folder: Path, *overrides: str) -> Training:
 def step(training: Training) -> dict[str, float]:
     """One step on its first four items, as the loop takes it."""
     batch = to_device(collate([training.items[i] for i in range(4)]), training.device)
-    return training.learner.advance(training.learner.legs[0], [batch])
+    return training.learner.advance(training.learner.stages[0], [batch])
 
 
 def numbers(folder: Path) -> dict[tuple[int, str], float]:
@@ -110,7 +110,7 @@ def test_a_step_is_the_published_one(tmp_path: Path):
     net, critic = (
         copy.deepcopy(training.learner.models[name]) for name in ("backbone", "discriminator")
     )
-    vgg = training.learner.legs[0].objectives["restoration"].losses["perceptual"].layers
+    vgg = training.learner.stages[0].objectives["restoration"].losses["perceptual"].layers
     extractor = [p for n, p in net.named_parameters() if n.startswith("extractor.")]
     main_ = [p for n, p in net.named_parameters() if not n.startswith("extractor.")]
     groups = [{"params": main_}, {"params": extractor, "lr": 1e-5}]
@@ -135,7 +135,7 @@ def test_a_step_is_the_published_one(tmp_path: Path):
             (game + 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()).backward()
             adam_critic.step()
         frozen = copy.deepcopy(net.extractor).requires_grad_(False)
-        textures, score = answer.aux["textures"], answer.aux["score"]
+        textures, score = answer.textures, answer.score
         transferal = 0.0
         for texture, feature in zip(textures, frozen((fake + 1) / 2)[::-1], strict=True):
             s = F.interpolate(score, texture.shape[-2:], mode="bicubic").sigmoid()
@@ -207,7 +207,7 @@ def test_a_step_of_the_backbone_leaves_the_critic_without_gradients(tmp_path: Pa
         model.zero_grad(set_to_none=True)
     problem = training.task.prepare(collate([training.items[0]]))
     restored = backbone(**problem.inputs)
-    objectives, models = training.learner.legs[0].objectives, training.learner.models
+    objectives, models = training.learner.stages[0].objectives, training.learner.models
     sum(objectives["restoration"].terms(restored, problem, models).values()).backward()
     assert all(p.grad is None for p in critic.parameters())
     assert all(p.grad is not None for p in backbone.parameters())
@@ -260,7 +260,7 @@ def test_micro_batches_equal_a_whole_one(tmp_path: Path):
     one, other = (begun(tmp_path, *game) for _ in range(2))
     values = step(one)
     batches = [collate([other.items[i] for i in places]) for places in ((0, 1), (2, 3))]
-    assert other.learner.advance(other.learner.legs[0], batches) == pytest.approx(
+    assert other.learner.advance(other.learner.stages[0], batches) == pytest.approx(
         values, rel=1e-4, abs=1e-6
     )
     for name, model in one.learner.models.items():
@@ -328,7 +328,7 @@ def test_a_term_without_weight_needs_not_even_its_file(tmp_path: Path, capfd):
     assert train(tmp_path / "a", missing, "stages.full.steps=1") == 2
     assert "missing.pth" in capfd.readouterr().err
     training = begun(tmp_path / "b", missing, f"{node}.weights.perceptual=0")
-    assert set(training.learner.legs[0].objectives["restoration"].losses) == {
+    assert set(training.learner.stages[0].objectives["restoration"].losses) == {
         "reconstruction",
         "transferal",
         "adversarial",

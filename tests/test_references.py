@@ -200,9 +200,9 @@ def test_none_means_no_texture(fusion):
     with torch.inference_mode():
         bare = model(given["low"], given["low_up"])
         full = model(**given)
-    assert not bare.aux["score"].any()
-    assert not any(texture.any() for texture in bare.aux["textures"])
-    assert [t.shape for t in bare.aux["textures"]] == [t.shape for t in full.aux["textures"]]
+    assert not bare.score.any()
+    assert not any(texture.any() for texture in bare.textures)
+    assert [t.shape for t in bare.textures] == [t.shape for t in full.textures]
     assert not torch.equal(bare.image, full.image)
     if fusion == "score":  # whatever the texture is, a score of 0 takes nothing of it
         for stage in model.stages:

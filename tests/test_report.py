@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 from scipy import stats
 
 from restore.cli import main
-from restore.tools.report.conditions import Condition, Row
+from restore.tools.report.comparable_groups import ComparableGroup, Row
 from restore.tools.report.statistics import compare
 from restore.tools.report.variants import Variant
 from tests.pictures import truncate, write
@@ -319,7 +319,7 @@ def test_of_a_seed_trained_twice_the_mean_is_paired():
     values = {"psnr": np.array([[1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [5.0, 6.0, 8.0]])}
     own = Row("own", Variant("own", []), [1, 1, 2], values)
     other = Row("other", Variant("other", []), [1, 2], {"psnr": np.zeros((2, 3))})
-    condition = Condition("", [], ["a", "b", "c"], ["psnr"], [own, other])
+    condition = ComparableGroup("", [], ["a", "b", "c"], ["psnr"], [own, other])
     found = condition.compared(own, other, "psnr", 0.95, 50, 1)
     assert found is not None
     assert found.seeds == 2

@@ -35,7 +35,7 @@ def masks_of(seed: int) -> dict[str, torch.Tensor]:
 )
 def test_sparsity_is_the_formula(budget, step, excluded, seed):
     loss = Sparsity(budget, 0.33, excluded)
-    loss.at(step, 10)
+    loss.set_step(step, 10)
     masks = masks_of(seed)
     held = math.cos(min(step / 10 / 0.33, 1) * math.pi / 2) ** 2
     low, high = budget * held, 1 - (1 - budget) * held
@@ -58,7 +58,7 @@ def test_sparsity_is_the_formula(budget, step, excluded, seed):
         share = (x.sum() + seen) / 2 / x.size
         work, total = work + share * x.size, total + x.size
         excess, counted = excess + max(0, share - high) ** 2 + max(0, low - share) ** 2, counted + 1
-    value = loss(Restoration(torch.zeros(1), {"masks": masks}), None, {})
+    value = loss(Restoration(torch.zeros(1), block_masks=masks), None, {})
     assert value.item() == pytest.approx((work / total - budget) ** 2 + excess / counted, abs=1e-6)
     value.backward()
     for name, mask in masks.items():
@@ -67,7 +67,7 @@ def test_sparsity_is_the_formula(budget, step, excluded, seed):
 
 def test_sparsity_needs_masks():
     with pytest.raises(UserError, match="trunk=dynamic"):
-        Sparsity(0.7, 0.33, [])(Restoration(torch.zeros(1), {"masks": {}}), None, {})
+        Sparsity(0.7, 0.33, [])(Restoration(torch.zeros(1), block_masks={}), None, {})
 
 
 def test_sheet_of_masks_shows_each_where_it_is_one():
@@ -83,13 +83,13 @@ def test_sheet_of_masks_shows_each_where_it_is_one():
 
 def test_training_tells_parts_the_step_and_draws_the_masks(tmp_path: Path, monkeypatch):
     told = []
-    at = Gate.at
+    set_step = Gate.set_step
 
     def overheard(self, step, steps):
         told.append((step, steps))
-        at(self, step, steps)
+        set_step(self, step, steps)
 
-    monkeypatch.setattr(Gate, "at", overheard)
+    monkeypatch.setattr(Gate, "set_step", overheard)
     folder = tmp_path / "run"
     place = "stages.reconstruction.objectives.restoration"
     code = main(

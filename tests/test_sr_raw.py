@@ -515,9 +515,23 @@ def test_pairs_that_move_or_lie_apart_are_dropped(tmp_path: Path, capsys):
 
 
 def test_the_measurement_of_reading_runs(tmp_path: Path):
-    small = ["what.jpeg=[96,128]", "what.png=[64,96]", "what.crop=32", "what.pictures=1"]
+    small = [
+        "benchmark.jpeg=[96,128]",
+        "benchmark.png=[64,96]",
+        "benchmark.crop=32",
+        "benchmark.pictures=1",
+    ]
     assert (
-        main(["bench", "what=data", f"folder={tmp_path / 'b'}", "what.seconds=0.01", *small]) == 0
+        main(
+            [
+                "bench",
+                "benchmark=data",
+                f"folder={tmp_path / 'b'}",
+                "benchmark.seconds=0.01",
+                *small,
+            ]
+        )
+        == 0
     )
     with open(tmp_path / "b" / "data.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -42,7 +42,7 @@ def test_the_paper_has_two_phases():
     assert terms(config, "full", "critic") == {"adversarial": 1.0}
     for objective in second.objectives.values():
         assert objective.optimizer.lr == 1e-4
-        assert (objective.decay.every, objective.decay.factor) == (100_000, 0.1)
+        assert (objective.lr_schedule.step_size, objective.lr_schedule.factor) == (100_000, 0.1)
     assert (config.task.scale, config.task.crop, config.trainer.batch_size) == (4, 96, 16)
     assert (config.backbone.blocks, config.backbone.first_kernel) == (16, 9)
 

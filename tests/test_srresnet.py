@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from restore.config import registry
 from restore.errors import UserError
 from restore.models import weights
-from restore.models.fuse_batch_norm import fold
+from restore.models.fuse_batch_norm import fuse_batch_norm
 from tests import published
 from tests.plain_single import State, conv, drawn, far, norm
 
@@ -116,7 +116,7 @@ def test_folding_changes_nothing_but_the_layers():
     model.eval()
     with torch.no_grad():
         before = model(drawn(6, 7)).image
-        fold(model)
+        fuse_batch_norm(model)
         torch.testing.assert_close(model(drawn(6, 7)).image, before, atol=2e-6, rtol=0)
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
 

@@ -101,7 +101,7 @@ def ttsr(*overrides: str) -> Restorer:
 def test_ttsr_with_one_memory_shows_no_seam():
     restorer = ttsr()
     low = torch.rand(3, 44, 49)
-    memory = restorer.remember(torch.rand(3, 40, 60))
+    memory = restorer.encode_reference(torch.rand(3, 40, 60))
     whole = restorer.restore(low, memory, None)
     assert whole.std() > 0.05
     assert 0 < ((whole == 0) | (whole == 1)).float().mean() < 0.9, "the test shows too little"
@@ -113,7 +113,7 @@ def test_ttsr_with_one_memory_shows_no_seam():
 def test_eight_bit_pictures_differ_by_a_level_at_most():
     restorer = ttsr("backbone.global_skip=true")
     low = torch.randint(0, 256, (3, 44, 37), dtype=torch.uint8)
-    memory = restorer.remember(torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8))
+    memory = restorer.encode_reference(torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8))
     whole, parts = (restorer.restore(low, memory, tile) for tile in (None, 24))
     assert (parts - whole).abs().max() <= 1 / 255 + 1e-6
 
@@ -121,7 +121,7 @@ def test_eight_bit_pictures_differ_by_a_level_at_most():
 def test_the_ensemble_in_tiles_equals_the_ensemble_of_the_whole():
     restorer = ttsr()
     low = torch.rand(3, 6, 90)
-    memory = restorer.remember(torch.rand(3, 16, 24))
+    memory = restorer.encode_reference(torch.rand(3, 16, 24))
     whole, parts = (restorer.restore(low, memory, tile, ensemble=True) for tile in (None, 45))
     assert (parts - whole).abs().max() < 1e-4
     assert (whole - restorer.restore(low, memory, None)).abs().max() > 1e-3

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from restore.cli import main
-from restore.config.settings import Decay
-from restore.engine.objectives import rate
+from restore.config.settings import LrSchedule
+from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
 from restore.models import checkpoint
 from tests.tiny import ALONE, CROPS, NETWORK
@@ -163,7 +163,7 @@ def test_workers_do_not_change_the_items(tmp_path: Path, undisturbed: Path):
     assert_equal_runs(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("overrides", [["runtime.devices=2"], ["trainer.accumulate=2"]])
+@pytest.mark.parametrize("overrides", [["runtime.devices=2"], ["trainer.accumulate_steps=2"]])
 def test_processes_and_micro_batches_equal_one(tmp_path: Path, undisturbed: Path, overrides):
     folder = tmp_path / "run"
     assert train(folder, "trainer.ema=0.9", *overrides) == 0
@@ -248,8 +248,8 @@ def test_half_precision_trains(tmp_path: Path, precision):
 
 @pytest.mark.parametrize("shape", ["constant", "step", "linear", "cosine"])
 def test_rates(shape):
-    decay = Decay(warmup=4, shape=shape, every=10, factor=0.1)
-    values = [rate(decay, step, 50) for step in range(50)]
+    schedule = LrSchedule(warmup_steps=4, name=shape, step_size=10, factor=0.1)
+    values = [lr_factor(schedule, step, 50) for step in range(50)]
     assert values[0] == pytest.approx(0.25, abs=0.02)
     assert max(values) <= 1
     end = {"constant": 1.0, "step": 1e-4, "linear": 0.1, "cosine": 0.1}[shape]

@@ -44,8 +44,8 @@ def test_forward_pass_equals_the_published_one(tmp_path: Path):
     with torch.no_grad():
         restored = loaded.backbone()(**inputs)
     np.testing.assert_allclose(restored.image * 2 - 1, golden["out_sr"], atol=1e-4)
-    np.testing.assert_allclose(restored.aux["score"], golden["out_S"], atol=1e-4)
-    for texture, name in zip(restored.aux["textures"], ("lv3", "lv2", "lv1")):
+    np.testing.assert_allclose(restored.score, golden["out_S"], atol=1e-4)
+    for texture, name in zip(restored.textures, ("lv3", "lv2", "lv1")):
         means = golden[f"out_T_{name}_mean"]
         np.testing.assert_allclose(texture.mean((2, 3)), means, atol=1e-4)
 
@@ -130,7 +130,7 @@ def test_reach_is_as_far_as_an_input_pixel_is_felt():
     changed = low.clone()
     changed[..., middle, middle] += 0.5
     with torch.no_grad():
-        memory = model.remember(reference, reference)
+        memory = model.encode_reference(reference, reference)
         outputs = []
         for picture in (low, changed):
             up = torch.nn.functional.interpolate(picture, scale_factor=4)

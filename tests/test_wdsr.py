@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from restore.config import registry
 from restore.errors import UserError
 from restore.models import weights
-from restore.models.fuse_batch_norm import fold
+from restore.models.fuse_batch_norm import fuse_batch_norm
 from tests.plain_single import MEAN, State, conv, drawn, far, layers
 
 NAMES = ("wdsr_a", "wdsr_b")
@@ -165,7 +165,7 @@ def test_folding_changes_nothing_but_the_layers(name, overrides):
     low = drawn(6, 7)
     with torch.no_grad():
         before = model(low).image
-        fold(model)
+        fuse_batch_norm(model)
         torch.testing.assert_close(model(low).image, before, atol=2e-6, rtol=0)
     kinds = {type(part).__name__ for part in model.modules()}
     assert not [kind for kind in kinds if "Norm" in kind or "Parametrized" in kind]

@@ -48,7 +48,7 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Job:
+class ApplyJob:
     """One picture's way: where from, with which references together and whose holes, where to.
 
     `key` is its name within the input, without the suffix.
@@ -102,7 +102,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 1 if failed else 0
 
 
-def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> list[Job]:
+def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> list[ApplyJob]:
     """What is to be done, found to be possible before any of it is.
 
     Raises UserError: missing input, reference or mask, outputs that exist, that would be written
@@ -128,7 +128,7 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
     holes = _of_each("mask", masks[0], source, sources) if masks else [None] * len(sources)
     pictures = [path for some in references if not isinstance(some, str) for path in some]
     used = {path.resolve() for path in [*sources, *pictures, *(p for p in holes if p)]}
-    planned: list[Job] = []
+    planned: list[ApplyJob] = []
     taken: dict[Path, Path] = {}
     for path, some, hole in zip(sources, references, holes):
         end = goal
@@ -144,7 +144,7 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
         if end.exists() and not setting.overwrite:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
-        planned.append(Job(path, _key(path, source), some, hole, end))
+        planned.append(ApplyJob(path, _key(path, source), some, hole, end))
     return planned
 
 
@@ -244,7 +244,7 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
     return [found[name] for name in names]
 
 
-def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
+def run(todo: list[ApplyJob], restorer: Restorer, setting: Apply) -> list[UserError]:
     """Does the jobs; returns what kept some pictures of a folder from being restored.
 
     Raises UserError when that keeps all of them: the only input, or the reference of all.
@@ -252,13 +252,13 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
     failed: list[UserError] = []
 
     @lru_cache(maxsize=1)
-    def remember(paths: tuple[Path, ...]) -> Any:
-        memories = [restorer.remember(_pixels(load(path))) for path in paths]
+    def encode_reference(paths: tuple[Path, ...]) -> Any:
+        memories = [restorer.encode_reference(_pixels(load(path))) for path in paths]
         return sum(memories[1:], memories[0]) if memories else None
 
     first = todo[0].references
     if isinstance(first, tuple) and len({job.references for job in todo}) == 1:
-        remember(first)
+        encode_reference(first)
     for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
@@ -266,7 +266,7 @@ def run(todo: list[Job], restorer: Restorer, setting: Apply) -> list[UserError]:
             fits(job.goal, *restorer.size(height, width))
             mask = None if job.mask is None else _holes(job, picture, setting.holes_are)
             if isinstance(job.references, tuple):
-                memory = remember(job.references)
+                memory = encode_reference(job.references)
             else:
                 memory = restorer.stand_in(job.references, _pixels(picture), job.key, mask)
         except UserError as error:
@@ -328,7 +328,7 @@ def restored(
     return replace(picture, colour=colour, alpha=alpha)
 
 
-def _holes(job: Job, picture: Picture, holes_are: Literal["white", "black"]) -> Tensor:
+def _holes(job: ApplyJob, picture: Picture, holes_are: Literal["white", "black"]) -> Tensor:
     """A job's mask, 1HW bool; UserError when it is not of the picture's size."""
     assert job.mask is not None
     mask = read_mask(job.mask, holes_are)[None]

@@ -8,11 +8,11 @@ from restore.engine import launcher, run_folder
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:
-    """Runs the measurement that `what` names; its tables go to the screen and the folder."""
+    """Runs the measurement that `benchmark` names; its tables go to the screen and the folder."""
     setting = check(config, settings.Bench)
     device = launcher.device(setting.runtime)
     folder = Path(setting.folder)
     run_folder.make_folder(folder, config)
     run_folder.log_to(folder)
-    registry.instantiate(setting.what, "what").run(folder, device)
+    registry.instantiate(setting.benchmark, "benchmark").run(folder, device)
     return 0

@@ -9,7 +9,7 @@ from restore.config import check
 from restore.engine import launcher, run_folder
 from restore.tools.compare import report
 from restore.tools.compare.distances import Distances
-from restore.tools.compare.job import Compare, Job
+from restore.tools.compare.job import Compare, CompareJob
 from restore.tools.compare.measuring import measure
 
 
@@ -25,7 +25,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     device = launcher.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    job = Job(setting, device)
+    job = CompareJob(setting, device)
     distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
     lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
     found = measure(job.pictures, job.keys, job.protocol, lpips, distances, device)

@@ -18,17 +18,17 @@ from restore.engine import launcher, run_folder, run_logger
 from restore.errors import UserError
 from restore.images.io import save_png
 from restore.inference import reference_table
-from restore.inference.evaluation import Report, Runner, evaluate
+from restore.inference.evaluation import EvaluationResult, Runner, evaluate
 from restore.metrics import holes
 from restore.models import weights
 from restore.models.attention import choices
-from restore.types import PerSplit, Problem, Restoration
+from restore.types import Problem, Restoration, SplitAware
 from restore.utils import distributed, files
 
 log = logging.getLogger("restore")
 
 
-class Job:
+class EvaluateJob:
     """What an evaluation needs, found to be there before anything is written.
 
     Raises UserError for whatever is missing or does not fit.
@@ -38,8 +38,8 @@ class Job:
         self.loaded = weights.load(setting.weights, setting.model)
         self.model = self.loaded.backbone()
         task = self.loaded.task(_changes(setting))
-        if isinstance(task, PerSplit):
-            task = task.of_split(setting.split)
+        if isinstance(task, SplitAware):
+            task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
         self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
         node = setting.protocol or self.loaded.config["protocol"]
@@ -89,7 +89,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         return work(folder, config, new=True)
     run_folder.refuse_taken(folder)
     launcher.device(setting.runtime)
-    Job(setting)  # what is wrong is said here, once, rather than by every process
+    EvaluateJob(setting)  # what is wrong is said here, once, rather than by every process
     run_folder.make_folder(folder, config)
     return launcher.launch("evaluate", folder, setting.runtime)
 
@@ -106,7 +106,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         if new:
             run_folder.refuse_taken(folder)
         run_folder.log_to(None)
-        job = Job(setting)
+        job = EvaluateJob(setting)
         if new and distributed.rank() == 0:
             run_folder.make_folder(folder, config)
         distributed.gather(None)  # nobody goes on before the folder is there
@@ -127,12 +127,12 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
 def _measure_all(
     folder: Path,
     setting: settings.Evaluate,
-    job: Job,
+    job: EvaluateJob,
     device: torch.device,
     dashboard: run_logger.Journal,
 ) -> None:
     """Evaluates with each kind of reference; several come into folders of their own."""
-    found: dict[str, tuple[Report, dict[str, Any]]] = {}
+    found: dict[str, tuple[EvaluationResult, dict[str, Any]]] = {}
     alone = len(job.items) == 1
     for kind in job.items:
         place = folder if alone else folder / kind.replace("/", "_")
@@ -145,12 +145,12 @@ def _measure_all(
 
 
 def _measure(
-    folder: Path, setting: settings.Evaluate, job: Job, kind: str, device: torch.device
-) -> tuple[Report, dict[str, Any]]:
+    folder: Path, setting: settings.Evaluate, job: EvaluateJob, kind: str, device: torch.device
+) -> tuple[EvaluationResult, dict[str, Any]]:
     """Evaluates with one kind of reference; the first process writes the results."""
     measures = {name: copy.deepcopy(m).to(device) for name, m in job.measures.items()}
 
-    def each(problem: Problem, restored: Restoration, baseline: Tensor) -> dict[str, float]:
+    def on_image(problem: Problem, restored: Restoration, baseline: Tensor) -> dict[str, float]:
         if setting.save:
             _save(folder, problem, restored)
         values: dict[str, float] = {}
@@ -169,7 +169,7 @@ def _measure(
         limit=setting.limit,
         pictures=folder / "pictures",
         count=setting.pictures,
-        each=each,
+        on_image=on_image,
     )
     if not report.rows:
         nothing = UserError(f"no image of the split could be read: {report.skipped[0]}")
@@ -189,7 +189,11 @@ def _measure(
 
 
 def _facts(
-    setting: settings.Evaluate, job: Job, kind: str, measures: dict[str, Any], report: Report
+    setting: settings.Evaluate,
+    job: EvaluateJob,
+    kind: str,
+    measures: dict[str, Any],
+    report: EvaluationResult,
 ) -> dict[str, Any]:
     """Everything that says what the numbers mean."""
     without = report.without("baseline") | report.without("restored")
@@ -221,21 +225,22 @@ def _save(folder: Path, problem: Problem, restored: Restoration) -> None:
     given = problem.inputs.get("reference", [])
     for place, picture in enumerate(given if isinstance(given, list) else [given], 1):
         pictures["reference" if place == 1 else f"reference_{place}"] = picture
-    if "mask" in problem.aux:
-        whole, mask = problem.aux["whole"], problem.aux["mask"]
+    if (mask := problem.hole_mask) is not None and (whole := problem.undamaged) is not None:
         pictures |= {"whole": whole, "mask": mask.expand_as(whole), "input": whole * (1 - mask)}
     for kind, picture in pictures.items():
         if picture is not None:
             path = folder / kind / f"{problem.keys[0]}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_png(path, picture[0])
-    if restored.aux.get("index") is not None:
+    if restored.index is not None:
         path = folder / choices.FOLDER / f"{problem.keys[0]}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        choices.write(path, restored.aux)
+        choices.write(path, restored)
 
 
-def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str, Any]) -> None:
+def _write(
+    folder: Path, facts: dict[str, Any], report: EvaluationResult, values: dict[str, Any]
+) -> None:
     """`images.csv`, `summary.json`, `table.md`."""
     names = list(report.rows[0]["restored"])
     base = [f"{report.baseline}/{name}" for name in report.rows[0]["baseline"]]
@@ -254,7 +259,7 @@ def _write(folder: Path, facts: dict[str, Any], report: Report, values: dict[str
 
 
 def _show(
-    dashboard: run_logger.Journal, prefix: str, report: Report, summary: dict[str, Any]
+    dashboard: run_logger.Journal, prefix: str, report: EvaluationResult, summary: dict[str, Any]
 ) -> None:
     """Numbers and pictures on the dashboard, their names behind the prefix."""
     base = report.baseline
@@ -263,7 +268,9 @@ def _show(
     dashboard.pictures({f"{prefix}/{k}": v for k, v in report.sheets.items()}, 0)
 
 
-def _compare(folder: Path, found: dict[str, tuple[Report, dict[str, Any]]]) -> dict[str, Any]:
+def _compare(
+    folder: Path, found: dict[str, tuple[EvaluationResult, dict[str, Any]]]
+) -> dict[str, Any]:
     """`references.csv`, `references.md` and `summary.json`: kinds of references side by side.
 
     Returns the summary.

@@ -31,7 +31,7 @@ from restore.errors import RunFailure, UserError
 from restore.images import memory_mapped
 from restore.tools.prepare import page
 from restore.tools.prepare.scenes import Pair, Refused
-from restore.tools.prepare.zoom_pairs import Made
+from restore.tools.prepare.zoom_pairs import PreparedScene
 from restore.utils import files
 
 log = logging.getLogger("restore")
@@ -62,7 +62,7 @@ class Preparation(Protocol):
         """What is to be made, and what cannot be, in a fixed order."""
         ...
 
-    def make(self, pair: Pair) -> Made:
+    def make(self, pair: Pair) -> PreparedScene:
         """Makes one."""
         ...
 

@@ -15,7 +15,14 @@ from restore.engine import run_folder
 from restore.errors import UserError
 from restore.tools.compare.tables import Layout, Table, lower
 from restore.tools.report import costs, curves, results
-from restore.tools.report.conditions import Base, Condition, Row, bases, conditions, title
+from restore.tools.report.comparable_groups import (
+    Base,
+    ComparableGroup,
+    Row,
+    bases,
+    conditions,
+    title,
+)
 from restore.tools.report.page import page
 from restore.tools.report.pictures import Album, gather
 from restore.tools.report.runs import find
@@ -27,7 +34,7 @@ log = logging.getLogger("restore")
 
 
 @dataclass
-class Report:
+class ReportSettings:
     """`restore report`."""
 
     folders: Annotated[list[str], Field(min_length=1)]
@@ -48,7 +55,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
 
     Returns the exit code 0.
     """
-    setting = check(config, Report)
+    setting = check(config, ReportSettings)
     folder = Path(setting.folder)
     run_folder.refuse_taken(folder)
     run_folder.log_to(None)
@@ -93,7 +100,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 0
 
 
-def _against(condition: Condition, every: Sequence[Base], label: str | None) -> int:
+def _against(condition: ComparableGroup, every: Sequence[Base], label: str | None) -> int:
     """Place of the base that others are compared with: the one named, or the first with runs."""
     labels = [base.label for base in every]
     if label is None:
@@ -105,7 +112,9 @@ def _against(condition: Condition, every: Sequence[Base], label: str | None) -> 
     return labels.index(label)
 
 
-def _pairs(condition: Condition, setting: Report) -> dict[tuple[str, str, str], Comparison]:
+def _pairs(
+    condition: ComparableGroup, setting: ReportSettings
+) -> dict[tuple[str, str, str], Comparison]:
     found = {}
     for measure in condition.measures:
         for one, two in combinations(condition.rows, 2):
@@ -119,12 +128,12 @@ def _pairs(condition: Condition, setting: Report) -> dict[tuple[str, str, str], 
 
 
 def _tables(
-    condition: Condition,
+    condition: ComparableGroup,
     every: Sequence[Base],
     layout: Layout,
     spent: results.Spent,
     pairs: results.Pairs,
-    setting: Report,
+    setting: ReportSettings,
 ) -> list[dict[str, Table]]:
     """For each base: the table of results, of differences to it, and of percents of it."""
     first = results.results(condition, layout, spent)
@@ -145,10 +154,10 @@ def _texts(table: Table) -> dict[str, str]:
 
 
 def content(
-    setting: Report,
+    setting: ReportSettings,
     made: Sequence[Variant],
     differing: Sequence[str],
-    every: Sequence[Condition],
+    every: Sequence[ComparableGroup],
     pairs: Sequence[results.Pairs],
     spent: results.Spent,
     notes: Sequence[str],

@@ -49,7 +49,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         launcher.device(setting.runtime)
         tried = config
         if setting.trainer.batch_size == "auto":
-            smallest = setting.runtime.devices * setting.trainer.accumulate
+            smallest = setting.runtime.devices * setting.trainer.accumulate_steps
             tried = batch_size.sized(config, smallest)
         Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
         run_folder.make_folder(folder, config)

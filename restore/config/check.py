@@ -191,10 +191,10 @@ def _key(steps: tuple[int | str, ...], prefix: str) -> str:
 
 def _check_stages(train: settings.Train) -> None:
     trainer = train.trainer
-    if trainer.rate_rule != "constant" and trainer.base_batch is None:
+    if trainer.lr_scaling != "constant" and trainer.base_batch_size is None:
         raise UserError(
-            f"trainer.base_batch is missing: trainer.rate_rule={trainer.rate_rule} needs the batch "
-            "size that the learning rates are meant for"
+            f"trainer.base_batch_size is missing: trainer.lr_scaling={trainer.lr_scaling} needs "
+            "the batch size that the learning rates are meant for"
         )
     for name in train.schedule:
         if name not in train.stages:
@@ -223,5 +223,7 @@ def _check_stages(train: settings.Train) -> None:
             target = {"_target_": objective.optimizer.get("_target_"), "_partial_": True}
             for prefix, options in objective.groups.items():
                 check_part(f"{place}.groups.{prefix}", {**target, **options})
-            if objective.decay.shape == "step" and objective.decay.every is None:
-                raise UserError(f"{place}.decay.every is missing: steps between two decays")
+            if objective.lr_schedule.name == "step" and objective.lr_schedule.step_size is None:
+                raise UserError(
+                    f"{place}.lr_schedule.step_size is missing: steps between two decays"
+                )

@@ -26,16 +26,43 @@ _MODULES = {
     "restore.preparation": "restore.tools.prepare",
 }
 
+# Settings of a run by their old name, where they stand.
+_TRAINER = {
+    "accumulate": "accumulate_steps",
+    "largest_batch": "max_batch_size",
+    "memory_share": "memory_fraction",
+    "rate_rule": "lr_scaling",
+    "base_batch": "base_batch_size",
+}
+_LR_SCHEDULE = {"warmup": "warmup_steps", "shape": "name", "every": "step_size"}
 
-def current(config: Any) -> Any:
+
+def current(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration under today's names; nothing else in it is changed."""
+    config = _targets(config)
+    if isinstance(config.get("trainer"), dict):
+        config["trainer"] = _renamed(config["trainer"], _TRAINER)
+    stages = config.get("stages")
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        objectives = stage.get("objectives") if isinstance(stage, dict) else None
+        for objective in objectives.values() if isinstance(objectives, dict) else ():
+            if isinstance(objective, dict) and isinstance(objective.get("decay"), dict):
+                objective["lr_schedule"] = _renamed(objective.pop("decay"), _LR_SCHEDULE)
+    return config
+
+
+def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+def _targets(config: Any) -> Any:
     if isinstance(config, dict):
         return {
-            key: _target(value) if key == "_target_" and isinstance(value, str) else current(value)
+            key: _target(value) if key == "_target_" and isinstance(value, str) else _targets(value)
             for key, value in config.items()
         }
     if isinstance(config, list):
-        return [current(value) for value in config]
+        return [_targets(value) for value in config]
     return config
 
 

@@ -46,12 +46,12 @@ class Loader:
 
 
 @dataclass
-class Decay:
+class LrSchedule:
     """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear."""
 
-    warmup: Count
-    shape: Literal["constant", "step", "cosine", "linear"]
-    every: Positive | None
+    warmup_steps: Count
+    name: Literal["constant", "step", "cosine", "linear"]
+    step_size: Positive | None
     factor: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -64,7 +64,7 @@ class Objective:
     weights: dict[str, Weight]
     optimizer: Node
     groups: dict[str, dict[str, Any]]
-    decay: Decay
+    lr_schedule: LrSchedule
     clip: Rate | None
     repeat: Positive
 
@@ -84,17 +84,17 @@ class Trainer:
     """The loop's clock, and how much it takes at a time."""
 
     batch_size: Positive | Literal["auto"]
-    accumulate: Positive
+    accumulate_steps: Positive
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     valid_every: Positive
     save_every: Positive
     pictures: Count
     log_every: Positive
     # With values, so that runs from before there were these settings can go on.
-    largest_batch: Positive = 512
-    memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    rate_rule: Literal["constant", "linear", "sqrt"] = "constant"
-    base_batch: Positive | None = None
+    max_batch_size: Positive = 512
+    memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    lr_scaling: Literal["constant", "linear", "sqrt"] = "constant"
+    base_batch_size: Positive | None = None
 
     @property
     def items(self) -> int:
@@ -103,7 +103,7 @@ class Trainer:
         return self.batch_size
 
     @property
-    def rate_factor(self) -> float:
+    def lr_factor(self) -> float:
         """What the learning rates are multiplied by, for batches of another size than their own.
 
         `linear`: proportional to the batch (Goyal et al., Accurate, Large Minibatch SGD, 2017,
@@ -112,11 +112,11 @@ class Trainer:
         On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022, whose rule would
         change the betas too).
         """
-        if self.rate_rule == "constant":
+        if self.lr_scaling == "constant":
             return 1.0
-        assert self.base_batch is not None
-        ratio = self.items / self.base_batch
-        return ratio if self.rate_rule == "linear" else math.sqrt(ratio)
+        assert self.base_batch_size is not None
+        ratio = self.items / self.base_batch_size
+        return ratio if self.lr_scaling == "linear" else math.sqrt(ratio)
 
 
 @dataclass
@@ -192,6 +192,6 @@ class Evaluate:
 class Bench:
     """`restore bench`."""
 
-    what: Node
+    benchmark: Node
     runtime: Runtime
     folder: str

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.types import Sample, each
+from restore.types import Sample, map_tensors
 
 
 class Degradation(Protocol):
@@ -81,7 +81,9 @@ def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
             f"the target ({out['target'].shape[-1]}×{out['target'].shape[-2]})"
         )
     if "reference" in out and "reference_low_up" not in out:
-        out["reference_low_up"] = each(lambda x: _down_up(x, scale, resize), out["reference"])
+        out["reference_low_up"] = map_tensors(
+            lambda x: _down_up(x, scale, resize), out["reference"]
+        )
     return out
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from restore.config.settings import Loader
 from restore.errors import UnreadableImage, UserError
-from restore.types import Pictures, Source, Task, each
+from restore.types import Pictures, Source, Task, map_tensors
 
 Batch = dict[str, Any]
 
@@ -83,35 +83,35 @@ class Positions(Sampler[list[int]]):
     Args:
         first: the first step to serve, `last`: the step to stop before.
         batch_size: items a step over all processes and micro-batches.
-        accumulate: micro-batches a step.
+        accumulate_steps: micro-batches a step.
         rank, world: this process and their number.
     """
 
     def __init__(
-        self, first: int, last: int, batch_size: int, accumulate: int, rank: int, world: int
+        self, first: int, last: int, batch_size: int, accumulate_steps: int, rank: int, world: int
     ):
-        if batch_size % (accumulate * world):
+        if batch_size % (accumulate_steps * world):
             raise UserError(
-                f"trainer.batch_size={batch_size} does not divide by trainer.accumulate="
-                f"{accumulate} × runtime.devices={world}"
+                f"trainer.batch_size={batch_size} does not divide by trainer.accumulate_steps="
+                f"{accumulate_steps} × runtime.devices={world}"
             )
         self.first, self.last = first, last
-        self.batch_size, self.accumulate, self.rank, self.world = (
+        self.batch_size, self.accumulate_steps, self.rank, self.world = (
             batch_size,
-            accumulate,
+            accumulate_steps,
             rank,
             world,
         )
 
     def __len__(self) -> int:
-        return (self.last - self.first) * self.accumulate
+        return (self.last - self.first) * self.accumulate_steps
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, self.last):
             whole = range(step * self.batch_size, (step + 1) * self.batch_size)
-            for part in range(self.accumulate):
+            for part in range(self.accumulate_steps):
                 # All processes' shares of a micro-batch are together what one process has in it.
-                yield list(whole[part :: self.accumulate][self.rank :: self.world])
+                yield list(whole[part :: self.accumulate_steps][self.rank :: self.world])
 
 
 def collate(items: Sequence[Batch]) -> Batch:
@@ -237,4 +237,4 @@ def _quiet(worker: int) -> None:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on the device."""
-    return {k: each(lambda x: x.to(device, non_blocking=True), v) for k, v in batch.items()}
+    return {k: map_tensors(lambda x: x.to(device, non_blocking=True), v) for k, v in batch.items()}

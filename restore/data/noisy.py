@@ -16,7 +16,7 @@ from torch import Tensor
 
 from restore.data.degradation import Degradation, as_float
 from restore.data.noise import Noise
-from restore.types import Sample, each
+from restore.types import Sample, map_tensors
 
 
 class Noisy:
@@ -109,7 +109,7 @@ def fixed(key: str, seed: int) -> np.random.Generator:
 def _degraded(base: Degradation, sample: Sample, scale: int, rng: np.random.Generator) -> Sample:
     """What the base adds to one sample, wherever its own place is."""
     made: dict[str, Any] = {**base.worker(sample, scale, rng)}
-    batch = {k: each(lambda x: as_float(x)[None], v) for k, v in made.items()}
+    batch = {k: map_tensors(lambda x: as_float(x)[None], v) for k, v in made.items()}
     done = base.device(batch, scale)
-    made |= {k: each(lambda x: x[0], v) for k, v in done.items() if k not in made}
+    made |= {k: map_tensors(lambda x: x[0], v) for k, v in done.items() if k not in made}
     return made  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from torch import Tensor
 from restore.data.degradation import pil_resize
 from restore.errors import UserError
 from restore.images.augment import cropped
-from restore.types import Sample, each
+from restore.types import Sample, map_tensors
 
 
 class Zoomed:
@@ -51,7 +51,7 @@ class Zoomed:
                 )
             out["low"] = pil_resize(out["low_up"], height // scale, width // scale)
         if "reference" in out and "reference_low_up" not in out:
-            out["reference_low_up"] = each(self.wide, out["reference"])
+            out["reference_low_up"] = map_tensors(self.wide, out["reference"])
         return out
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:

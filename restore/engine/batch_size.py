@@ -117,15 +117,15 @@ def found(
         UserError: not even the smallest batch fits, or the run cannot be built.
     """
     world = distributed.world()
-    quantum = world * setting.trainer.accumulate
-    if setting.trainer.largest_batch < quantum:
+    quantum = world * setting.trainer.accumulate_steps
+    if setting.trainer.max_batch_size < quantum:
         raise UserError(
-            f"trainer.largest_batch={setting.trainer.largest_batch}: trainer.accumulate × "
+            f"trainer.max_batch_size={setting.trainer.max_batch_size}: trainer.accumulate_steps × "
             f"processes are {quantum} items a step already"
         )
     log.info("trainer.batch_size=auto: trying what fits in memory, in a process of its own")
     hosts = distributed.gather(socket.gethostname())
-    share = setting.trainer.memory_share
+    share = setting.trainer.memory_fraction
     budget = int(share * memory.available() / hosts.count(socket.gethostname()))
     distributed.gather(None)  # nobody takes any before all have looked
     order = {
@@ -159,7 +159,7 @@ def _search(
     trials: "Trials", setting: settings.Train, quantum: int, device: torch.device
 ) -> tuple[int, str]:
     """The size found, and in words what bounds it."""
-    limit, bound = setting.trainer.largest_batch, "trainer.largest_batch"
+    limit, bound = setting.trainer.max_batch_size, "trainer.max_batch_size"
     counted = [name for name in setting.schedule if setting.stages[name].epochs is not None]
     if counted and trials.items < limit:
         # Larger batches are fine, but a single step of them may be many times the epochs wanted.
@@ -169,7 +169,7 @@ def _search(
         size = by_trial(lambda s: trials.peak(s) is not None, quantum, limit)
     else:
         size = by_line(trials.peak, trials.budget, quantum, limit)
-    may = f"{trials.budget / _GB:.2f} GB that may be taken (trainer.memory_share)"
+    may = f"{trials.budget / _GB:.2f} GB that may be taken (trainer.memory_fraction)"
     if size == 0:
         raise UserError(
             f"trainer.batch_size=auto: not even {quantum} item(s) a step fit in the {may}; "

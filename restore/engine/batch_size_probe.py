@@ -20,7 +20,7 @@ import yaml
 from restore.config import check, settings
 from restore.data.loading import collate, to_device
 from restore.engine import memory
-from restore.engine.objectives import Leg
+from restore.engine.objectives import ScheduledStage
 from restore.engine.training import Training
 from restore.errors import UserError
 from restore.types import Problem, Scheduled
@@ -30,7 +30,7 @@ _REPEATS = 2  # steps of each stage: the second has the optimizer's state beside
 _LOOKED_AT = 64  # steps that are searched for the largest pictures, where they change from step on
 
 
-class Rehearsal:
+class BatchSizeProbe:
     """Steps of every stage on batches of any size; they leave the weights as they are.
 
     Args:
@@ -40,44 +40,44 @@ class Rehearsal:
 
     def __init__(self, training: Training, world: int):
         self.learner, self.world = training.learner, world
-        self.accumulate = training.setting.trainer.accumulate
+        self.accumulate_steps = training.setting.trainer.accumulate_steps
         self.item = training.items[0]
-        for leg in self.learner.legs:
-            for objective in leg.objectives.values():
+        for stage in self.learner.stages:
+            for objective in stage.objectives.values():
                 for group in objective.optimizer.param_groups:
                     group["initial_lr"] = 0.0
-        self.starts = {leg.name: self._heaviest(leg) for leg in self.learner.legs}
+        self.starts = {stage.name: self._heaviest(stage) for stage in self.learner.stages}
         # Buckets that DistributedDataParallel would have gradients in.
         trained = [p for p in self.learner.network.parameters() if p.requires_grad]
         self.ballast = [torch.ones_like(p) for p in trained] if world > 1 else []
 
-    def _heaviest(self, leg: Leg) -> int:
+    def _heaviest(self, stage: ScheduledStage) -> int:
         """The step of a stage with the most pixels, where the task changes them."""
         task = self.learner.task
         if not isinstance(task, Scheduled):
-            return leg.first
+            return stage.first
 
         def pixels(step: int) -> int:
-            task.at(step, self.learner.total)
+            task.set_step(step, self.learner.total)
             generator = torch.Generator(self.learner.device).manual_seed(0)
             batch = to_device(collate([self.item]), self.learner.device)
             return _numbers(task.prepare(batch, generator))
 
-        return max(range(leg.first, leg.first + min(leg.steps, _LOOKED_AT)), key=pixels)
+        return max(range(stage.first, stage.first + min(stage.steps, _LOOKED_AT)), key=pixels)
 
     def take(self, size: int) -> None:
         """Trains on `size` items a step, over all processes; raises what lack of memory raises."""
-        own = size // (self.world * self.accumulate)
-        for leg in self.learner.legs:
-            for objective in leg.objectives.values():
+        own = size // (self.world * self.accumulate_steps)
+        for stage in self.learner.stages:
+            for objective in stage.objectives.values():
                 objective.optimizer.state.clear()
                 objective.optimizer.zero_grad(set_to_none=True)
         self.learner.network.train()
-        for leg in self.learner.legs:
+        for stage in self.learner.stages:
             for _ in range(_REPEATS):
-                self.learner.step = self.starts[leg.name]
-                batches = [collate([self.item] * own) for _ in range(self.accumulate)]
-                self.learner.advance(leg, [to_device(b, self.learner.device) for b in batches])
+                self.learner.step = self.starts[stage.name]
+                batches = [collate([self.item] * own) for _ in range(self.accumulate_steps)]
+                self.learner.advance(stage, [to_device(b, self.learner.device) for b in batches])
 
 
 def _numbers(problem: Problem) -> int:
@@ -113,9 +113,9 @@ def _budget(order: dict[str, Any], device: torch.device) -> tuple[int, int]:
     return before, budget
 
 
-def _fits(rehearsal: Rehearsal, size: int) -> bool:
+def _fits(probe: BatchSizeProbe, size: int) -> bool:
     try:
-        rehearsal.take(size)
+        probe.take(size)
     except (torch.OutOfMemoryError, MemoryError):
         return False
     except RuntimeError as error:
@@ -144,11 +144,11 @@ def main() -> None:
             torch.set_num_threads(setting.runtime.threads)
         before, budget = _budget(order, device)
         training = Training(config, setting, Path(order["folder"]), device)
-        rehearsal = Rehearsal(training, order["world"])
+        probe = BatchSizeProbe(training, order["world"])
         print(json.dumps({"items": len(training.items.source), "budget": budget}), file=answers)
         for line in sys.stdin:
             memory.mark(device)
-            fits = _fits(rehearsal, int(line))
+            fits = _fits(probe, int(line))
             peak = memory.highest(device) - before if fits else None
             print(json.dumps({"peak": peak}), file=answers)
             if device.type == "cuda":

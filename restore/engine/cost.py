@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 import restore.models.attention.search  # noqa: F401  (makes the operations that are counted below)
 from restore.inference.evaluation import Runner, evaluating
-from restore.types import Problem, each
+from restore.types import Problem, map_tensors
 
 _RAPL = Path("/sys/class/powercap")
 
@@ -42,7 +42,7 @@ def forward(runner: Runner, problem: Problem) -> dict[str, float]:
 
     Of the first picture of the problem, in evaluation mode; attention is counted too.
     """
-    inputs = {name: each(_first, value) for name, value in problem.inputs.items()}
+    inputs = {name: map_tensors(_first, value) for name, value in problem.inputs.items()}
     one = Problem(inputs=inputs, target=None, weight=None, keys=problem.keys[:1])
     with evaluating(runner.model):
         # In inference mode the counter does not get through parametrised (normalised) weights.

@@ -14,12 +14,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from restore.config import registry, settings
 from restore.data.loading import Batch
-from restore.engine.objectives import Leg, Objective
+from restore.engine.objectives import Objective, ScheduledStage
 from restore.errors import NonFinite, UserError
 from restore.inference.evaluation import Runner
 from restore.losses import Loss
 from restore.models import checkpoint, weights
-from restore.types import Particular, Problem, Restoration, Scheduled, Task
+from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task
 from restore.utils import distributed
 
 
@@ -63,14 +63,14 @@ class Learner:
         self.network = self._wrap(self.models["backbone"])
         self.runner = Runner(self.network, setting.runtime, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=setting.runtime.precision == "fp16")
-        self.legs = list(self._legs())
+        self.stages = list(self._scheduled())
         for part in [*self.models.values(), *(loss for _, loss in self.terms())]:
-            if isinstance(part, Particular):
+            if isinstance(part, SizeConstrained):
                 part.check_size(self.task.crop, self.task.crop)
         for _, loss in self.terms():
             if isinstance(loss, nn.Module):
                 self._place(loss)
-        self.total = self.legs[-1].first + self.legs[-1].steps
+        self.total = self.stages[-1].first + self.stages[-1].steps
         self.step = 0
 
     def _wrap(self, model: nn.Module) -> nn.Module:
@@ -109,12 +109,12 @@ class Learner:
 
     def terms(self) -> Iterator[tuple[str, Loss]]:
         """Every term of every stage, with its dotted path."""
-        for leg in self.legs:
-            for title, objective in leg.objectives.items():
+        for stage in self.stages:
+            for title, objective in stage.objectives.items():
                 for name, loss in objective.losses.items():
-                    yield f"{leg.name}.{title}.{name}", loss
+                    yield f"{stage.name}.{title}.{name}", loss
 
-    def _legs(self) -> Iterator[Leg]:
+    def _scheduled(self) -> Iterator[ScheduledStage]:
         first = 0
         for name in self.setting.schedule:
             stage = self.setting.stages[name]
@@ -128,11 +128,11 @@ class Learner:
                     setting,
                     self.models[setting.model],
                     steps,
-                    trainer.rate_factor,
+                    trainer.lr_factor,
                 )
                 for title, setting in stage.objectives.items()
             }
-            yield Leg(name, first, steps, objectives)
+            yield ScheduledStage(name, first, steps, objectives)
             first += steps
 
     def state(self) -> dict[str, Any]:
@@ -146,9 +146,9 @@ class Learner:
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
             "averaged": int(self.ema.n_averaged) if self.ema is not None else 0,
             "optimizers": {
-                f"{leg.name}/{title}": objective.optimizer.state_dict()
-                for leg in self.legs
-                for title, objective in leg.objectives.items()
+                f"{stage.name}/{title}": objective.optimizer.state_dict()
+                for stage in self.stages
+                for title, objective in stage.objectives.items()
             },
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -161,9 +161,9 @@ class Learner:
         if self.ema is not None:
             checkpoint.load_into(self.ema.module, state["ema"], origin)
             self.ema.n_averaged.fill_(state["averaged"])
-        for leg in self.legs:
-            for title, objective in leg.objectives.items():
-                objective.optimizer.load_state_dict(state["optimizers"][f"{leg.name}/{title}"])
+        for stage in self.stages:
+            for title, objective in stage.objectives.items():
+                objective.optimizer.load_state_dict(state["optimizers"][f"{stage.name}/{title}"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
@@ -172,7 +172,7 @@ class Learner:
         """The backbone that validation looks at: the running average where there is one."""
         return self.ema.module if self.ema is not None else self.models["backbone"]
 
-    def advance(self, leg: Leg, micros: list[Batch]) -> dict[str, float]:
+    def advance(self, stage: ScheduledStage, micros: list[Batch]) -> dict[str, float]:
         """One optimizer step of each objective, on micro-batches that lie on the device.
 
         Returns the terms' values. Raises NonFinite before anything is changed by such a step.
@@ -182,15 +182,15 @@ class Learner:
         seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
-        self._announce(leg)
+        self._announce(stage)
         problems = [self.task.prepare(micro, generator) for micro in micros]
         # What the critic was shown is what the backbone then learns from, unless that would hold
         # the graphs of several micro-batches at once.
         kept = self._restore_batch(problems[0]) if len(problems) == 1 else None
         values: dict[str, float] = {"loss": 0.0}
-        for title, objective in leg.objectives.items():
+        for title, objective in stage.objectives.items():
             own = objective.setting.model == "backbone"
-            objective.set_rate(self.step - leg.first)
+            objective.set_lr(self.step - stage.first)
             for _ in range(objective.setting.repeat):
                 objective.optimizer.zero_grad(set_to_none=True)
                 for place, problem in enumerate(problems):
@@ -199,34 +199,34 @@ class Learner:
                     terms = self._backward(title, objective, restored, problem, len(problems), last)
                     share = len(problems) * objective.setting.repeat
                     for name, value in terms.items():
-                        name = f"{leg.prefix(title)}{name}"
+                        name = f"{stage.prefix(title)}{name}"
                         values[name] = values.get(name, 0.0) + value / share
                 self._update(title, objective, problems)
                 if own:
                     kept = None  # its graph is used up, and the backbone is another now
-            if own and len(leg.objectives) > 1:
+            if own and len(stage.objectives) > 1:
                 values["loss"] += values[f"{title}/loss"]
         if self.ema is not None:
             self.ema.update_parameters(self.models["backbone"])
         self.step += 1
         return values
 
-    def _announce(self, leg: Leg) -> None:
+    def _announce(self, stage: ScheduledStage) -> None:
         """Tells the parts that change in the course of training which step this is."""
         if isinstance(self.task, Scheduled):
-            self.task.at(self.step, self.total)
+            self.task.set_step(self.step, self.total)
         for model in self.models.values():
             for part in model.modules():
                 if isinstance(part, Scheduled):
-                    part.at(self.step, self.total)
-        for objective in leg.objectives.values():
+                    part.set_step(self.step, self.total)
+        for objective in stage.objectives.values():
             for loss in objective.losses.values():
                 if isinstance(loss, Scheduled):
-                    loss.at(self.step - leg.first, leg.steps)
+                    loss.set_step(self.step - stage.first, stage.steps)
 
     def _restore_batch(self, problem: Problem, gradients: bool = True) -> Restoration:
         with nullcontext() if gradients else torch.no_grad():
-            return self.task.finish(self.runner(problem), problem)
+            return self.task.postprocess(self.runner(problem), problem)
 
     def _backward(
         self,
@@ -238,7 +238,7 @@ class Learner:
         last: bool,
     ) -> dict[str, float]:
         if objective.setting.model != "backbone":
-            restored = Restoration(restored.image.detach(), {})
+            restored = Restoration(restored.image.detach())
         with self.runner.autocast():
             terms = objective.terms(restored, problem, self.models)
         weights = objective.setting.weights

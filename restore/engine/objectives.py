@@ -14,24 +14,26 @@ from restore.losses import Loss
 from restore.types import Problem, Restoration
 
 
-def rate(decay: settings.Decay, step: int, steps: int) -> float:
+def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
     """Factor on the learning rate at a step of a stage.
 
     Args:
-        decay: linear warm-up over `warmup` steps, then `constant`; `step` (times `factor` every
-            `every` steps); `linear` or `cosine` (down to `factor` at the stage's last step).
+        schedule: linear warm-up over `warmup_steps`, then `constant`; `step` (times `factor` every
+            `step_size` steps); `linear` or `cosine` (down to `factor` at the stage's last step).
         step: from 0.
         steps: the stage's length.
     """
-    warm = min(1.0, (step + 1) / decay.warmup) if decay.warmup else 1.0
-    if decay.shape == "step":
-        assert decay.every is not None
-        return warm * decay.factor ** (step // decay.every)
+    warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    if schedule.name == "step":
+        assert schedule.step_size is not None
+        return warm * schedule.factor ** (step // schedule.step_size)
     share = step / max(1, steps - 1)
-    if decay.shape == "linear":
-        return warm * (1 + (decay.factor - 1) * share)
-    if decay.shape == "cosine":
-        return warm * (decay.factor + (1 - decay.factor) * (1 + math.cos(math.pi * share)) / 2)
+    if schedule.name == "linear":
+        return warm * (1 + (schedule.factor - 1) * share)
+    if schedule.name == "cosine":
+        return warm * (
+            schedule.factor + (1 - schedule.factor) * (1 + math.cos(math.pi * share)) / 2
+        )
     return warm
 
 
@@ -69,13 +71,13 @@ class Objective:
             group["initial_lr"] = group["lr"] * factor
 
     @property
-    def rate(self) -> float:
+    def lr(self) -> float:
         """The first group's learning rate."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def set_rate(self, step: int) -> None:
+    def set_lr(self, step: int) -> None:
         """Sets the learning rates for a step of the stage."""
-        factor = rate(self.setting.decay, step, self.steps)
+        factor = lr_factor(self.setting.lr_schedule, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -126,7 +128,7 @@ def _parameter_groups(
 
 
 @dataclass
-class Leg:
+class ScheduledStage:
     """A stage placed in the run: its name, first step, length and objectives."""
 
     name: str

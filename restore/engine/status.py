@@ -115,7 +115,7 @@ class Progress:
         begun = {"reason": None, "tried": None, "started": time.time()}
         tell(folder, state=RUNNING, step=step, total=total, **begun)
 
-    def at(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Notes a step; most are not written, so that the file costs nothing."""
         now = time.monotonic()
         if now - self.written >= _PAUSE:

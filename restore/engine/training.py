@@ -24,16 +24,16 @@ from restore.data.loading import (
 from restore.data.references import replaced
 from restore.engine import cost
 from restore.engine.learner import Learner
-from restore.engine.objectives import Leg
+from restore.engine.objectives import ScheduledStage
 from restore.engine.run_logger import Journal
 from restore.engine.signals import Signals
 from restore.engine.status import Progress
 from restore.errors import UserError
 from restore.images import sheets
 from restore.images.io import save_png
-from restore.inference.evaluation import Report, Runner, evaluate
+from restore.inference.evaluation import EvaluationResult, Runner, evaluate
 from restore.models import checkpoint
-from restore.types import Problem, Restoration, each
+from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed
 from restore.utils.files import to_json, write_text
 
@@ -147,9 +147,9 @@ class Training:
         finished = False
         try:
             with Signals(self._ask_to_stop), self._bar() as bar:
-                for leg in self.learner.legs:
-                    if self.learner.step < leg.first + leg.steps:
-                        self._train(leg, bar)
+                for stage in self.learner.stages:
+                    if self.learner.step < stage.first + stage.steps:
+                        self._train(stage, bar)
                     if self.stop:
                         break
             finished = not self.stop
@@ -175,16 +175,16 @@ class Training:
             trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             every = sum(p.numel() for p in model.parameters())
             log.info("%s: %s parameters, %s trained", name, f"{every:,}", f"{trained:,}")
-        stages = ", ".join(f"{leg.name} ({leg.steps} steps)" for leg in self.learner.legs)
+        stages = ", ".join(f"{stage.name} ({stage.steps} steps)" for stage in self.learner.stages)
         start = f"going on at step {self.learner.step}" if self.learner.step else "beginning"
         log.info("%s: %s; run folder %s", start, stages, self.folder)
         trainer = self.setting.trainer
         told = "as they are set"
-        if trainer.rate_rule != "constant":
-            told = f"× {trainer.rate_factor:.4g}, since they are meant for {trainer.base_batch}"
+        if trainer.lr_scaling != "constant":
+            told = f"× {trainer.lr_factor:.4g}, since they are meant for {trainer.base_batch_size}"
         log.info(
-            "batches of %d, learning rates %s (trainer.rate_rule=%s)",
-            *(trainer.items, told, trainer.rate_rule),
+            "batches of %d, learning rates %s (trainer.lr_scaling=%s)",
+            *(trainer.items, told, trainer.lr_scaling),
         )
 
     def _bar(self) -> tqdm:
@@ -203,17 +203,17 @@ class Training:
     def _ask_to_stop(self) -> None:
         self.stop = True
 
-    def _train(self, leg: Leg, bar: tqdm) -> None:
+    def _train(self, stage: ScheduledStage, bar: tqdm) -> None:
         trainer = self.setting.trainer
-        if self.learner.step == leg.first:
+        if self.learner.step == stage.first:
             # Fidelity falls where a stage trains for more than it; what came before is no rival.
             self.best = None
             self.unlogged, self.unlogged_steps = {}, 0  # it has terms of its own
         positions = Positions(
             self.learner.step,
-            leg.first + leg.steps,
+            stage.first + stage.steps,
             trainer.items,
-            trainer.accumulate,
+            trainer.accumulate_steps,
             distributed.rank(),
             distributed.world(),
         )
@@ -221,14 +221,14 @@ class Training:
         batches = iter(train_batches(self.items, positions, self.setting.loader, pin))
         self.learner.network.train()
         timed, began = 0, time.perf_counter()
-        while self.learner.step < leg.first + leg.steps:
+        while self.learner.step < stage.first + stage.steps:
             with self.meter.working():
                 with self.meter.waiting():
-                    micros = [next(batches) for _ in range(trainer.accumulate)]
+                    micros = [next(batches) for _ in range(trainer.accumulate_steps)]
                 for micro in micros:
                     self._note_skipped(micro)
                 values = self.learner.advance(
-                    leg, [to_device(micro, self.device) for micro in micros]
+                    stage, [to_device(micro, self.device) for micro in micros]
                 )
             timed += 1
             self.unlogged_steps += 1
@@ -236,7 +236,7 @@ class Training:
                 self.unlogged[name] = self.unlogged.get(name, 0.0) + value
             bar.update(trainer.items)
             if self.progress:
-                self.progress.at(self.learner.step)
+                self.progress.set_step(self.learner.step)
             if (
                 self.learner.step % trainer.log_every == 0
                 or self.learner.step == self.learner.total
@@ -244,12 +244,12 @@ class Training:
                 own = {k: v / self.unlogged_steps for k, v in self.unlogged.items()}
                 parts = distributed.gather(own)
                 mean = {f"train/{k}": sum(p[k] for p in parts) / len(parts) for k in own}
-                for title, objective in leg.objectives.items():
-                    mean[f"train/{leg.prefix(title)}rate"] = objective.rate
+                for title, objective in stage.objectives.items():
+                    mean[f"train/{stage.prefix(title)}lr"] = objective.lr
                 speed = timed * trainer.items / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.learner.step)
-                bar.set_postfix_str(f"{leg.name} loss {mean['train/loss']:.4f}")
+                bar.set_postfix_str(f"{stage.name} loss {mean['train/loss']:.4f}")
                 self.unlogged, self.unlogged_steps = {}, 0
                 timed, began = 0, time.perf_counter()
             ended = self.learner.step == self.learner.total
@@ -278,14 +278,14 @@ class Training:
         scores: dict[str, Path] = {}
 
         def keep(problem: Problem, restored: Restoration, _: Tensor) -> dict[str, float]:
-            mask, count = problem.aux.get("mask"), self.setting.trainer.pictures
+            mask, count = problem.hole_mask, self.setting.trainer.pictures
             if self.first_process and mask is not None and len(holes) < count:
                 path = folder / f"{len(holes):03d}_filled.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
                 overlay = mask[0, 0].round().byte().cpu().numpy()
                 holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
-            score = restored.aux.get("score")
+            score = restored.score
             if self.first_process and score is not None and len(scores) < count:
                 path = folder / f"{len(scores):03d}_score.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,7 @@ class Training:
             self.setting.loader,
             pictures=folder,
             count=self.setting.trainer.pictures,
-            each=keep,
+            on_image=keep,
             title="validate",
         )
         if not report.rows:
@@ -372,12 +372,12 @@ class Training:
             "parameters": cost.parameters(model),
             "flops": {"forward": once["flops"]},
             "ms_per_image": once["ms"],
-            "of": {name: each(_size, x) for name, x in problem.inputs.items()},
+            "of": {name: map_tensors(_size, x) for name, x in problem.inputs.items()},
             **cost.account(parts, images, self.meter.energy.source),
         }
 
 
-def _table_rows(report: Report) -> list[dict[str, Any]]:
+def _table_rows(report: EvaluationResult) -> list[dict[str, Any]]:
     """Each picture of a validation that has a sheet, with its metrics."""
     found = {row["place"]: row for row in report.rows}
     files = {name: f for name, f in report.sheets.items() if not name.endswith("_masks")}

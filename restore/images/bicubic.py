@@ -17,7 +17,7 @@ from torch import Tensor
 
 from restore.errors import UserError
 from restore.images.io import to_uint8
-from restore.types import Sample, each
+from restore.types import Sample, map_tensors
 
 Edges = Literal["replicate", "mirror"]
 
@@ -226,7 +226,9 @@ class MatlabBicubic:
             if "target" in out:
                 out["low_up"] = _cut(out["low_up"], out["target"], scale, out["key"])
         if "reference" in out and "reference_low_up" not in out:
-            out["reference_low_up"] = each(lambda x: self._down_up(x, scale), out["reference"])
+            out["reference_low_up"] = map_tensors(
+                lambda x: self._down_up(x, scale), out["reference"]
+            )
         return out
 
     def _down_up(self, picture_NCHW: Tensor, scale: float) -> Tensor:

@@ -41,8 +41,8 @@ def comparison(
         panels["target"] = problem.target[0]
         error = (restored.image[0] - problem.target[0]).abs().mean(0)
         panels["error x4"] = _heat(error * 4)
-    if restored.aux.get("score") is not None:
-        score = F.interpolate(restored.aux["score"][:1].float(), (height, width))[0, 0]
+    if restored.score is not None:
+        score = F.interpolate(restored.score[:1].float(), (height, width))[0, 0]
         panels[f"score {score.min():.2f}…{score.max():.2f}"] = _heat(_stretch(score))
     return side_by_side(panels)
 
@@ -53,7 +53,8 @@ def score_map(restored: Restoration) -> Tensor:
     Returns:
         uint8 3HW, of the restored picture's size.
     """
-    score = F.interpolate(restored.aux["score"][:1].float(), restored.image.shape[-2:])[0, 0]
+    assert restored.score is not None
+    score = F.interpolate(restored.score[:1].float(), restored.image.shape[-2:])[0, 0]
     return (_heat(score.clamp(0, 1)) * 255).round().byte().cpu()
 
 

@@ -15,7 +15,7 @@ from restore.inference.restorer import Restorer, mean_over_turns
 from restore.models.weights import Loaded
 
 
-class Stepwise(Restorer):
+class AnyScaleRestorer(Restorer):
     """Restores pictures of any size by a scale that is chosen when it is made.
 
     Tiles and turns are of each step's enlarged picture, where a tile's place is a whole pixel and a
@@ -83,7 +83,7 @@ def restorer(
     Raises UserError where a network of one scale is asked for another.
     """
     if loaded.takes_scale():
-        return Stepwise(loaded, runtime, device, scale)
+        return AnyScaleRestorer(loaded, runtime, device, scale)
     made = Restorer(loaded, runtime, device)
     if scale is not None and scale != made.scale:
         raise UserError(

@@ -19,14 +19,14 @@ from restore.images import mask_sheets, sheets
 from restore.images.io import save_png
 from restore.metrics import holes
 from restore.metrics.protocol import Protocol
-from restore.types import Problem, Restoration, Task, each
+from restore.types import Problem, Restoration, Task, map_tensors
 from restore.utils import distributed
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
-class Report:
+class EvaluationResult:
     """What was measured: one row an image, for the restored picture and for the baseline.
 
     A row holds `key`, `restored` and `baseline`, the two latter dicts of metric name → value, and
@@ -77,7 +77,7 @@ class Runner:
     def __call__(self, problem: Problem, **more: Any) -> Restoration:
         """The network's answer; `more` is handed to it as it is."""
         inputs = {
-            name: each(lambda x: x.contiguous(memory_format=self.format), pictures)
+            name: map_tensors(lambda x: x.contiguous(memory_format=self.format), pictures)
             for name, pictures in problem.inputs.items()
         }
         with self.autocast():
@@ -109,9 +109,9 @@ def evaluate(
     limit: int | None = None,
     pictures: Path | None = None,
     count: int = 0,
-    each: Callable[[Problem, Restoration, Tensor], dict[str, float]] | None = None,
+    on_image: Callable[[Problem, Restoration, Tensor], dict[str, float]] | None = None,
     title: str = "evaluate",
-) -> Report:
+) -> EvaluationResult:
     """Restores every sample of a split and measures it, shared out among the processes.
 
     Args:
@@ -124,7 +124,7 @@ def evaluate(
             same for any number of processes, and by default the same in every validation.
         limit: only the first so many samples.
         pictures: folder for comparison sheets of the first `count` samples.
-        each: called with problem, restoration and baseline (13HW in [0, 1]) of each of this
+        on_image: called with problem, restoration and baseline (13HW in [0, 1]) of each of this
             process's samples; what it returns joins the restored picture's metrics.
         title: what the progress bar says.
 
@@ -149,7 +149,7 @@ def evaluate(
                 place = batch["place"][0]
                 chance = _generator(seed, place, runner.device)
                 problem = task.prepare(to_device(batch, runner.device), chance)
-                restored = task.finish(runner(problem), problem)
+                restored = task.postprocess(runner(problem), problem)
                 baseline_name, baseline = task.baseline(problem)
                 key, target = problem.keys[0], _target(problem, restored.image)
                 measured = (
@@ -165,8 +165,8 @@ def evaluate(
                         **dict(zip(("restored", "baseline"), measured)),
                     }
                 )
-                if each is not None:
-                    rows[-1]["restored"] |= each(problem, restored, baseline)
+                if on_image is not None:
+                    rows[-1]["restored"] |= on_image(problem, restored, baseline)
                 if pictures is not None and place < count:
                     name = f"{place:03d}_{_safe(key)}"
                     drawn[name] = pictures / f"{name}.png"
@@ -174,12 +174,12 @@ def evaluate(
                     save_png(
                         drawn[name], sheets.comparison(problem, restored, baseline_name, baseline)
                     )
-                    if restored.aux.get("masks"):
+                    if restored.block_masks:
                         drawn[f"{name}_masks"] = pictures / f"{name}_masks.png"
-                        save_png(drawn[f"{name}_masks"], mask_sheets.sheet(restored.aux["masks"]))
+                        save_png(drawn[f"{name}_masks"], mask_sheets.sheet(restored.block_masks))
     except UserError as error:
         failure = error  # told to the others first, or they would wait for this process for ever
-    merged = Report([], baseline_name, [])
+    merged = EvaluationResult([], baseline_name, [])
     parts = distributed.gather((rows, skipped, drawn, baseline_name, failure))
     distributed.fail_together([part[4] for part in parts])
     for part in parts:

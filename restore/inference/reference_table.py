@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from restore.config.settings import Reference
-from restore.inference.evaluation import Report
+from restore.inference.evaluation import EvaluationResult
 
 NULL = "black"
 Rows = dict[str, dict[int, dict[str, Any]]]
 
 
-def shared(reports: Mapping[str, Report]) -> Rows:
+def shared(reports: Mapping[str, EvaluationResult]) -> Rows:
     """By kind and place in the split, the rows of the images that were read for every kind.
 
     Each row's `over` holds the gains of its metrics over the same image with a black reference, or

@@ -12,7 +12,7 @@ from restore.data.references import changed, picture
 from restore.images.tiling import Window, tiled
 from restore.inference.evaluation import Runner, evaluating
 from restore.models.weights import Loaded
-from restore.types import Filling, Problem, Sample
+from restore.types import InpaintingTask, Problem, Sample
 
 
 class Restorer:
@@ -35,11 +35,11 @@ class Restorer:
         )
         # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
         self.reach: int | None = self.model.reach  # type: ignore[assignment]
-        self.fills = isinstance(self.task, Filling)
+        self.fills = isinstance(self.task, InpaintingTask)
         # How many times smaller than what is given the network's low picture is.
         self.shrink: int = self.task.shrink if self.fills else 1
 
-    def remember(self, reference: Tensor) -> Any:
+    def encode_reference(self, reference: Tensor) -> Any:
         """What the network makes of a reference; good for many pictures.
 
         Args:
@@ -71,7 +71,7 @@ class Restorer:
     def _memory(self, sample: Sample, task: Any) -> Any:
         inputs = self._prepared(sample, task).inputs
         with evaluating(self.model), self.runner.autocast():
-            return self.model.remember(inputs["reference"], inputs["reference_low_up"])
+            return self.model.encode_reference(inputs["reference"], inputs["reference_low_up"])
 
     def restore(
         self,
@@ -85,7 +85,7 @@ class Restorer:
 
         Args:
             low: 3HW, uint8 or in [0, 1].
-            memory: from `remember`, or None for networks without a reference.
+            memory: from `encode_reference`, or None for networks without a reference.
             tile: largest side of tiles in pixels of the network's low picture, None for the whole
                 at once (and where `reach` is None).
             ensemble: mean over the eight flips and turns of the picture (Lim et al., "Enhanced
@@ -103,7 +103,7 @@ class Restorer:
         overlap = self.reach or 0
         if self.fills:
             # Holes are filled from all of the picture, so before it is cut.
-            sample = self.task.opened(sample)
+            sample = self.task.fill_holes(sample)
             overlap += self.task.margin
         pictures = {name: x for name, x in sample.items() if isinstance(x, Tensor)}
         # One over the other, to be cut and turned as one.
@@ -113,7 +113,7 @@ class Restorer:
             layers = part.split([len(x) for x in pictures.values()])
             layer = {name: x.contiguous() for name, x in zip(pictures, layers)}
             problem = self._problem(Sample(key="picture", **layer))  # type: ignore[typeddict-item]
-            return self.task.finish(self.runner(problem, **more), problem).image
+            return self.task.postprocess(self.runner(problem, **more), problem).image
 
         def part(window: Window) -> Tensor:
             cut = window.of(stack, self.shrink)

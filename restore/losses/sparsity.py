@@ -37,7 +37,7 @@ class Sparsity:
         self.exclude = tuple(f"{name}." for name in exclude)
         self.progress = 0.0
 
-    def at(self, step: int, steps: int) -> None:
+    def set_step(self, step: int, steps: int) -> None:
         """Told by the training loop before each step: which it is, from 0, of how many."""
         self.progress = step / steps
 
@@ -51,9 +51,7 @@ class Sparsity:
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
         masks = [
-            mask
-            for name, mask in restored.aux.get("masks", {}).items()
-            if not name.startswith(self.exclude)
+            mask for name, mask in restored.block_masks.items() if not name.startswith(self.exclude)
         ]
         if not masks:
             raise UserError(

@@ -31,7 +31,7 @@ class TransferalPerceptual:
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
         extractor = getattr(models["backbone"], "extractor", None)
-        textures: list[Tensor] = restored.aux.get("textures", [])
+        textures: list[Tensor] = restored.textures
         if extractor is None or not textures:
             raise UserError(
                 "the transferal loss needs a backbone that transfers textures (such as ttsr); "
@@ -41,12 +41,12 @@ class TransferalPerceptual:
         features = torch.func.functional_call(extractor, fixed, (restored.image,))
         by_size = {feature.shape[-2:]: feature for feature in features}
         terms = [
-            self._distance(by_size.get(texture.shape[-2:]), texture, restored.aux["score"])
+            self._distance(by_size.get(texture.shape[-2:]), texture, restored.score)
             for texture in textures
         ]
         return torch.stack(terms).mean()
 
-    def _distance(self, feature: Tensor | None, texture: Tensor, score: Tensor) -> Tensor:
+    def _distance(self, feature: Tensor | None, texture: Tensor, score: Tensor | None) -> Tensor:
         if feature is None or feature.shape != texture.shape:
             raise UserError(
                 f"the transferal loss cannot compare transferred textures of {texture.shape[1]} "
@@ -56,6 +56,7 @@ class TransferalPerceptual:
             )
         error = feature.float() - texture.float()
         if self.score:
+            assert score is not None, "textures come with their score"
             if score.shape[-2:] != texture.shape[-2:]:
                 score = F.interpolate(score, texture.shape[-2:], mode="bicubic")
             error = error * score.sigmoid()

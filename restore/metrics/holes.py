@@ -39,7 +39,7 @@ def measure(
 
     Nothing where the task knows no holes.
     """
-    mask = problem.aux.get("mask")
+    mask = problem.hole_mask
     if mask is None:
         return {}
     values: dict[str, float] = {}
@@ -53,10 +53,10 @@ def measure(
 def facts(problem: Problem) -> dict[str, float]:
     """Share of holes in a batch's only picture, and of what its reference shows too."""
     found: dict[str, float] = {}
-    if "mask" in problem.aux:
-        found["hole_share"] = float(problem.aux["mask"].double().mean())
-    if "overlap" in problem.aux:
-        found["overlap"] = float(problem.aux["overlap"][0])
+    if problem.hole_mask is not None:
+        found["hole_share"] = float(problem.hole_mask.double().mean())
+    if problem.overlap is not None:
+        found["overlap"] = float(problem.overlap[0])
     return found
 
 

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fuse_batch_norm(model: nn.Module) -> nn.Module:
     """Makes plain weights of normalised ones, and folds batch normalisation into convolutions.
 
     The network computes what it did in evaluation mode, in less time; it cannot be trained on, and

@@ -12,7 +12,7 @@ from restore.config import compose, locate, plain, registry, renames
 from restore.errors import UserError
 from restore.models import bundled, checkpoint
 from restore.models.backbones import spandrel
-from restore.models.fuse_batch_norm import fold
+from restore.models.fuse_batch_norm import fuse_batch_norm
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Loaded:
         node = self.config["backbone"]
         model = registry.instantiate(without_downloads(node), "backbone")
         checkpoint.load_into(model, self.state, str(self.path))
-        return fold(model.eval())
+        return fuse_batch_norm(model.eval())
 
     def task(self, changes: Mapping[str, Any] | None = None) -> Any:
         """The task that the weights were trained for, its arguments changed as said.

@@ -62,7 +62,7 @@ class TextureAttention(nn.Module):
         """Channels of the textures, coarse to fine, from those of the extractor's features."""
         return self.embedding.channels(channels)
 
-    def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
+    def encode_reference(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
         """The reference's features: the key, and values whose sides are multiples of the key's."""
         embedding, heads = self.embedding, self.embedding.heads
         H, W = key_NCHW.shape[-2:]

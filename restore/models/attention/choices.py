@@ -1,14 +1,13 @@
 """A file of where in the reference each place of a restored picture took its texture from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from restore.errors import UserError
+from restore.types import Restoration
 
 FOLDER = "attention"  # beside the folder of restored pictures
 
@@ -35,13 +34,15 @@ class Choices:
         return np.stack([reference, row, column], -1)
 
 
-def write(path: Path, aux: Mapping[str, Any]) -> None:
-    """Keeps what a backbone's `aux` tells of the first picture's choices, as an npz file."""
+def write(path: Path, restored: Restoration) -> None:
+    """Keeps what matching chose for a batch's first picture, as an npz file."""
+    assert restored.index is not None
+    assert restored.score is not None
     np.savez_compressed(
         path,
-        index=aux["index"][0].cpu().numpy().astype(np.int32),
-        score=aux["score"][0, 0].float().cpu().numpy().astype(np.float16),
-        grids=np.array(aux["grids"], np.int32),
+        index=restored.index[0].cpu().numpy().astype(np.int32),
+        score=restored.score[0, 0].float().cpu().numpy().astype(np.float16),
+        grids=np.array(restored.grids, np.int32),
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import relu
 from restore.data.scale_schedule import enlarged, level_scale, schedule
 from restore.errors import UserError
 from restore.models.backbones.blocks import conv, shrink
-from restore.models.backbones.feature_mapping import Mapping
+from restore.models.backbones.feature_mapping import FeatureMapping
 from restore.models.backbones.layouts import Table, count, matched
 from restore.models.backbones.single_image import refuse_more
 from restore.types import Restoration
@@ -108,7 +108,7 @@ class ASDN(nn.Module):
 
     def __init__(
         self,
-        mapping: Mapping,
+        mapping: FeatureMapping,
         levels: Levels = 11,
         largest: Largest = 2.0,
         spatial_attention: bool = True,

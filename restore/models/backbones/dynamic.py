@@ -62,7 +62,7 @@ class Gate(nn.Module):
         # network need not be compiled anew for it.
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
-    def at(self, step: int, steps: int) -> None:
+    def set_step(self, step: int, steps: int) -> None:
         """Told by the training loop before each step: which it is, from 0, of how many."""
         self.progress.fill_(step / steps)
 

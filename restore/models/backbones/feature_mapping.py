@@ -19,7 +19,7 @@ Pooling = Literal["mean", "max"]
 Convolutions = Annotated[int, Field(ge=1)]
 
 
-class Mapping(nn.Module):
+class FeatureMapping(nn.Module):
     """What every trunk says of itself."""
 
     features: int
@@ -88,7 +88,7 @@ class DenseAttentionBlock(nn.Module):
         return self.attention(x + self.gather(self.dense(x)))
 
 
-class BiDense(Mapping):
+class BiDense(FeatureMapping):
     """ASDN's feature mapping branch: dense blocks, densely connected.
 
     Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image
@@ -141,7 +141,7 @@ class BiDense(Mapping):
         return x
 
 
-class Residual(Mapping):
+class Residual(FeatureMapping):
     """EDSR without its enlargement (Lim et al., CVPR Workshops 2017): ASDN's EDSR-Conv.
 
     Args:
@@ -168,7 +168,7 @@ class Residual(Mapping):
         return self.after(self.body(x)) + x
 
 
-class Plain(Mapping):
+class Plain(FeatureMapping):
     """VDSR without its last convolution (Kim, Lee, Lee, CVPR 2016): ASDN's VDSR-Conv.
 
     Args:
@@ -189,7 +189,7 @@ class Plain(Mapping):
         return picture
 
 
-class ResidualDense(Mapping):
+class ResidualDense(FeatureMapping):
     """RDN without its enlargement (Zhang et al., CVPR 2018, figure 2): ASDN's RDN-Conv.
 
     Args:

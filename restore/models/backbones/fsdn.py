@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from restore.models.backbones.asdn import Branch, Levels
-from restore.models.backbones.feature_mapping import Mapping
+from restore.models.backbones.feature_mapping import FeatureMapping
 from restore.models.backbones.single_image import Scale, SingleImage
 from restore.models.backbones.upsampling import MATLAB, upsample
 
@@ -31,7 +31,7 @@ class FSDN(SingleImage):
 
     def __init__(
         self,
-        mapping: Mapping,
+        mapping: FeatureMapping,
         scale: Scale,
         levels: Levels = 11,
         spatial_attention: bool = True,

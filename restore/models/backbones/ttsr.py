@@ -287,7 +287,7 @@ class TTSR(nn.Module):
             max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
         )
 
-    def remember(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
+    def encode_reference(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
         """The reference side of the attention, reusable for any number of inputs.
 
         Args:
@@ -295,7 +295,10 @@ class TTSR(nn.Module):
             reference_low_up: the same after ÷4 and ×4, same shapes.
         """
         if isinstance(reference, list):
-            made = [self.remember(*pair) for pair in zip(reference, reference_low_up, strict=True)]
+            made = [
+                self.encode_reference(*pair)
+                for pair in zip(reference, reference_low_up, strict=True)
+            ]
             return reduce(add, made)
         assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         if reference.shape[-2] % 4 or reference.shape[-1] % 4:
@@ -305,7 +308,7 @@ class TTSR(nn.Module):
             )
         keys = self.extractor(reference_low_up)[-1]
         values = dict(zip((4, 2, 1), self.extractor(reference)))
-        return self.attention.remember(keys, [values[scale] for scale in self.textures])
+        return self.attention.encode_reference(keys, [values[scale] for scale in self.textures])
 
     def forward(
         self,
@@ -326,13 +329,13 @@ class TTSR(nn.Module):
             low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
             reference: N3(H')(W') in [0, 1], any size divisible by 4, or several of them.
             reference_low_up: the same after ÷4 and ×4.
-            memory: what `remember` returned, instead of the two.
+            memory: what `encode_reference` returned, instead of the two.
             mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
             mask_up: N1(4H)(4W), the same of `low_up`.
 
         Returns:
-            Image N3(4H)(4W) in [0, 1]; aux: `score` N1HW, `textures` coarse to fine, `index` and
-            `grids`, and `masks` by the names of the blocks that were not executed everywhere.
+            Image N3(4H)(4W) in [0, 1]; `score` N1HW, `textures` coarse to fine, `index`, `grids`,
+            and `block_masks` by the names of the blocks that were not executed everywhere.
         """
         if (mask is None) != (self.inputs == 3):
             raise UserError(
@@ -342,7 +345,7 @@ class TTSR(nn.Module):
             )
         if memory is None and reference is not None:
             assert reference_low_up is not None, "a reference comes with its low_up"
-            memory = self.remember(reference, reference_low_up)
+            memory = self.encode_reference(reference, reference_low_up)
         if memory is None:
             transfer = self._nothing(low)
         else:
@@ -363,14 +366,14 @@ class TTSR(nn.Module):
         if self.global_skip:
             image = image + (low_up * 2 - 1)
         image = (image.clamp(-1, 1) + 1) / 2
-        aux = {
-            "score": transfer.score,
-            "textures": transfer.textures,
-            "index": transfer.index,
-            "grids": [tuple(key.shape[-2:]) for key in memory.keys] if memory else [],
-            "masks": masks,
-        }
-        return Restoration(image, aux)
+        return Restoration(
+            image,
+            score=transfer.score,
+            textures=transfer.textures,
+            index=transfer.index,
+            grids=[(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else [],
+            block_masks=masks,
+        )
 
     def _nothing(self, low: Tensor) -> Transfer:
         """What is transferred when there is no reference."""

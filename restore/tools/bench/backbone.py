@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from restore.config import registry
 from restore.images.tiling import Window, tiled
-from restore.models.fuse_batch_norm import fold
+from restore.models.fuse_batch_norm import fuse_batch_norm
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 
 Size = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=2, max_length=2)]
@@ -56,7 +56,7 @@ class Backbone:
                 head = {"network": name, "low": f"{width}×{height}", "parameters": parameters}
                 head["GFLOP"] = round(operations / 1e9, 1)
                 if operations > self.most * 1e12:
-                    log.info("left out (what.most=%g): %s", self.most, head)
+                    log.info("left out (benchmark.most=%g): %s", self.most, head)
                     continue
                 tiles = [0]
                 if model.reach is not None and max(height, width) > self.tile:
@@ -81,7 +81,7 @@ def _built(name: str) -> Any:
 def _operations(name: str, pixels: int) -> float:
     """Products and additions, which grow with the area in networks of convolutions."""
     side = 16
-    model = fold(_built(name))  # the counter cannot look into weight normalisation
+    model = fuse_batch_norm(_built(name))  # the counter cannot look into weight normalisation
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, side, side))
     return counter.get_total_flops() * pixels / side**2
@@ -100,7 +100,7 @@ def _case(
     model = _built(name)
     layout = torch.contiguous_format
     if method == "ours":
-        model, layout = fold(model), torch.channels_last
+        model, layout = fuse_batch_norm(model), torch.channels_last
     model = model.to(device, memory_format=layout)
     autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 

@@ -78,10 +78,10 @@ class DynConv:
         for stage in model.stages:
             trunks += zip(stage.trunks, (1, 2, 4))
         with torch.inference_mode():
-            memory = model.remember(reference, reference)
+            memory = model.encode_reference(reference, reference)
             network = self._time(lambda: model(low, low_up, memory=memory).image, device)
             blocks = self._time(lambda: [t(features[scale])[0] for t, scale in trunks][-1], device)
-            masks = model(low, low_up, memory=memory).aux["masks"].values()
+            masks = model(low, low_up, memory=memory).block_masks.values()
         row = {"blocks ms": round(blocks * 1000, 1), "network ms": round(network * 1000, 1)}
         if masks:
             work = [executed(mask) * mask.numel() for mask in masks]

@@ -91,7 +91,7 @@ def _case(method: str, height: int, width: int, repeats: int, device: str) -> No
     attention = TextureAttention(Pixels(), Hard())
 
     def ours(side: int | None = None) -> None:
-        memory = attention.remember(key[..., :side, :side], values if side is None else [])
+        memory = attention.encode_reference(key[..., :side, :side], values if side is None else [])
         attention(query[..., :side, :side], memory)
 
     def plain() -> None:

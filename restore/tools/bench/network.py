@@ -75,7 +75,7 @@ def _forward(method: str, model: Any) -> Forward:
 
     def ours(**inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         restored = model(**inputs)
-        return restored.image, restored.aux["score"], restored.aux["textures"]
+        return restored.image, restored.score, restored.textures
 
     return ours
 
@@ -149,7 +149,7 @@ class _Step:
     def __call__(self, problem: Problem) -> None:
         with self.autocast:
             image, score, textures = self.forward(**problem.inputs)
-        restored = Restoration(image.float(), {"score": score, "textures": textures})
+        restored = Restoration(image.float(), score=score, textures=textures)
         for objective, losses, optimizer in self.objectives:
             for name, model in self.models.items():
                 model.requires_grad_(name == objective.model)

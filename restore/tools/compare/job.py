@@ -17,8 +17,8 @@ from restore.images.io import by_name
 from restore.metrics.protocol import Protocol
 from restore.models import weights
 from restore.tools.compare import sources
-from restore.tools.compare.makers import Filled, Maker, Trained
-from restore.tools.compare.measuring import POOLED, Made, Pictures, names, usable
+from restore.tools.compare.measuring import POOLED, MethodResults, Pictures, names, usable
+from restore.tools.compare.methods import Filled, Method, Trained
 from restore.tools.compare.sources import Matching, Source
 from restore.tools.compare.tables import Layout
 
@@ -55,7 +55,7 @@ class Compare:
     method: settings.Node | None = None
 
 
-class Job:
+class CompareJob:
     """What a comparison needs, found to be there before anything is written.
 
     Args:
@@ -160,7 +160,9 @@ class Job:
     def _for_makers(self) -> tuple[Source | None, Source | None]:
         """Inputs and references, where methods that are run here ask for them."""
         setting = self.setting
-        own: dict[str, Maker] = {t: m for t, m in self.methods.items() if not isinstance(m, Source)}
+        own: dict[str, Method] = {
+            t: m for t, m in self.methods.items() if not isinstance(m, Source)
+        }
         if not own:
             return None, None
         holey = next((title for title, maker in own.items() if maker.needs_holes), None)
@@ -213,7 +215,7 @@ class Job:
             if method.needs_reference:
                 assert self.references is not None
                 references = self._read(self.references, "references")
-            methods[title] = Made(method, self._read(self.inputs, "inputs"), references)
+            methods[title] = MethodResults(method, self._read(self.inputs, "inputs"), references)
         shown = {}
         for title, source in self.palettes.items():
             if title != self.masker and source.palette is not None:
@@ -274,7 +276,7 @@ class Job:
 
 
 def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
-    """Every method by name: a `Source`, or a `Maker`."""
+    """Every method by name: a `Source`, or a `Method`."""
     nodes: dict[str, str | dict[str, Any]] = dict(setting.methods)
     if setting.method is not None:
         name = str(setting.method["_target_"]).rpartition(".")[2].lower()

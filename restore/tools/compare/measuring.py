@@ -14,7 +14,7 @@ from restore.metrics.holes import ring
 from restore.metrics.perceptual import Lpips
 from restore.metrics.protocol import Protocol
 from restore.tools.compare.distances import Distances
-from restore.tools.compare.makers import Maker, size
+from restore.tools.compare.methods import Method, size
 from restore.tools.compare.palette import PaletteFolder
 from restore.tools.compare.statistics import mean
 
@@ -25,15 +25,15 @@ POOLED = ("fid", "kid")
 
 
 @dataclass
-class Made:
+class MethodResults:
     """A method that is run here: what it is, and where an image's input and reference come from."""
 
-    maker: Maker
+    maker: Method
     inputs: Read
     references: Read | None
 
     def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
-        """The result, uint8 3HW; UserError as `Maker.make`, or for an input that is broken."""
+        """The result, uint8 3HW; UserError as `Method.make`, or for an input that is broken."""
         reference = None if self.references is None else self.references(key)
         return self.maker.make(self.inputs(key), hole_HW, reference)
 
@@ -80,7 +80,7 @@ class Pictures:
     there.
     """
 
-    methods: dict[str, Read | Made]
+    methods: dict[str, Read | MethodResults]
     truths: dict[str, Read]
     mask: Callable[[str], tuple[Tensor, int]] | None
     palettes: dict[str, tuple[PaletteFolder, dict[str, str]]]
@@ -99,7 +99,7 @@ class Pictures:
             _fitting("its mask", hole, first, like)
         results = {}
         for title, method in self.methods.items():
-            if isinstance(method, Made):
+            if isinstance(method, MethodResults):
                 method.inputs(key)
                 if method.references is not None:
                     method.references(key)
@@ -118,7 +118,7 @@ class Pictures:
         first, like = next(iter(image.truths.items()))
         found = {}
         for title, method in self.methods.items():
-            if isinstance(method, Made):
+            if isinstance(method, MethodResults):
                 made = method.picture(key, image.hole_HW)
                 found[title] = _fitting(title, made, first, like)
             else:

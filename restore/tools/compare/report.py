@@ -11,7 +11,7 @@ import numpy as np
 from restore.metrics.holes import RING
 from restore.tools.compare import pages
 from restore.tools.compare.distances import Distances
-from restore.tools.compare.job import SAME, Job
+from restore.tools.compare.job import SAME, CompareJob
 from restore.tools.compare.measuring import POOLED, Measured
 from restore.tools.compare.sources import Source
 from restore.tools.compare.statistics import Difference, bins, mean, paired
@@ -21,7 +21,7 @@ from restore.utils import files
 log = logging.getLogger("restore")
 
 
-def write(folder: Path, job: Job, found: Measured, distances: Distances | None) -> None:
+def write(folder: Path, job: CompareJob, found: Measured, distances: Distances | None) -> None:
     """Writes all of it into the folder, and says the main things."""
     setting, layout = job.setting, job.layout
     notes = _notes(job, found, distances)
@@ -79,7 +79,7 @@ def write(folder: Path, job: Job, found: Measured, distances: Distances | None) 
     log.info("tables (csv, md, tex, html), images.csv, pictures and index.html in %s", folder)
 
 
-def _facts(job: Job) -> list[str]:
+def _facts(job: CompareJob) -> list[str]:
     """Where every picture came from."""
     lines = []
     for title, source in [
@@ -101,7 +101,7 @@ def _facts(job: Job) -> list[str]:
     return lines
 
 
-def _notes(job: Job, found: Measured, distances: Distances | None) -> list[str]:
+def _notes(job: CompareJob, found: Measured, distances: Distances | None) -> list[str]:
     """Which truth, which pixels, how many images: what the numbers mean."""
     lines = [
         f"N = {len(found.keys)} images, the same for every method and truth; values are means over "
@@ -149,7 +149,7 @@ def _notes(job: Job, found: Measured, distances: Distances | None) -> list[str]:
     return lines
 
 
-def _on_masks(job: Job, found: Measured) -> list[str]:
+def _on_masks(job: CompareJob, found: Measured) -> list[str]:
     """How sure the holes are, and whether every method worked with the same."""
     lines = []
     if job.masks:
@@ -185,7 +185,7 @@ def _on_masks(job: Job, found: Measured) -> list[str]:
     return lines
 
 
-def _results(job: Job, found: Measured, notes: list[str]) -> Table:
+def _results(job: CompareJob, found: Measured, notes: list[str]) -> Table:
     """The table of results."""
     layout = job.layout
     names = layout.columns(found.names())
@@ -207,7 +207,7 @@ def _results(job: Job, found: Measured, notes: list[str]) -> Table:
     return Table("Results", "method", columns, rows, notes, marked)
 
 
-def _differences(job: Job, found: Measured) -> Table:
+def _differences(job: CompareJob, found: Measured) -> Table:
     """Mean differences to one method with their intervals."""
     setting, layout = job.setting, job.layout
     names = [name for name in layout.columns(found.names()) if name not in POOLED]
@@ -240,7 +240,7 @@ def _gap(layout: Layout, name: str, gap: Difference) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _by_share(job: Job, found: Measured, truth: str) -> Table:
+def _by_share(job: CompareJob, found: Measured, truth: str) -> Table:
     """Means by hole share."""
     layout, shares = job.layout, found.shares
     assert shares is not None
@@ -283,7 +283,7 @@ def _per_image(found: Measured) -> str:
     return file.getvalue()
 
 
-def _lists(job: Job) -> list[str]:
+def _lists(job: CompareJob) -> list[str]:
     """What is missing on either side, and what could not be measured."""
     lines = []
     for title, keys in job.matching.missing.items():

@@ -40,8 +40,8 @@ class WholeAttention(nn.Module):
             raise UserError(f"attention by {type(rule).__name__} has no form that a file can hold")
         self.rule = rule
 
-    def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
-        """See `TextureAttention.remember`; values stay pictures."""
+    def encode_reference(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
+        """See `TextureAttention.encode_reference`; values stay pictures."""
         embedding, heads = self.embedding, self.embedding.heads
         parts = [_heads(value, heads) for value in embedding.values(values)]
         return Memory([_heads(embedding.key(key_NCHW), heads)], parts)  # type: ignore[arg-type]

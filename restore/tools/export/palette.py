@@ -14,7 +14,7 @@ from restore.errors import UserError
 from restore.images.io import save_png
 from restore.tools.compare.sources import flat
 from restore.tools.export import palette_pictures
-from restore.types import Dataset, PerSplit, Task
+from restore.types import Dataset, SplitAware, Task
 
 # Of an item, what Palette is given and what its results are measured against.
 _PICTURES = ("whole", "target", "reference")
@@ -54,7 +54,7 @@ class PaletteFormat:
         root = folder.absolute() if self.root is None else Path(self.root)
         told, configured = [], {}
         for split, source in self.splits.items():
-            task = self.task.of_split(split) if isinstance(self.task, PerSplit) else self.task
+            task = self.task.for_split(split) if isinstance(self.task, SplitAware) else self.task
             samples = (source[place] for place in range(len(source)))
             items = (task.eval_item(sample) for sample in samples)
             shares, left = self._write(

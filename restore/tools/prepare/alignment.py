@@ -8,7 +8,7 @@ import numpy as np
 
 from restore.images.tiling import Window
 from restore.tools.prepare.blocks import shifts
-from restore.tools.prepare.warp import Mapping, fitted, resize_matrix
+from restore.tools.prepare.warp import Warp, fitted, resize_matrix
 
 Motion = Literal["affine", "homography"]
 
@@ -26,18 +26,18 @@ class Unrelated(Exception):
 class Alignment(NamedTuple):
     """A mapping, and how it was found: agreeing features, and the correlation of ECC, 0 to 1."""
 
-    mapping: Mapping
+    mapping: Warp
     agreeing: int
     correlation: float
 
 
-def expected(target: tuple[int, int], wide: tuple[int, int], zoom: float) -> Mapping:
+def expected(target: tuple[int, int], wide: tuple[int, int], zoom: float) -> Warp:
     """The mapping that focal lengths alone tell: central parts, of pictures (height, width)."""
     scale = float(np.hypot(*wide) / np.hypot(*target)) / zoom
     middle = np.array([target[1] - 1, target[0] - 1]) / 2
     goal = np.array([wide[1] - 1, wide[0] - 1]) / 2
     shift = goal - scale * middle
-    return Mapping(np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), wide)
+    return Warp(np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]]), wide)
 
 
 def align(
@@ -82,8 +82,8 @@ def align(
 
 
 def _trimmed(
-    mapping: Mapping, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool
-) -> tuple[Mapping, np.ndarray]:
+    mapping: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool
+) -> tuple[Warp, np.ndarray]:
     """`fitted` to the points that agree on it, found by turns, and which these are."""
     kept = np.ones(len(points), dtype=bool)
     for _ in range(5):
@@ -104,7 +104,7 @@ def _shrunk(picture: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _features(
-    target_HW: np.ndarray, wide_HW: np.ndarray, start: Mapping, size: int
+    target_HW: np.ndarray, wide_HW: np.ndarray, start: Warp, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (x, y) of the target and those of the wide picture that look like them, N2 each."""
     small = _shrunk(target_HW, size / max(target_HW.shape))
@@ -142,8 +142,8 @@ def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _agreed(
-    points: np.ndarray, found: np.ndarray, start: Mapping, diagonal: float
-) -> tuple[Mapping, np.ndarray]:
+    points: np.ndarray, found: np.ndarray, start: Warp, diagonal: float
+) -> tuple[Warp, np.ndarray]:
     """The similarity on which most matches agree, and which do."""
     said = "no common view was found: "
     if len(points) < _LEAST:
@@ -170,8 +170,8 @@ def _agreed(
 
 
 def _ecc(
-    target_HW: np.ndarray, wide_HW: np.ndarray, mapping: Mapping, motion: Motion, size: int
-) -> tuple[Mapping, float]:
+    target_HW: np.ndarray, wide_HW: np.ndarray, mapping: Warp, motion: Motion, size: int
+) -> tuple[Warp, float]:
     """The mapping with a homography before it that brings the two pictures' greys together."""
     small = _shrunk(target_HW, size / max(target_HW.shape))
     to_small = resize_matrix(target_HW.shape, small.shape)

@@ -10,7 +10,7 @@ from restore.images.tiling import Window
 
 
 @dataclass(frozen=True)
-class Mapping:
+class Warp:
     """From pixels of the target to pixels of the wide picture; centres of pixels are whole numbers.
 
     A point p goes to y = `matrix` p (homogeneous), and on to c + (y − c)(1 + `radial` |y − c|²/R²),
@@ -39,7 +39,7 @@ class Mapping:
             x, y = middle[0] + factor * x, middle[1] + factor * y
         return x, y
 
-    def after(self, matrix: np.ndarray) -> "Mapping":
+    def after(self, matrix: np.ndarray) -> "Warp":
         """The mapping of points that a homography has moved first."""
         return replace(self, matrix=self.matrix @ matrix / (self.matrix @ matrix)[2, 2])
 
@@ -73,9 +73,7 @@ def resize_matrix(old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
     return np.array([[right, 0, (right - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
 
 
-def fitted(
-    start: Mapping, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool
-) -> Mapping:
+def fitted(start: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool) -> Warp:
     """The mapping that brings points of the target nearest to where they were found.
 
     By least squares whose errors beyond a pixel count linearly, so that a few wrong points matter
@@ -93,7 +91,7 @@ def fitted(
     begin = denorm @ start.matrix @ np.linalg.inv(norm)
     first = (begin / begin[2, 2]).ravel()[: 6 if flat else 8]
 
-    def mapping(values: np.ndarray) -> Mapping:
+    def mapping(values: np.ndarray) -> Warp:
         entries = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1.0])
         entries[: len(first)] = values[: len(first)]
         matrix = back @ entries.reshape(3, 3) @ norm

@@ -25,7 +25,7 @@ Facts = dict[str, Any]
 Limits = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
-class Made(NamedTuple):
+class PreparedScene(NamedTuple):
     """What became of a pair.
 
     `pictures` are what is kept (uint8 3HW, by name; none of a dropped pair), `facts` numbers about
@@ -84,7 +84,7 @@ class ZoomPairs:
         """The pairs of a folder of scenes, and what cannot be paired; see `scenes.pairs`."""
         return scenes.pairs(root)
 
-    def make(self, pair: Pair) -> Made:
+    def make(self, pair: Pair) -> PreparedScene:
         """Aligns a pair, measures it, and says whether it is to be kept."""
         facts: Facts = {"focal": pair.focal, "wide_focal": pair.wide_focal}
         views: dict[str, np.ndarray] = {}
@@ -96,10 +96,12 @@ class ZoomPairs:
                 for name, x in made.items()
             }
         except UnreadableImage as error:
-            return Made({}, facts, f"{Path(error.path).name} cannot be read: {error.reason}", views)
+            return PreparedScene(
+                {}, facts, f"{Path(error.path).name} cannot be read: {error.reason}", views
+            )
         except (_Dropped, Unrelated) as error:
-            return Made({}, facts, str(error), views)
-        return Made(pictures, facts, None, views)
+            return PreparedScene({}, facts, str(error), views)
+        return PreparedScene(pictures, facts, None, views)
 
     def _made(
         self, pair: Pair, facts: Facts, views: dict[str, np.ndarray]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from restore.errors import UserError
 from restore.models.attention import choices
-from restore.tools.report.conditions import Condition
+from restore.tools.report.comparable_groups import ComparableGroup
 
 _KINDS = ("target", "low", "mask")
 
@@ -63,7 +63,7 @@ class Album:
         self.held.append(base64.b64encode(content).decode())
 
 
-def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
+def gather(condition: ComparableGroup, album: Album, count: int) -> dict[str, Any]:
     """The pictures of a condition's images, those on which variants differ most first.
 
     Returns:
@@ -94,7 +94,7 @@ def gather(condition: Condition, album: Album, count: int) -> dict[str, Any]:
     return found
 
 
-def _ranked(condition: Condition) -> list[str]:
+def _ranked(condition: ComparableGroup) -> list[str]:
     """Images in falling order of the variants' spread in the first measure of single ones."""
     of_images = (len(condition.keys),)
     rows: list[np.ndarray] = []

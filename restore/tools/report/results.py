@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from restore.tools.compare.tables import Column, Layout, Table, best
 from restore.tools.report import costs
-from restore.tools.report.conditions import Base, Condition, Row, title
+from restore.tools.report.comparable_groups import Base, ComparableGroup, Row, title
 from restore.tools.report.statistics import Comparison
 
 Pairs = Mapping[tuple[str, str, str], Comparison]  # by measure, own label, other's label
@@ -18,7 +18,7 @@ _TESTS = {
 
 
 def results(
-    condition: Condition,
+    condition: ComparableGroup,
     layout: Layout,
     spent: Spent,
 ) -> Table:
@@ -67,7 +67,12 @@ def _spread(mean: str, sd: str) -> str:
 
 
 def differences(
-    condition: Condition, layout: Layout, pairs: Pairs, base: Base, level: float, resamples: int
+    condition: ComparableGroup,
+    layout: Layout,
+    pairs: Pairs,
+    base: Base,
+    level: float,
+    resamples: int,
 ) -> Table:
     """Mean differences to the base with their intervals and tests."""
     columns = [
@@ -93,7 +98,7 @@ def differences(
     return Table(f"Differences to {base.label}", "variant", columns, rows, notes)
 
 
-def percent(condition: Condition, spent: Spent, base: Base) -> Table:
+def percent(condition: ComparableGroup, spent: Spent, base: Base) -> Table:
     """Costs as a share of the base's, and how much larger measures are than its, in percent."""
     shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
     columns = [
@@ -114,7 +119,7 @@ def percent(condition: Condition, spent: Spent, base: Base) -> Table:
     return Table(f"Percent of {base.label}", "variant", columns, rows, notes)
 
 
-def _compared(condition: Condition, base: Base) -> list[tuple[Row, Row]]:
+def _compared(condition: ComparableGroup, base: Base) -> list[tuple[Row, Row]]:
     """Rows with those that they are compared with, but for the ones that are these themselves."""
     pairs = zip(condition.rows, base.of)
     found = [(row, condition.rows[place]) for row, place in pairs if place is not None]

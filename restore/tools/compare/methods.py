@@ -16,7 +16,7 @@ from restore.models.weights import Loaded
 from restore.types import Sample
 
 
-class Maker(Protocol):
+class Method(Protocol):
     """Makes a result of a picture with holes.
 
     `needs_holes` and `needs_reference` say what it cannot do without.
@@ -61,7 +61,7 @@ class Filled:
     def make(
         self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
     ) -> Tensor:
-        """See `Maker.make`."""
+        """See `Method.make`."""
         assert hole_HW is not None
         (height, width), own = hole_HW.shape, given_3HW.shape[-2:]
         factor = height // own[0]
@@ -75,7 +75,7 @@ class Filled:
         return filled if factor == 1 else pil_resize(filled, height, width)
 
     def sentence(self) -> str:
-        """See `Maker.sentence`."""
+        """See `Method.sentence`."""
         about = ", ".join(f"{name}={value}" for name, value in vars(self.inpainter).items())
         return type(self.inpainter).__name__ + (f" ({about})" if about else "")
 
@@ -102,7 +102,7 @@ class Trained:
     def make(
         self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
     ) -> Tensor:
-        """See `Maker.make`."""
+        """See `Method.make`."""
         sample = Sample(key="picture", low=given_3HW.contiguous())
         if self.needs_reference and reference_3HW is not None:
             sample["reference"] = reference_3HW
@@ -116,15 +116,15 @@ class Trained:
             for name, value in self.task.eval_item(sample).items()
         }
         problem = self.task.prepare(batch)
-        if hole_HW is not None and "mask" not in problem.aux:
+        if hole_HW is not None and problem.hole_mask is None:
             raise UserError(f"{self.loaded.path} holds weights of a task that knows no holes")
         with evaluating(self.runner.model):
-            restored = self.task.finish(self.runner(problem), problem).image[0]
+            restored = self.task.postprocess(self.runner(problem), problem).image[0]
         height, width = (round(side * self.task.scale) for side in given_3HW.shape[-2:])
         return to_uint8(restored[:, :height, :width]).cpu()
 
     def sentence(self) -> str:
-        """See `Maker.sentence`."""
+        """See `Method.sentence`."""
         return self.loaded.sentence()
 
 

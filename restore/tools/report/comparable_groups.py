@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass
-class Condition:
+class ComparableGroup:
     """A table's worth of results that may be compared with one another."""
 
     label: str
@@ -99,7 +99,7 @@ class Base:
     of: list[int | None]
 
 
-def bases(condition: Condition, overrides: Sequence[str]) -> list[Base]:
+def bases(condition: ComparableGroup, overrides: Sequence[str]) -> list[Base]:
     """Everything that a condition's rows may be compared with.
 
     Beside each row these are the values of overrides: `backbone=edsr` is for every row the one with
@@ -150,7 +150,7 @@ def title(measure: str) -> str:
     return f"{words} {'↓' if lower(measure) else '↑'}"
 
 
-def conditions(found: Found, variants: Sequence[Variant]) -> list[Condition]:
+def conditions(found: Found, variants: Sequence[Variant]) -> list[ComparableGroup]:
     """Those of the evaluations, the one with most variants first; the validation comes last."""
     grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
     for run, one in found.evaluations:
@@ -187,7 +187,7 @@ def _facts(run: Run, one: Evaluation) -> list[str]:
 
 def _condition(
     facts: list[str], pairs: list[tuple[Run, Evaluation]], variants: Sequence[Variant]
-) -> Condition:
+) -> ComparableGroup:
     latest: dict[int, Evaluation] = {}
     for run, one in sorted(
         pairs, key=lambda pair: (pair[1].folder / "summary.json").stat().st_mtime
@@ -217,7 +217,7 @@ def _condition(
         Row(f"{name} (no network)" if name in taken else name, None, [None], values)
         for name, values in bases.items()
     ]
-    return Condition("", facts, keys, measures, [*without, *rows])
+    return ComparableGroup("", facts, keys, measures, [*without, *rows])
 
 
 def _matrix(evaluations: list[Evaluation], keys: list[str], name: str) -> np.ndarray:
@@ -238,7 +238,7 @@ def _aligned(own: list[str], values: list[float], keys: list[str]) -> np.ndarray
     return np.array([by_key.get(key, float("nan")) for key in keys])
 
 
-def _validation(variants: Sequence[Variant]) -> list[Condition]:
+def _validation(variants: Sequence[Variant]) -> list[ComparableGroup]:
     """The last validation of each run: means over its set, for single images are not kept."""
     rows = []
     for variant in variants:
@@ -260,7 +260,7 @@ def _validation(variants: Sequence[Variant]) -> list[Condition]:
             n.partition("/")[2]: v[:1] for n, v in first.values.items() if n.startswith(f"{base}/")
         }
         rows.insert(0, Row(base, None, [None], values))
-    return [Condition(VALIDATION, [VALIDATION], [], measures, rows)]
+    return [ComparableGroup(VALIDATION, [VALIDATION], [], measures, rows)]
 
 
 def _last(run: Run) -> dict[str, float]:
