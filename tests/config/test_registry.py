@@ -1,0 +1,209 @@
+"""The groups of `conf/` are the registry: whatever has a name there can be built and works."""
+
+import inspect
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from restore import conf
+from restore.cli import main
+from restore.config import locate, registry
+from restore.errors import UserError
+from restore.models import checkpoint
+from restore.types import Restoration
+
+CONF = Path(conf.__file__).parent
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
+CHOICES = [(path.parts[0], "/".join(path.with_suffix("").parts[1:])) for path in FILES]
+
+
+def targets(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return [target for value in node for target in targets(value)] if isinstance(node, list) else []
+
+
+def test_groups_and_names_are_the_tree():
+    assert registry.groups() == sorted({group for group, _ in CHOICES})
+    for group in registry.groups():
+        assert registry.names(group) == sorted(name for own, name in CHOICES if own == group)
+
+
+def test_list_shows_every_group_and_name(capsys):
+    assert main(["list"]) == 0
+    group, shown = "", set()
+    for line in capsys.readouterr().out.splitlines():
+        if line.endswith("=") and not line.startswith(" "):
+            group = line[:-1]
+        else:
+            name, _, told = line.strip().partition(" ")
+            shown.add((group, name))
+            first = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+            assert told.strip() in [line.removeprefix("#").strip() for line in first]
+            assert len(told.strip()) > 10
+    assert shown == set(CHOICES)
+
+
+def test_list_shows_the_groups_asked_for(capsys):
+    assert main(["list", "attention", "backbone"]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.endswith("=")]
+    assert heads == ["attention=", "backbone="]
+    assert main(["list", "atention"]) == 2
+    said = capsys.readouterr().err
+    assert "'atention' is not a group; did you mean 'attention'?" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_what_a_file_names_is_there_and_explained(path: Path):
+    for target in targets(yaml.safe_load((CONF / path).read_text(encoding="utf-8"))):
+        part = locate(target, str(path))
+        assert callable(part)
+        if target.startswith("restore."):
+            assert inspect.getdoc(part), f"{target} has no docstring"
+
+
+def test_unknown_things_are_one_sentence_with_the_choices():
+    for line, said in [
+        (("backbnoe", "ttsr"), "there is no group 'backbnoe'; choose one of .*backbone"),
+        (("backbone", "tsr"), "backbone=tsr: no such choice; choose one of .*ttsr"),
+        (("backbone", "ttsr", "backbone.featuers=8"), "'backbone.featuers' is not a setting"),
+        (("backbone", "ttsr", "backbone.features=x"), "backbone.features=x: .*integer"),
+        (("data", "cufed"), "data.root has no value"),
+        (("loader", "default"), "loader=default is a set of settings"),
+        (("experiment", "demo"), "experiment=demo is a set of settings"),
+    ]:
+        with pytest.raises(UserError, match=said) as raised:
+            registry.build(*line)
+        assert "\n" not in str(raised.value)
+
+
+# What every backbone promises to tasks, tiles, checkpoints and losses.
+
+_TRUNK = ["backbone.mapping.blocks=1", "backbone.mapping.width=8", "backbone.mapping.growth=8"]
+SMALL = {
+    "ttsr": ["backbone.features=8", "backbone.blocks=[1,1,1,1]"],
+    "asdn": _TRUNK,
+    "fsdn": _TRUNK,
+    "edsr_large": ["backbone.blocks=1", "backbone.features=8"],
+}
+
+
+@cache
+def backbone(name: str, *overrides: str) -> Any:
+    torch.manual_seed(0)
+    chosen = ["pretrained.vgg19=random", *SMALL.get(name, []), *overrides]
+    return registry.build("backbone", name, *chosen).eval()
+
+
+def inputs(model: Any, height: int = 10, width: int = 13) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    sizes = {"low": (height, width), "low_up": (height * model.scale, width * model.scale)}
+    if model.takes_reference:
+        sizes |= dict.fromkeys(("reference", "reference_low_up"), (36, 44))
+    return {name: torch.rand(2, 3, *size, generator=rng) for name, size in sizes.items()}
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+# spandrel makes one of a file alone: tests/models/backbones/test_spandrel.py.
+@pytest.mark.parametrize("name", sorted({*registry.names("backbone")} - {"spandrel"}))
+class TestBackbones:
+    def test_enlarges_a_picture_by_its_scale(self, name):
+        model = backbone(name)
+        given = inputs(model)
+        with torch.inference_mode():
+            restored = model(**given)
+            again = model(**given)
+        assert isinstance(restored, Restoration)
+        assert restored.image.shape == (2, 3, 10 * model.scale, 13 * model.scale)
+        assert restored.image.isfinite().all()
+        assert restored.image.min() >= 0
+        assert restored.image.max() <= 1
+        assert torch.equal(restored.image, again.image), "evaluation knows no chance"
+
+    def test_pictures_of_a_batch_do_not_touch(self, name):
+        model = backbone(name)
+        given = inputs(model)
+        with torch.inference_mode():
+            both = model(**given).image
+            second = model(**{key: value[1:] for key, value in given.items()}).image
+        torch.testing.assert_close(both[1:], second, atol=1e-5, rtol=1e-4)
+
+    def test_its_state_dict_goes_round(self, name, tmp_path: Path):
+        model = backbone(name)
+        checkpoint.write(tmp_path / "weights.pt", {"state": model.state_dict()})
+        chosen = ["pretrained.vgg19=random", *SMALL.get(name, [])]
+        torch.manual_seed(99)
+        other = registry.build("backbone", name, *chosen).eval()
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1)
+        state = checkpoint.read(tmp_path / "weights.pt")["state"]
+        checkpoint.load_into(other, state, "here")
+        with torch.inference_mode():
+            given = inputs(model)
+            assert torch.equal(other(**given).image, model(**given).image)
+
+    def test_every_trainable_parameter_learns(self, name):
+        model = backbone(name).train()
+        try:
+            # Beyond the clamp at [0, 1] nothing would be felt.
+            given = {key: value * 0.4 + 0.3 for key, value in inputs(model).items()}
+            image = model(**given).image
+            image.sub(0.45).square().mean().backward()
+            without = [
+                key for key, p in model.named_parameters() if p.requires_grad and p.grad is None
+            ]
+            assert without == []
+        finally:
+            model.eval().zero_grad()
+
+    def test_says_how_far_it_looks(self, name):
+        model = backbone(name)
+        reach = model.reach
+        assert reach is None or (isinstance(reach, int) and reach >= 0)
+
+
+@pytest.mark.parametrize("group", ["attention", "trunk", "fusion"])
+def test_ttsr_takes_every_choice(group):
+    for name in registry.names(group):
+        model = backbone("ttsr", f"{group}={name}")
+        with torch.inference_mode():
+            image = model(**inputs(model)).image
+        assert image.shape == (2, 3, 40, 52), name
+        assert image.isfinite().all(), name
+
+
+def test_a_part_of_ones_own_costs_a_class_and_a_yaml(tmp_path: Path):
+    """Handed in from outside the package, as an experiment would be."""
+    (tmp_path / "own.py").write_text(
+        "from restore.metrics.protocol import Protocol\n"
+        "class Mine(Protocol):\n"
+        "    def __init__(self, name: str, shave: int):\n"
+        "        super().__init__(name, 'rgb', shave)\n"
+    )
+    folder = tmp_path / "conf" / "protocol"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# of my own\n_target_: own.Mine\nname: mine\nshave: 2\n")
+    line = [sys.executable, "-m", "restore", "train", "--config-dir", str(tmp_path / "conf")]
+    options = ["protocol=mine", "pretrained.vgg19=random", "--cfg", "job", "--package", "protocol"]
+    done = subprocess.run([*line, *options], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "own.Mine" in done.stdout
+    wrong = [*line, "protocol=mine", "protocol.shave=two", "pretrained.vgg19=random"]
+    done = subprocess.run(
+        wrong, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode == 2
+    assert "protocol.shave=two" in done.stderr

@@ -1,0 +1,1 @@
+"""What several tests share: made-up pictures and weights, and plain formulations."""

@@ -1,0 +1,42 @@
+"""Weights that anyone can rebuild, for the published layouts (tests/golden)."""
+
+import json
+import re
+import zlib
+
+import numpy as np
+import torch
+
+from tests import GOLDEN
+
+
+def weights(keys: dict[str, list[int]], gain: float) -> dict[str, torch.Tensor]:
+    """A state dict whose every tensor is drawn from a seed that its name gives."""
+    state = {}
+    for key, shape in keys.items():
+        rng = np.random.default_rng(zlib.crc32(key.encode()))
+        drawn = rng.standard_normal(shape)
+        drawn *= gain / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.01
+        state[key] = torch.from_numpy(np.asarray(drawn, dtype=np.float32))
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    if "LTE.sub_mean.weight" in keys:
+        matrix = torch.diag(torch.tensor(1 / std, dtype=torch.float32))
+        state["LTE.sub_mean.weight"] = matrix.view(3, 3, 1, 1)
+        state["LTE.sub_mean.bias"] = torch.tensor(-mean / std, dtype=torch.float32)
+    return state
+
+
+def case(name: str) -> dict[str, torch.Tensor]:
+    """The state dict of a golden case."""
+    held = json.loads((GOLDEN / name / "case.json").read_text())
+    return weights(held["keys"], held["gain"])
+
+
+def keys_with_blocks(keys: dict[str, list[int]], blocks: list[int]) -> dict[str, list[int]]:
+    """The keys of a published TTSR cut down to fewer residual blocks."""
+    kept = {}
+    for key, shape in keys.items():
+        found = re.match(r"MainNet\.(?:SFE\.RBs|RB(\d)\d)\.(\d+)\.", key)
+        if found is None or int(found[2]) < blocks[int(found[1] or 0)]:
+            kept[key] = shape
+    return kept
