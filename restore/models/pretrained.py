@@ -1,25 +1,154 @@
 """Weights of other people's networks: downloaded, from a file, or (said aloud) random."""
 
+import fcntl
 import hashlib
+import logging
 import socket
 import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from restore.errors import UserError
 from restore.models import checkpoint
 
+log = logging.getLogger("restore")
+
 # Of the colours, in [0, 1], that torchvision's networks were trained on.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The first digits of the SHA-256 that the published files' own names carry.
-_OFFICIAL = {"vgg19": "dcbb9e9d"}
 
-_PATIENCE = 30.0  # seconds without an answer
+
+@dataclass(frozen=True)
+class Published:
+    """A public file of weights; its name ends with the first digits of its SHA-256."""
+
+    name: str
+    url: str
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def digits(self) -> str:
+        """The first digits of the file's SHA-256."""
+        return Path(self.file).stem.rpartition("-")[2]
+
+
+# By their settings under `pretrained`.
+PUBLISHED = {
+    "vgg19": Published("VGG19", models.VGG19_Weights.IMAGENET1K_V1.url),
+    "alexnet": Published("AlexNet", models.AlexNet_Weights.IMAGENET1K_V1.url),
+    "inception": Published(
+        "Inception",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+    ),
+}
+
+_PATIENCE = 10.0  # seconds without an answer
+# Why the first file that this process wanted could not be had; there is no second try.
+_failure: str | None = None
+
+
+class MissingWeights(UserError):
+    """A public file of weights that is not on this machine and cannot be fetched now."""
+
+
+def file_of(
+    key: str, setting: str | None = "imagenet", cache: str | None = None, download: bool = True
+) -> Path:
+    """The file of a public network's weights, fetched where it is not at hand.
+
+    A process that could not fetch one file does not try again, for this or another. Of several
+    processes that want a file one fetches it, and the others wait for it.
+
+    Args:
+        key: of `PUBLISHED`; the setting `pretrained.KEY` is where a user gives the file.
+        setting: a file's path; `imagenet` (or None): the published file, of the cache or fetched.
+        cache: the folder of fetched files; None: torch's (`$TORCH_HOME/hub/checkpoints`).
+        download: whether it may be fetched.
+
+    Raises:
+        UserError: the setting names a file that is not there.
+        MissingWeights: it is not in the cache, and fetching is forbidden or failed.
+    """
+    if setting not in ("imagenet", None):
+        path = Path(setting).expanduser()
+        if not path.is_file():
+            raise UserError(
+                f"pretrained.{key}={setting}: no such file; give a file, or imagenet for the "
+                "published one"
+            )
+        return path
+    published = PUBLISHED[key]
+    folder = Path(cache).expanduser() if cache else Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / published.file
+    if not path.is_file():
+        reason = _fetch(published, path) if download else "pretrained.download=false"
+        if reason is not None:
+            raise MissingWeights(
+                f"{published.name}'s published weights cannot be downloaded ({reason}); put the "
+                f"file {path.name} at {path}, or give pretrained.{key}=FILE"
+            )
+    return path
+
+
+def _fetch(published: Published, path: Path) -> str | None:
+    """Fetches a file whole or not at all; returns why it could not."""
+    global _failure
+    if _failure is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _in_turn(path) as failure_before:
+                if failure_before:
+                    raise ConnectionError(failure_before)
+                if not path.is_file():
+                    _download(published, path)
+        # No network, no room, no right to write; another hash than the name says.
+        except (urllib.error.URLError, HTTPException, OSError, RuntimeError) as error:
+            _failure = str(error)
+    return _failure
+
+
+@contextmanager
+def _in_turn(path: Path) -> Iterator[str]:
+    """Lets processes in one after another, and tells each why the one before it failed.
+
+    The file that says so goes with the first: who comes after those that wait begins anew.
+    """
+    with open(path.with_name(f".{path.name}.lock"), "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        failure_before = file.read()
+        try:
+            yield failure_before
+        except Exception as error:
+            if not failure_before:
+                file.write(str(error))
+            raise
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _download(published: Published, path: Path) -> None:
+    log.info("fetching %s's weights from %s to %s", published.name, published.url, path)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)  # else a network that swallows packets holds us for ever
+    try:
+        torch.hub.download_url_to_file(
+            published.url, str(path), hash_prefix=published.digits, progress=True
+        )
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @dataclass(frozen=True)
@@ -39,17 +168,22 @@ class Provenance:
         """For the output, each time the network is used."""
         if self.kind == "random":
             return f"{self.name}: RANDOM weights (seed 0), not trained on anything"
-        told = "the published file" if self.official else "not the published file"
-        return f"{self.name}: weights of {self.path} (sha256 {self.fingerprint}…, {told})"
+        which = "the published file" if self.official else "not the published file"
+        return f"{self.name}: weights of {self.path} (sha256 {self.fingerprint}…, {which})"
 
 
-def vgg19_features(weights: str, layers: int) -> tuple[nn.Sequential, Provenance]:
+def vgg19_features(
+    weights: str, layers: int, cache: str | None = None, download: bool = True
+) -> tuple[nn.Sequential, Provenance]:
     """The first `layers` layers of VGG19's features.
 
     Args:
         weights: `imagenet` (torchvision's file, from its cache or downloaded), `random` (always
-            the same ones), or the path of a VGG19 state dict of torchvision or timm.
+            the same ones), or the path of a VGG19 state dict of torchvision or timm, which may
+            end after the layers that are wanted.
         layers: how many, as torchvision counts them (12: up to relu3_1).
+        cache: see `file_of`.
+        download: see `file_of`.
 
     Raises:
         UserError: nothing to download from, or a file that holds no VGG19.
@@ -63,24 +197,39 @@ def vgg19_features(weights: str, layers: int) -> tuple[nn.Sequential, Provenance
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         return features, Provenance("VGG19", "random")
-    state, provenance = _state("vgg19", "VGG19", weights, models.VGG19_Weights.IMAGENET1K_V1)
-    held = {
+    try:
+        path = file_of("vgg19", weights, cache, download)
+    except UserError as error:
+        raise type(error)(f"{error}, or pretrained.vgg19=random") from error
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    official = digest.startswith(PUBLISHED["vgg19"].digits)
+    kind = "imagenet" if weights == "imagenet" else "file"
+    state = {
         name.removeprefix("features."): tensor
-        for name, tensor in state.items()
+        for name, tensor in checkpoint.read(path).items()
         if name.startswith("features.")
     }
     with torch.device("meta"):
-        whole = _vgg19(_LAYERS).state_dict()
-    # All of them, though fewer may be wanted: VGG16 begins with the same names and shapes.
-    if held.keys() != whole.keys():
+        names = [*_vgg19(_LAYERS).state_dict()]
+    # From the first layer on without a gap, and none that VGG19 has not: VGG16, say, has the same
+    # names and shapes to conv3_3, and others after it.
+    if not state or state.keys() != set(names[: len(state)]):
         raise UserError(
-            f"pretrained.vgg19={provenance.path} holds no VGG19 as torchvision or timm name its "
+            f"pretrained.vgg19={path} holds no VGG19 as torchvision or timm name its "
             "parts (features.0.weight … features.34.bias)"
         )
     features = _vgg19(layers)
-    taken = {name: held[name] for name in features.state_dict()}
-    checkpoint.load_into(features, taken, f"pretrained.vgg19={provenance.path}")
-    return features, provenance
+    wanted = features.state_dict()
+    if surplus := [name for name in wanted if name not in state]:
+        raise UserError(
+            f"pretrained.vgg19={path} ends after VGG19's layer {names[len(state) - 1]}; here "
+            f"features.{surplus[-1]} is wanted too: give the whole file"
+        )
+    checkpoint.load_into(
+        features, {name: state[name] for name in wanted}, f"pretrained.vgg19={path}"
+    )
+    return features, Provenance("VGG19", kind, str(path), digest[:12], official)
 
 
 # Configuration E of Simonyan and Zisserman 2015, table 1: filters of a convolution and its ReLU
@@ -102,43 +251,3 @@ def _vgg19(layers: int) -> nn.Sequential:
             made += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
     return nn.Sequential(*made[:layers])
-
-
-def _state(
-    key: str, name: str, weights: str, published: models.WeightsEnum
-) -> tuple[dict[str, Tensor], Provenance]:
-    """A state dict from a download or a file."""
-    if weights != "imagenet":
-        path = Path(weights)
-        if not path.is_file():
-            raise UserError(
-                f"pretrained.{key}={weights}: no such file; give a file, imagenet or random"
-            )
-        return checkpoint.read(path), _from_file(key, name, path, "file")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-    if not cached.is_file():
-        _download(published.url, cached, key, name)
-    return checkpoint.read(cached), _from_file(key, name, cached, "imagenet")
-
-
-def _download(url: str, to: Path, key: str, name: str) -> None:
-    """Fetches a file whole or not at all, its hash compared with the one in its name."""
-    waited = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # else a network that swallows packets holds us for ever
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        digits = to.stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(url, str(to), hash_prefix=digits, progress=False)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{name}'s published weights cannot be downloaded ({error}); put the file "
-            f"{to.name} at {to}, or give pretrained.{key}=FILE, or pretrained.{key}=random"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(waited)
-
-
-def _from_file(key: str, name: str, path: Path, kind: str) -> Provenance:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Provenance(name, kind, str(path), digest[:12], digest.startswith(_OFFICIAL[key]))

@@ -158,7 +158,7 @@ def test_offline_is_one_sentence(tmp_path: Path):
     said = [line for line in done.stderr.splitlines() if not line.startswith("Downloading")]
     assert done.returncode == 2, done.stderr
     assert len(said) == 1, done.stderr
-    assert "cannot be downloaded" in said[0]
+    assert "VGG19's published weights cannot be downloaded" in said[0]
     assert str(tmp_path / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth") in said[0]
     assert "pretrained.vgg19=FILE" in said[0]
     assert "pretrained.vgg19=random" in said[0]
@@ -169,3 +169,32 @@ def test_a_missing_file_is_one_sentence(capfd, tmp_path: Path):
     line = ["train", "pretrained.vgg19=missing.pth", f"folder={tmp_path / 'run'}"]
     assert main(line) == 2
     assert "pretrained.vgg19=missing.pth: no such file" in capfd.readouterr().err
+
+
+def test_a_file_may_end_after_the_layers_that_are_wanted(made_up, tmp_path: Path):
+    path = tmp_path / "vgg19.pth"
+    first = {name: x for name, x in made_up.items() if int(name.split(".")[1]) <= 10}
+    torch.save(first, path)
+    features, _ = vgg19_features(str(path), 12)
+    assert torch.equal(features[10].weight, made_up["features.10.weight"])
+    with pytest.raises(
+        UserError, match=r"ends after VGG19's layer 10\.bias.*features\.28\.bias is"
+    ):
+        vgg19_features(str(path), 30)
+
+
+@pytest.mark.parametrize("last", [17, 28])
+def test_a_shorter_vgg16_is_refused_where_it_differs(last, tmp_path: Path):
+    path = tmp_path / "vgg16.pth"
+    state = like(names_of(models.vgg16))
+    first = (n for n in state if n.startswith("features.") and int(n.split(".")[1]) <= last)
+    torch.save({name: state[name] for name in first}, path)
+    with pytest.raises(UserError, match="holds no VGG19"):
+        vgg19_features(str(path), 12)
+
+
+def test_a_gap_is_refused(made_up, tmp_path: Path):
+    path = tmp_path / "vgg19.pth"
+    torch.save({n: x for n, x in made_up.items() if n != "features.5.bias"}, path)
+    with pytest.raises(UserError, match="holds no VGG19"):
+        vgg19_features(str(path), 12)

@@ -1,0 +1,181 @@
+"""Public files of weights: from a real server on this machine, right, wrong, cut and silent."""
+
+import hashlib
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+from torchvision import models
+
+from restore.models import pretrained
+from restore.models.pretrained import MissingWeights, Published, file_of
+
+CONTENT = bytes(range(256)) * 4000
+DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
+FILE = f"alexnet-{DIGITS}.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `/BEHAVIOUR/FILE`, and counts what it is asked for."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        behaviour = self.path.split("/")[1]
+        if behaviour == "missing":
+            self.send_error(404)
+            return
+        if behaviour == "silent":
+            self.server.released.wait(20)
+            return
+        if behaviour == "slow":
+            time.sleep(1)
+        body = CONTENT[::-1] if behaviour == "wrong" else CONTENT
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:5000] if behaviour == "cut" else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.released = [], threading.Event()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def serving(server, monkeypatch):
+    """Makes the public AlexNet one that our server has, with a behaviour."""
+
+    def choose(behaviour: str) -> None:
+        url = f"http://127.0.0.1:{server.server_port}/{behaviour}/{FILE}"
+        monkeypatch.setitem(pretrained.PUBLISHED, "alexnet", Published("AlexNet", url))
+
+    monkeypatch.setattr(pretrained, "_failure", None)
+    monkeypatch.setattr(pretrained, "_PATIENCE", 0.5)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return choose
+
+
+def test_a_file_is_fetched_once_with_progress(serving, server, tmp_path: Path, capfd):
+    serving("right")
+    cache = tmp_path / "new" / "cache"
+    for _ in range(2):
+        path = file_of("alexnet", "imagenet", str(cache))
+        assert path == cache / FILE
+        assert path.read_bytes() == CONTENT
+    assert len(server.asked) == 1
+    assert "100%" in capfd.readouterr().err
+    assert [entry.name for entry in cache.iterdir()] == [FILE]
+
+
+def test_the_cache_is_torchs_unless_moved(serving, tmp_path: Path, monkeypatch):
+    serving("right")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    assert file_of("alexnet") == tmp_path / "torch" / "hub" / "checkpoints" / FILE
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("wrong", "invalid hash"),
+        ("cut", "invalid hash"),
+        ("silent", "timed out"),
+        ("missing", "404"),
+    ],
+)
+def test_a_failure_is_one_sentence_and_the_only_try(
+    behaviour, reason, serving, server, tmp_path: Path
+):
+    serving(behaviour)
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(MissingWeights, match=reason) as failure:
+            file_of("alexnet", cache=str(tmp_path))
+        assert str(tmp_path / FILE) in str(failure.value)
+        assert "pretrained.alexnet=FILE" in str(failure.value)
+    with pytest.raises(MissingWeights, match=f"Inception.*{reason}"):
+        file_of("inception", None, str(tmp_path))
+    assert time.monotonic() - began < 5
+    assert len(server.asked) == 1
+    assert not [*tmp_path.iterdir()], "nothing half fetched, no lock"
+
+
+def test_no_server_at_all(serving, server, tmp_path: Path):
+    serving("right")
+    url = f"http://127.0.0.1:1/{FILE}"
+    pretrained.PUBLISHED["alexnet"] = Published("AlexNet", url)
+    with pytest.raises(MissingWeights, match="refused"):
+        file_of("alexnet", cache=str(tmp_path))
+
+
+def test_fetching_can_be_forbidden(serving, server, tmp_path: Path):
+    serving("right")
+    with pytest.raises(MissingWeights, match=r"pretrained\.download=false"):
+        file_of("alexnet", cache=str(tmp_path), download=False)
+    assert not server.asked
+    (tmp_path / FILE).write_bytes(b"put here by hand")
+    assert file_of("alexnet", cache=str(tmp_path), download=False) == tmp_path / FILE
+
+
+def test_a_folder_that_cannot_be_written(serving, tmp_path: Path):
+    serving("right")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MissingWeights, match="file"):
+        file_of("alexnet", cache=str(tmp_path / "file" / "cache"))
+
+
+def _fetch(cache: str, results) -> None:
+    try:
+        results.put(str(file_of("alexnet", cache=cache)))
+    except MissingWeights as error:
+        results.put(str(error))
+
+
+@pytest.mark.parametrize("behaviour", ["slow", "silent"])
+def test_processes_wait_for_the_one_that_fetches(
+    behaviour, serving, server, tmp_path: Path, monkeypatch
+):
+    serving(behaviour)
+    monkeypatch.setattr(pretrained, "_PATIENCE", 2.5)
+    forking = multiprocessing.get_context("fork")
+    results = forking.Queue()
+    processes = [forking.Process(target=_fetch, args=(str(tmp_path), results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    answers = {results.get(timeout=30) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(answers) == 1
+    assert len(server.asked) == 1
+    found = answers.pop()
+    assert found == str(tmp_path / FILE) if behaviour == "slow" else "timed out" in found
+
+
+def test_the_public_files_are_the_libraries():
+    urls = {key: published.url for key, published in pretrained.PUBLISHED.items()}
+    assert urls == {
+        "vgg19": models.VGG19_Weights.IMAGENET1K_V1.url,
+        "alexnet": models.AlexNet_Weights.IMAGENET1K_V1.url,
+        "inception": URL_INCEPTION_V3,
+    }
+    for published in pretrained.PUBLISHED.values():
+        assert len(published.digits) == 8
+        int(published.digits, 16)
