@@ -13,18 +13,18 @@ from typing import Any
 from restore.errors import RunFailure, UserError
 
 COMMANDS = {
-    "train": "train a model, or go on with a run (resume=FOLDER)",
-    "evaluate": "measure weights on a data set by a named protocol",
-    "scales": "fidelity of a network of any scale against the scale, beside others",
+    "train": "train a model, or resume a run (resume=FOLDER)",
+    "evaluate": "measure weights on a data set with a named protocol",
+    "scales": "PSNR and SSIM of any-scale networks over the scale",
     "apply": "restore pictures",
-    "compare": "results of several methods against the truth, in tables and pictures",
-    "report": "runs and evaluations (DIR…) on one page, with tables for a paper",
-    "dashboard": "save a workspace of W&B that is laid out for runs (DIR…)",
-    "export": "write a data set for another program",
-    "prepare": "make raw data ready for training, or go on with that",
+    "compare": "compare the results of several methods with the targets",
+    "report": "one page about runs and evaluations (DIR…), with tables for a paper",
+    "dashboard": "save a W&B workspace with panels for runs (DIR…)",
+    "export": "export a network or a data set for other programs",
+    "prepare": "prepare raw data for training (resumes by itself)",
     "bench": "measure speed and memory",
-    "sweep": "show how far a sweep's jobs are (DIR, watch=true)",
-    "list": "show every group and what can be chosen",
+    "sweep": "show the progress of a sweep (DIR, watch=true)",
+    "list": "list all groups and their choices",
 }
 
 # Commands without a configuration, and the modules whose `show` they are.
@@ -103,7 +103,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`restore COMMAND --cfg job` prints a command's whole configuration,",
+            "`restore COMMAND --cfg job` prints the full configuration of a command,",
             "`restore train -m attention=a,b` trains one run for each choice.",
         ]
     )
