@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 RUN := runs/demo
 INPAINTING := runs/demo_inpainting
 
-.PHONY: help setup test lint format demo demo-inpainting clean
+.PHONY: help setup test test-all explore lint format demo demo-inpainting clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,23 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+# Of the examples that `make explore` draws; the same number draws the same.
+SEED := $(shell echo $$RANDOM)
+
+# Sets have the same order every time, as everything that is drawn has (tests/conftest.py).
+test test-all: export PYTHONHASHSEED := 0
+test: $(READY) ## run the tests (minutes), the same way every time
+	$(PYTEST)
+
+test-all: $(READY) ## run the tests, the slow ones too
+	$(PYTEST) -m ''
+
+explore: export PYTHONHASHSEED := $(SEED)
+explore: $(READY) ## run the tests on other examples than usual (SEED=N: on those again)
+	@echo "to see the same again: make explore SEED=$(SEED)"
+	$(PYTEST) --hypothesis-profile=explore --hypothesis-seed=$(SEED) \
+	  || { echo "to see the same again: make explore SEED=$(SEED)" >&2; exit 1; }
 
 lint: $(READY) ## check format, style and types
 	$(BIN)/ruff format --check .

@@ -17,17 +17,7 @@ from restore.images.sheets import CAPTION, GAP, comparison, side_by_side
 from restore.models import checkpoint
 from restore.types import Problem, Restoration
 from tests.helpers.plain_metrics import library_ssim, plain_planes, plain_psnr
-from tests.helpers.tiny import CROPS, NETWORK
-
-TINY = [
-    *NETWORK,
-    *CROPS,
-    "trainer.batch_size=2",
-    "trainer.pictures=0",
-    "stages.reconstruction.epochs=null",
-    "stages.reconstruction.steps=2",
-]
-HERE = ["wandb.mode=disabled", "loader.workers=0", "runtime.device=cpu", "runtime.threads=1"]
+from tests.helpers.tiny import ALONE, TWO_STEPS
 
 # Keys of which two differ only by what a file system or a sheet's name may not hold.
 SIZES = {
@@ -58,7 +48,7 @@ def photos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main(["train", f"folder={folder}", *TINY, *HERE]) == 0
+    assert main(["train", f"folder={folder}", *TWO_STEPS, *ALONE]) == 0
     return folder
 
 
@@ -94,7 +84,7 @@ def on(photos: Path) -> list[str]:
 
 
 def evaluate(folder: Path, weights: Path, *overrides: str) -> int:
-    return main(["evaluate", f"weights={weights}", f"folder={folder}", *HERE, *overrides])
+    return main(["evaluate", f"weights={weights}", f"folder={folder}", *ALONE, *overrides])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from restore.engine import memory, status
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.tools.sweep import devices, sweeps
-from tests.engine.test_training import TINY, assert_equal_runs, train, wait_for
+from tests.helpers.runs import TINY, assert_equal_runs, train, wait_for
 
 SMALL = [*TINY, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
 # A network of steps so short that hundreds go by while one looks.

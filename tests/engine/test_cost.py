@@ -15,7 +15,7 @@ from restore.engine import cost
 from restore.inference.evaluation import Runner
 from restore.models.attention.search import nearest_patch, nearest_pixel
 from restore.types import Problem
-from tests.engine.test_training import train
+from tests.helpers.runs import train
 
 RUNTIME = Runtime("cpu", 1, "fp32", True, False, None)
 

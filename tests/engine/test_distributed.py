@@ -12,7 +12,7 @@ import pytest
 from restore.engine import launcher, status
 from restore.engine.signals import ending
 from restore.errors import RunFailure
-from tests.engine.test_training import start, wait_for
+from tests.helpers.runs import start, wait_for
 
 # What a process of `srun` does first; it prints its place, how many there are, and all places.
 PROGRAM = """

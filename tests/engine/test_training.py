@@ -1,6 +1,5 @@
 """The loop: going on equals never having stopped, and the number of processes is no matter."""
 
-import csv
 import os
 import random
 import signal
@@ -18,59 +17,7 @@ from restore.config.settings import LrSchedule
 from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
 from restore.models import checkpoint
-from tests.helpers.tiny import ALONE, CROPS, NETWORK
-
-# A network and pictures small enough that a step takes a few hundredths of a second.
-TINY = [
-    *NETWORK,
-    *CROPS,
-    "trainer.batch_size=4",
-    "trainer.log_every=1",
-    "trainer.valid_every=4",
-    "trainer.save_every=2",
-    "trainer.pictures=1",
-    "stages.reconstruction.epochs=null",
-    "stages.reconstruction.steps=8",
-    *ALONE,
-]
-
-
-def train(folder: Path, *overrides: str) -> int:
-    return main(["train", f"folder={folder}", *TINY, *overrides])
-
-
-def numbers(folder: Path) -> dict[tuple[int, str], float]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return {
-            (int(row["step"]), row["name"]): float(row["value"])
-            for row in csv.DictReader(file)
-            if row["name"] != "train/images_per_s"
-        }
-
-
-def final(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.read(folder / "checkpoints" / "last.pt")["models"]["backbone"]
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    assert numbers(one) == numbers(other)
-    a, b = final(one), final(other)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
-def start(folder: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "restore", "train", f"folder={folder}", *TINY, *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        if time.monotonic() > end:
-            process.kill()
-            pytest.fail("it never came")
-        time.sleep(0.01)
+from tests.helpers.runs import TINY, assert_equal_runs, final, numbers, start, train, wait_for
 
 
 @pytest.fixture(scope="module")

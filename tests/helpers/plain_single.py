@@ -33,6 +33,22 @@ def norm(state: State, name: str, x: Tensor) -> Tensor:
     return (x - mean) / (var + 1e-5).sqrt() * gain + shift
 
 
+def srresnet(state: State, low: Tensor, ratios: list[int]) -> Tensor:
+    """The public SRResNet's forward pass, pictures in [-1, 1] inside."""
+    x = first = F.prelu(conv(state, "conv01.body.0", low * 2 - 1), state["conv01.body.1.weight"])
+    blocks = sum(name.endswith(".body.0.body.2.weight") for name in state)
+    for block in range(blocks):
+        name = f"body.{block}.body"
+        y = norm(state, f"{name}.0.body.1", conv(state, f"{name}.0.body.0", x))
+        y = F.prelu(y, state[f"{name}.0.body.2.weight"])
+        x = x + norm(state, f"{name}.1.body.1", conv(state, f"{name}.1.body.0", y))
+    x = norm(state, "conv02.body.1", conv(state, "conv02.body.0", x)) + first
+    for place, ratio in enumerate(ratios):
+        x = F.pixel_shuffle(conv(state, f"tail.{place}.body.0.body.0", x), ratio)
+        x = F.prelu(x, state[f"tail.{place}.body.2.weight"])
+    return (torch.tanh(conv(state, "last_conv.body.0", x)) + 1) / 2
+
+
 def layers(shapes: dict[str, tuple[int, int, int]], weight_norm: bool = False) -> State:
     """A state dict of convolutions, by name: inputs, outputs, kernel."""
     keys: dict[str, list[int]] = {}

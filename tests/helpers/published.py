@@ -26,6 +26,16 @@ def weights(keys: dict[str, list[int]], gain: float) -> dict[str, torch.Tensor]:
     return state
 
 
+def layout(name: str) -> dict[str, list[int]]:
+    """The names and shapes of a golden file."""
+    return json.loads((GOLDEN / name).read_text())["keys"]
+
+
+def small_ttsr() -> dict[str, list[int]]:
+    """The layout of the published TTSR with few features."""
+    return layout("official_small/case.json")
+
+
 def case(name: str) -> dict[str, torch.Tensor]:
     """The state dict of a golden case."""
     held = json.loads((GOLDEN / name / "case.json").read_text())

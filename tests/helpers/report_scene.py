@@ -1,10 +1,15 @@
-"""Made-up run and evaluation folders, as `restore train` and `restore evaluate` leave them."""
+"""Made-up run and evaluation folders, as `restore train` and `restore evaluate` leave them,
+and what a report made of them holds.
+"""
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import skimage.data
 import torch
 import yaml
@@ -97,3 +102,11 @@ def chosen() -> torch.Tensor:
     rows, columns = np.mgrid[: GRID[0], : GRID[1]]
     there = (rows + 3) % GRID[0] * GRID[1] + (GRID[1] - 1 - columns)
     return torch.from_numpy(there)
+
+
+def block(folder: Path) -> dict[str, Any]:
+    """What the script of the report's page reads."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1], parse_constant=pytest.fail)

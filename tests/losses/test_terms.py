@@ -22,7 +22,6 @@ from restore.losses.transferal import TransferalPerceptual
 from restore.models import weights
 from restore.types import Problem, Restoration
 from tests.helpers import published
-from tests.models.backbones.test_ttsr import small
 
 SHAPES = st.tuples(*(st.integers(1, n) for n in (3, 3, 7, 9)))
 RANGES = st.sampled_from([1.0, 2.0, 255.0])
@@ -161,7 +160,7 @@ def test_perceptual_says_where_its_weights_are_from_and_what_is_too_small():
 def ttsr(tmp_path_factory):
     """The golden network of `ttsr_public.npz`, its answer, and the golden values."""
     file = tmp_path_factory.mktemp("weights") / "published.pt"
-    keys = published.keys_with_blocks(small(), [2, 2, 1, 1])
+    keys = published.keys_with_blocks(published.small_ttsr(), [2, 2, 1, 1])
     torch.save(published.weights(keys, gain=1.0), file)
     model = weights.load(file).backbone()
     golden = np.load(published.GOLDEN / "ttsr_public.npz")

@@ -19,14 +19,7 @@ from torchvision import models
 
 from restore.errors import UserError
 from restore.metrics.perceptual import Fid, Lpips, frechet
-
-
-def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Random weights that neither vanish nor explode over many layers."""
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return model
+from tests.helpers.made_up import spread
 
 
 @pytest.fixture(scope="module")

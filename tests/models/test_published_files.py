@@ -14,7 +14,7 @@ from restore.cli import main
 from restore.images.io import read_rgb
 from restore.tools.bench import plain_ttsr
 from tests.helpers import plain_attention, published
-from tests.models.backbones import test_srresnet
+from tests.helpers.plain_single import srresnet
 
 State = dict[str, torch.Tensor]
 LAYOUTS = [
@@ -87,7 +87,7 @@ def attention(layout: str, state: State) -> tuple[Callable, dict]:
 def plainly(layout: str, state: State, low: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """The published network, unfolded and without shortcuts: what 8-bit pixels come out."""
     if layout == "srgan_generator":
-        image = test_srresnet.plain(state, low[None] / 255, [2, 2])[0]
+        image = srresnet(state, low[None] / 255, [2, 2])[0]
         return (image.clamp(0, 1) * 255).round()
     height, width = (side // 4 * 4 for side in reference.shape[1:])
     reference = reference[:, :height, :width].contiguous()

@@ -12,7 +12,7 @@ from PIL import Image
 from restore.cli import main
 from restore.config import compose, registry
 from restore.models import weights
-from tests.models.backbones.test_ttsr_ablations import VARIANTS
+from tests.helpers.ablations import VARIANTS
 
 # Every file of the documents' folders; the demos run in full by `make`.
 DOCUMENTS = [

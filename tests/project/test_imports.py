@@ -51,3 +51,15 @@ def test_datasets_import_only_types_and_image_helpers():
 
 def test_tasks_do_not_import_datasets():
     assert not [line for line in ours("tasks") if "restore.datasets" in line]
+
+
+def test_tests_share_by_helpers_alone():
+    """A test file that others import from cannot be changed or run by itself."""
+    shared = ("tests.helpers", "tests.ROOT", "tests.GOLDEN", "tests.SHARED")
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for name in imported(file)
+        if name.startswith("tests") and not name.startswith(shared)
+    ]
+    assert found == []

@@ -32,9 +32,9 @@ from restore.tools.compare.sources import match
 from restore.tools.compare.statistics import Difference, bins, paired
 from restore.tools.compare.tables import Column, Table, best
 from tests import SHARED
+from tests.helpers.made_up import spread
 from tests.helpers.pictures import truncate
 from tests.helpers.plain_metrics import plain_psnr, plain_ssim
-from tests.metrics.test_perceptual import spread
 
 HERE = ["runtime.device=cpu", "runtime.threads=1", "resamples=199"]
 KEYS = ["a", "b", "c", "d", "e"]

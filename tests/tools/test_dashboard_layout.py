@@ -10,9 +10,9 @@ from restore.cli import main
 from restore.engine.run_folder import variant
 from restore.tools.report.layout import workspace
 from restore.tools.report.runs import find
-from tests.engine.test_run_logger import entries, wandb_run
-from tests.engine.test_training import TINY
 from tests.helpers.report_scene import evaluation
+from tests.helpers.runs import TINY
+from tests.helpers.wandb_files import entries, wandb_run
 
 workspaces = pytest.importorskip("wandb_workspaces.workspaces")
 v2 = pytest.importorskip("wandb_workspaces.reports.v2")

@@ -23,7 +23,7 @@ from restore.tools.report.comparable_groups import ComparableGroup, Row
 from restore.tools.report.statistics import compare
 from restore.tools.report.variants import Variant
 from tests.helpers.pictures import truncate, write
-from tests.helpers.report_scene import GRID, SIZE, chosen, evaluation, run
+from tests.helpers.report_scene import GRID, SIZE, block, chosen, evaluation, run
 
 KEYS = [f"photo {place:02d}" for place in range(12)]
 VARIANTS = [("hard", 256, 1.0), ("soft", 256, 1.4), ("reduced", 64, 0.8), ("reduced", 16, 0.2)]
@@ -48,14 +48,6 @@ def made(scene: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "out"
     assert main(["report", str(scene / "runs"), str(scene / "tests"), f"folder={folder}"]) == 0
     return folder
-
-
-def block(folder: Path) -> dict[str, Any]:
-    """What the page's script reads."""
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found[1], parse_constant=pytest.fail)
 
 
 def measured(scene: Path, name: str, seeds: list[int]) -> np.ndarray:

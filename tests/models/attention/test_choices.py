@@ -18,9 +18,9 @@ from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import Hard
 from restore.models.attention.soft import Soft
 from restore.types import Restoration
-from tests.commands.test_evaluate import HERE, TINY
 from tests.helpers.pictures import photo, truncate, write
-from tests.tools.test_report import block
+from tests.helpers.report_scene import block
+from tests.helpers.tiny import ALONE, TWO_STEPS
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=3))
@@ -63,10 +63,10 @@ def test_an_evaluation_keeps_what_its_network_chose(tmp_path: Path):
     """With the target as its own reference, every place must have found itself."""
     write(tmp_path / "pictures" / "deep" / "a.png", photo(height=32, width=40))
     run, out = tmp_path / "run", tmp_path / "out"
-    assert main(["train", f"folder={run}", *TINY, *HERE]) == 0
+    assert main(["train", f"folder={run}", *TWO_STEPS, *ALONE]) == 0
     same = [f"data.{kind}={tmp_path / 'pictures'}" for kind in ("targets", "references")]
     more = [f"weights={run}", f"folder={out}", "data=folder", *same, "data.test=1", "save=true"]
-    assert main(["evaluate", *more, *HERE]) == 0
+    assert main(["evaluate", *more, *ALONE]) == 0
     kept = choices.read(out / "attention" / "deep" / "a.npz")
     np.testing.assert_array_equal(kept.grids, [[8, 10]])
     np.testing.assert_array_equal(kept.index, np.arange(80).reshape(8, 10))

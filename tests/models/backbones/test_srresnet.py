@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from restore.config import registry
 from restore.errors import UserError
 from restore.models import weights
 from restore.models.fuse_batch_norm import fuse_batch_norm
 from tests.helpers import published
-from tests.helpers.plain_single import State, conv, drawn, far, norm
+from tests.helpers.plain_single import State, drawn, far, srresnet
 
 KEYS = json.loads((published.GOLDEN / "srgan_generator.json").read_text())["keys"]
 
@@ -49,22 +48,6 @@ def few(blocks: int, ratios: list[int]) -> dict[str, list[int]]:
     return keys
 
 
-def plain(state: State, low: torch.Tensor, ratios: list[int]) -> torch.Tensor:
-    """The public forward pass, pictures in [-1, 1] inside."""
-    x = first = F.prelu(conv(state, "conv01.body.0", low * 2 - 1), state["conv01.body.1.weight"])
-    blocks = sum(name.endswith(".body.0.body.2.weight") for name in state)
-    for block in range(blocks):
-        name = f"body.{block}.body"
-        y = norm(state, f"{name}.0.body.1", conv(state, f"{name}.0.body.0", x))
-        y = F.prelu(y, state[f"{name}.0.body.2.weight"])
-        x = x + norm(state, f"{name}.1.body.1", conv(state, f"{name}.1.body.0", y))
-    x = norm(state, "conv02.body.1", conv(state, "conv02.body.0", x)) + first
-    for place, ratio in enumerate(ratios):
-        x = F.pixel_shuffle(conv(state, f"tail.{place}.body.0.body.0", x), ratio)
-        x = F.prelu(x, state[f"tail.{place}.body.2.weight"])
-    return (torch.tanh(conv(state, "last_conv.body.0", x)) + 1) / 2
-
-
 def test_the_full_layout_fits_the_defaults(tmp_path: Path):
     torch.save(state_of(KEYS), tmp_path / "w.pt")
     loaded = weights.load(tmp_path / "w.pt")
@@ -84,7 +67,7 @@ def test_published_layout_equals_the_plain_formulation(tmp_path: Path, ratios):
     torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}}, tmp_path / "w.pt")
     low = drawn(5, 8)
     with torch.no_grad():
-        expected = plain(state, low, ratios)
+        expected = srresnet(state, low, ratios)
         image = weights.load(tmp_path / "w.pt").backbone()(low).image
     assert expected.std() > 0.05, "weights that say nothing test nothing"
     torch.testing.assert_close(image, expected, atol=2e-5, rtol=0)

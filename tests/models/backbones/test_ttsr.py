@@ -1,6 +1,5 @@
 """The published TTSR, to the last level."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,8 @@ from tests.helpers import published
 RANDOM = "pretrained.vgg19=random"
 
 
-def layout(name: str) -> dict[str, list[int]]:
-    return json.loads((published.GOLDEN / name).read_text())["keys"]
-
-
-def small() -> dict[str, list[int]]:
-    return layout("official_small/case.json")
-
-
 def test_forward_pass_equals_the_published_one(tmp_path: Path):
-    keys = published.keys_with_blocks(small(), [2, 2, 1, 1])
+    keys = published.keys_with_blocks(published.small_ttsr(), [2, 2, 1, 1])
     file = tmp_path / "published.pt"
     torch.save(published.weights(keys, gain=1.0), file)
     loaded = weights.load(file)
@@ -91,7 +82,7 @@ def test_parameter_counts(blocks, main_network, with_two_extractors):
 
 def test_default_layout_is_recognised(tmp_path: Path):
     file = tmp_path / "default.pt"
-    torch.save(published.weights(layout("official_default.json"), 0.5), file)
+    torch.save(published.weights(published.layout("official_default.json"), 0.5), file)
     loaded = weights.load(file)
     assert loaded.config["backbone"]["blocks"] == [16, 16, 8, 4]
     loaded.backbone()
