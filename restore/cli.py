@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from restore.errors import RunFailure, UserError
+from restore.utils.signals import INTERRUPTED, interrupting
 
 COMMANDS = {
     "train": "train a model, or resume a run (resume=FOLDER)",
@@ -38,7 +39,6 @@ _VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-
 
 USAGE = 2
 FAILURE = 1
-INTERRUPTED = 130
 
 
 @dataclass
@@ -50,13 +50,14 @@ class Outcome:
 
 @contextmanager
 def reporting(command: str) -> Iterator[Outcome]:
-    """Turns a user's mistake into one sentence and exit code 2, Ctrl-C into 130.
+    """Turns a user's mistake into one sentence and exit code 2, Ctrl-C and SIGTERM into 130.
 
     RESTORE_TRACEBACK=1 shows where a mistake was noticed.
     """
     outcome = Outcome()
     try:
-        yield outcome
+        with interrupting():
+            yield outcome
     except UserError as error:
         _say(command, str(error))
         outcome.code = USAGE

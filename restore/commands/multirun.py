@@ -19,14 +19,12 @@ from restore.commands import train
 from restore.config import check, settings
 from restore.engine import launcher, run_folder, status
 from restore.engine.memory import SHARE
-from restore.engine.signals import ending
 from restore.errors import UserError
 from restore.tools.sweep import devices, sweeps
 from restore.utils import files
+from restore.utils.signals import INTERRUPTED, ending
 
 log = logging.getLogger("restore")
-
-INTERRUPTED = 130
 
 
 def run(

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from restore.config.settings import Loader
 from restore.errors import UnreadableImage, UserError
 from restore.types import Pictures, Source, Task, map_tensors
+from restore.utils import signals
 
 Batch = dict[str, Any]
 
@@ -204,7 +205,9 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader:
+        with signals.held_back():  # else one that comes while workers begin would end those
+            batches = iter(self.loader)
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -228,10 +231,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _quiet(worker: int) -> None:
-    # Ctrl-C goes to the whole group of processes; only the main one shall act on it.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.leave_to_parent()
     torch.set_num_threads(1)
 
 

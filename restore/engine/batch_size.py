@@ -21,10 +21,10 @@ import torch
 from restore.config import settings
 from restore.engine import memory
 from restore.engine.batch_size_probe import TOO_MUCH
-from restore.engine.signals import ending
 from restore.errors import RunFailure, UserError
 from restore.utils import distributed
 from restore.utils.files import to_yaml
+from restore.utils.signals import ending
 
 log = logging.getLogger("restore")
 

@@ -6,7 +6,6 @@ each; for each it answers with a line. A process that is killed over a size take
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from restore.engine.objectives import ScheduledStage
 from restore.engine.training import Training
 from restore.errors import UserError
 from restore.types import Problem, Scheduled
+from restore.utils import signals
 
 TOO_MUCH = 77  # exit code of a process that has gone beyond what it may take
 _REPEATS = 2  # steps of each stage: the second has the optimizer's state beside the graph
@@ -130,7 +130,7 @@ def main() -> None:
 
     `peak` is None where the memory did not suffice; `{"mistake"}` is a user's, in a sentence.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+    signals.leave_to_parent()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
     order = json.loads(sys.stdin.readline())

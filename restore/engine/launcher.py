@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 
 from restore.config.settings import Runtime
-from restore.engine.signals import ending
 from restore.errors import RunFailure, UserError
+from restore.utils.signals import INTERRUPTED, ending, forwarding
 
 # Tells a process that we start the number of the one that did.
 PARENT = "RESTORE_PARENT"
@@ -103,7 +103,6 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
 
     Raises RunFailure when a process did not end by itself: it had no chance to say why.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -122,29 +121,36 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle="SIGQUIT",  # the others would leave the processes half a minute to save
     )
-    try:
-        elastic_launch(config, sys.executable)(
-            "-m", "restore.commands.worker", command, str(folder)
-        )
-    except ChildFailedError as error:
-        return _failed({rank: (f.exitcode, f.timestamp) for rank, f in error.failures.items()})
-    except SignalException:
-        return 130
+    with forwarding() as asked:
+        try:
+            elastic_launch(config, sys.executable)(
+                "-m", "restore.commands.worker", command, str(folder)
+            )
+        except ChildFailedError as error:
+            ends = {rank: (f.exitcode, f.timestamp) for rank, f in error.failures.items()}
+            return _failed(ends, asked())
     return 0
 
 
-def _failed(ends: dict[int, tuple[int, int]]) -> int:
+def _failed(ends: dict[int, tuple[int, int]], asked: bool = False) -> int:
     """The exit code of a job whose processes ended so: by rank, exit code and time in seconds.
+
+    Args:
+        ends: of the processes that ended with a code.
+        asked: whether they were asked to stop.
 
     Raises RunFailure, see `launch`.
     """
+    if asked and {code for code, _ in ends.values()} <= {0, INTERRUPTED, -signal.SIGTERM}:
+        return INTERRUPTED
     # The others fail over the one that is gone; whoever does not is ended by the launcher, with
     # SIGTERM at once and with SIGKILL half a minute later. Neither is the reason.
     begun = min(time for _, time in ends.values())
     early = {rank: code for rank, (code, time) in ends.items() if time < begun + 10}
     if -signal.SIGINT in early.values():  # Ctrl-C, while it still began
-        return 130
+        return INTERRUPTED
     own = {rank: code for rank, code in early.items() if code not in (0, -signal.SIGTERM)}
     rank, code = min((own or early).items(), key=lambda end: end[1] > 0)
     if code > 0:

@@ -26,7 +26,6 @@ from restore.engine import cost
 from restore.engine.learner import Learner
 from restore.engine.objectives import ScheduledStage
 from restore.engine.run_logger import Journal
-from restore.engine.signals import Signals
 from restore.engine.status import Progress
 from restore.errors import UserError
 from restore.images import sheets
@@ -34,12 +33,10 @@ from restore.images.io import save_png
 from restore.inference.evaluation import EvaluationResult, Runner, evaluate
 from restore.models import checkpoint
 from restore.types import Problem, Restoration, map_tensors
-from restore.utils import distributed
+from restore.utils import distributed, signals
 from restore.utils.files import to_json, write_text
 
 log = logging.getLogger("restore")
-
-INTERRUPTED = 130
 
 
 class Training:
@@ -146,7 +143,8 @@ class Training:
         )
         finished = False
         try:
-            with Signals(self._ask_to_stop), self._bar() as bar:
+            asking = signals.asking(self._ask_to_stop, speak=self.first_process)
+            with asking, self._bar() as bar:
                 for stage in self.learner.stages:
                     if self.learner.step < stage.first + stage.steps:
                         self._train(stage, bar)
@@ -158,7 +156,8 @@ class Training:
             self.journal.close(failed=not finished)
         if self.progress:
             self.progress.end(self.learner.step, finished)
-        return 0 if finished else INTERRUPTED
+        distributed.gather(None)  # who ends before the others has these ended by their launcher
+        return 0 if finished else signals.INTERRUPTED
 
     def _introduce(self) -> None:
         if self.learner.begun:

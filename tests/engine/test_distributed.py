@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from restore.engine import launcher, status
-from restore.engine.signals import ending
 from restore.errors import RunFailure
+from restore.utils.signals import ending
 from tests.helpers.runs import start, wait_for
 
 # What a process of `srun` does first; it prints its place, how many there are, and all places.
@@ -94,5 +94,8 @@ def test_the_process_that_began_it_is_told():
     assert launcher._failed({0: (-signal.SIGKILL, 131), 1: (3, 100)}) == 3, "it hung"
     assert launcher._failed({0: (-signal.SIGTERM, 101), 1: (2, 100)}) == 2
     assert launcher._failed({0: (-signal.SIGINT, 100), 1: (1, 100)}) == 130
+    terminated = {0: (-signal.SIGTERM, 100), 1: (130, 100)}
+    assert launcher._failed(terminated, asked=True) == 130, "one was not yet ready to be asked"
+    assert launcher._failed({**terminated, 2: (1, 100)}, asked=True) == 1
     with pytest.raises(RunFailure, match="process 0 of the job was ended by SIGTERM"):
         launcher._failed({0: (-signal.SIGTERM, 100), 1: (-signal.SIGTERM, 100)})

@@ -14,6 +14,7 @@ import torch
 
 from restore.cli import main
 from restore.config.settings import LrSchedule
+from restore.engine import status
 from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
 from restore.models import checkpoint
@@ -65,6 +66,33 @@ def test_ctrl_c_saves_and_resuming_equals_never_having_stopped(tmp_path: Path, u
     assert "Traceback" not in output
     assert main(["train", f"resume={folder}"]) == 0
     assert_equal_runs(folder, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("number", "overrides"),
+    [
+        (signal.SIGTERM, ["loader.workers=2"]),
+        *(
+            pytest.param(number, more, marks=pytest.mark.slow)
+            for number in (signal.SIGTERM, signal.SIGHUP)
+            for more in (["runtime.devices=2"], ["runtime.devices=2", "loader.workers=2"])
+        ),
+    ],
+    ids=str,
+)
+def test_what_ends_the_whole_group_of_processes_saves(tmp_path: Path, number, overrides):
+    """As `timeout`, systemd and Slurm do it, and a terminal that is closed."""
+    folder = tmp_path / "run"
+    process = start(folder, "stages.reconstruction.steps=100000", *overrides, group=True)
+    wait_for(lambda: status.read(folder).get("step", 0) >= 1, process)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert f"restore train resume={folder}" in output
+    assert status.read(folder)["state"] == "interrupted"
+    held = checkpoint.read(folder / "checkpoints" / "last.pt")
+    assert held["step"] == status.read(folder)["step"] >= 1
 
 
 def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):

@@ -51,9 +51,16 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def start(folder: Path, *overrides: str) -> subprocess.Popen:
+def start(folder: Path, *overrides: str, group: bool = False) -> subprocess.Popen:
+    """A training as a command, of a group of processes of its own where one is asked for."""
     command = [sys.executable, "-m", "restore", "train", f"folder={folder}", *TINY, *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=group,
+    )
 
 
 def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
