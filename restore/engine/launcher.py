@@ -152,7 +152,7 @@ def _failed(ends: dict[int, tuple[int, int]], asked: bool = False) -> int:
     if -signal.SIGINT in early.values():  # Ctrl-C, while it still began
         return INTERRUPTED
     own = {rank: code for rank, code in early.items() if code not in (0, -signal.SIGTERM)}
-    rank, code = min((own or early).items(), key=lambda end: end[1] > 0)
+    rank, code = min((own or early).items(), key=lambda end: (end[1] > 0, end[1] == INTERRUPTED))
     if code > 0:
         return code
     raise RunFailure(f"process {rank} of the job {ending(code)}")
