@@ -28,7 +28,8 @@ class Sample(TypedDict, total=False):
     ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
     target's size, `reference` another high-resolution picture of any size, or several,
     `reference_low_up` the same after the same down- and upsampling. `grey` says that the target's
-    file had one channel, whose values the three hold alike.
+    file had one channel, whose values the three hold alike. `homography` (3×3, float64) takes the
+    target's pixel coordinates (x, y, 1) to the reference's, where that is known exactly.
     """
 
     key: Required[str]
@@ -39,6 +40,7 @@ class Sample(TypedDict, total=False):
     reference_low_up: Pictures
     mask: Tensor
     grey: bool
+    homography: Tensor
 
 
 class Source(Protocol):
@@ -47,6 +49,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+@runtime_checkable
+class DrawnSource(Protocol):
+    """A split whose training samples are drawn anew each time; evaluation has fixed ones."""
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """A sample of the place `index`, by the generator's chance alone."""
+        ...
 
 
 class Dataset(Protocol):

@@ -3,14 +3,15 @@
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from restore.data.degradation import Degradation
 from restore.errors import UserError
-from restore.images import pairs
+from restore.images import pairs, warp
 from restore.images.augment import Turn, corner, cropped, shaped, turn
-from restore.tasks.single_sr import SingleSR
+from restore.tasks.single_sr import Augment, SingleSR
 from restore.types import Pictures, Sample, map_tensors
 
 
@@ -25,7 +26,9 @@ class ReferenceSR(SingleSR):
         reference_at: where the reference's crop is taken: `same` relative place as the target's,
             for pairs that show the same scene from nearly the same place; `random`.
         jitter: how far, in pixels, a `same` crop may lie from the target's place.
-        augment: random flips and quarter turns, of target and each reference independently.
+        augment: random flips and quarter turns: `apart` draws them for the target and each
+            reference independently (as TTSR published it, though 3×3 patches of a turned picture
+            hardly resemble those of the other), `together` turns all alike, False turns nothing.
     """
 
     inputs = ("low", "low_up", "reference", "reference_low_up")
@@ -39,7 +42,7 @@ class ReferenceSR(SingleSR):
         reference_crop: Annotated[int, Field(ge=1)] = 160,
         reference_at: Literal["same", "random"] = "same",
         jitter: Annotated[int, Field(ge=0)] = 0,
-        augment: bool = True,
+        augment: Augment = "apart",
     ):
         super().__init__(degradation, scale, crop, augment)
         if reference_crop % scale:
@@ -57,18 +60,38 @@ class ReferenceSR(SingleSR):
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
         out, middle = pairs.random_crop(sample, self.crop, self.scale, rng)
-        out["reference"] = map_tensors(
-            lambda picture: self._reference_crop(picture, sample["target"], middle, rng),
-            sample["reference"],
-        )
+        corners: list[tuple[int, int]] = []
+
+        def part(picture: Tensor) -> Tensor:
+            (top, left), sides = self._reference_crop(picture, sample["target"], middle, rng)
+            corners.append((top, left))
+            return cropped(picture, top, left, *sides)
+
+        cut = out["target"].shape[-2:]
+        out["reference"] = map_tensors(part, sample["reference"])
         # Chance of its own: what noise draws changes neither crops nor turns.
         out = self.degradation.worker(out, self.scale, rng.spawn(1)[0])
-        out = pairs.finished(out, self.crop, self.scale, turn(rng) if self.augment else None)
+        first = turn(rng) if self.augment else None
+        out = pairs.finished(out, self.crop, self.scale, first)
         count = len(out["reference"]) if isinstance(out.get("reference"), list) else 1
-        turns = [turn(rng) if self.augment else None for _ in range(count)]
+        if self.augment == "together":
+            turns = [first] * count
+        else:
+            turns = [turn(rng) if self.augment else None for _ in range(count)]
         for name in ("reference", "reference_low_up"):
             if name in out:
                 out[name] = self._shaped(out[name], turns)  # type: ignore[literal-required]
+        if "homography" in sample and isinstance(sample["reference"], Tensor):
+            start = middle[0] - cut[0] / 2, middle[1] - cut[1] / 2
+            to_whole = warp.translation(start[1], start[0]) @ np.linalg.inv(
+                warp.turning(self.crop, self.crop, first or (False, False, 0))
+            )
+            side = self.reference_crop
+            to_part = warp.turning(side, side, turns[0] or (False, False, 0)) @ warp.translation(
+                -corners[0][1], -corners[0][0]
+            )
+            between = to_part @ sample["homography"].numpy() @ to_whole
+            out["homography"] = torch.from_numpy(between)
         return out
 
     def _shaped(self, references: Pictures, turns: list[Turn | None]) -> Pictures:
@@ -84,7 +107,8 @@ class ReferenceSR(SingleSR):
         target: Tensor,
         middle: tuple[float, float],
         rng: np.random.Generator,
-    ) -> Tensor:
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Top and left of a reference's crop, and its height and width."""
         starts, sizes = [], []
         for axis, at in ((-2, middle[0]), (-1, middle[1])):
             side = reference.shape[axis]
@@ -97,7 +121,7 @@ class ReferenceSR(SingleSR):
                 start = min(max(0, wish), side - size)
             starts.append(start)
             sizes.append(size)
-        return cropped(reference, *starts, *sizes)
+        return (starts[0], starts[1]), (sizes[0], sizes[1])
 
     def eval_item(self, sample: Sample) -> Sample:
         """The whole pictures, cropped at the bottom and right to multiples of the scale."""
@@ -105,6 +129,8 @@ class ReferenceSR(SingleSR):
             raise UserError(_no_reference(sample["key"]))
         out = pairs.whole(sample, self.scale)
         out["reference"] = map_tensors(lambda x: self._whole(x, sample["key"]), sample["reference"])
+        if "homography" in sample:
+            out["homography"] = sample["homography"]
         return self.degradation.worker(out, self.scale)
 
     def _whole(self, reference: Tensor, key: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Single-image super-resolution: the low picture alone."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from restore.images import pairs
 from restore.images.augment import turn
 from restore.types import Problem, Restoration, Sample, map_tensors
 
+# How flips and quarter turns are drawn; True, of runs from before there was a choice, is apart.
+Augment = Literal["apart", "together"] | bool
+
 
 class SingleSR:
     """Crops, turns and degrades targets; references that a data set brings along are not used.
@@ -21,7 +24,8 @@ class SingleSR:
         degradation: makes the low pictures of samples that bring none.
         scale: enlargement of each side.
         crop: side of the training crops in target pixels; smaller pictures are padded with black.
-        augment: random flips and quarter turns.
+        augment: random flips and quarter turns: `apart` or `together` (for tasks with references:
+            each picture by itself, or all alike; here the same), or False for none.
     """
 
     inputs: tuple[str, ...] = ("low", "low_up")
@@ -32,7 +36,7 @@ class SingleSR:
         degradation: Degradation,
         scale: Annotated[int, Field(ge=1)] = 4,
         crop: Annotated[int, Field(ge=1)] = 96,
-        augment: bool = True,
+        augment: Augment = "apart",
     ):
         if crop % scale:
             raise UserError(f"task.crop={crop} does not divide by task.scale={scale}")

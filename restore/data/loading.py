@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from restore.config.settings import Loader
 from restore.errors import UnreadableImage, UserError
-from restore.types import Pictures, Source, Task, map_tensors
+from restore.types import DrawnSource, Pictures, Sample, Source, Task, map_tensors
 from restore.utils import signals
 
 Batch = dict[str, Any]
@@ -41,7 +41,7 @@ class TrainItems(Dataset):
         skipped = []
         for step in range(count):
             try:
-                sample = self.source[int(order[(offset + step) % count])]
+                sample = self._sample(int(order[(offset + step) % count]), position)
             except UnreadableImage as error:
                 if self.on_error == "raise":
                     raise
@@ -49,6 +49,12 @@ class TrainItems(Dataset):
                 continue
             return {**self.task.train_item(sample, rng), "skipped": skipped}
         raise UserError(f"none of the {count} training images can be read; the first: {skipped[0]}")
+
+    def _sample(self, index: int, position: int) -> Sample:
+        if isinstance(self.source, DrawnSource):
+            # Chance of its own: how much a data set draws changes neither crops nor turns.
+            return self.source.draw(index, np.random.default_rng([self.seed, position, 2]))
+        return self.source[index]
 
 
 class EvalItems(Dataset):

@@ -26,7 +26,7 @@ from torch import Tensor
 from restore.config.settings import Reference, StandIn
 from restore.data.degradation import Degradation
 from restore.errors import UserError
-from restore.types import Sample, Source
+from restore.types import DrawnSource, Sample, Source
 
 _PARTS = ("reference", "reference_low_up")
 
@@ -89,7 +89,17 @@ class Replaced:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.source[index].copy()
+        return self._with_another(index, self.source[index])
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """A training sample, drawn where the split draws its own."""
+        if isinstance(self.source, DrawnSource):
+            return self._with_another(index, self.source.draw(index, rng))
+        return self[index]
+
+    def _with_another(self, index: int, sample: Sample) -> Sample:
+        sample = sample.copy()
+        sample.pop("homography", None)
         sample.pop("reference_low_up", None)
         sample["reference"] = self.picture(self.source, index, sample)
         return sample
