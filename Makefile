@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 RUN := runs/demo
 INPAINTING := runs/demo_inpainting
 
-.PHONY: help setup test test-all explore lint format demo demo-inpainting clean
+.PHONY: help setup test test-all explore lint format docs demo demo-inpainting clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ lint: $(READY) ## check format, style and types
 format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY) ## write docs/settings.md from the comments in conf/
+	$(BIN)/python docs/make_settings.py
 
 demo: $(READY) ## train, evaluate and apply on the built-in photos (about five minutes)
 	@rm -rf $(RUN)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 # `# needs Slurm` behind a command: what has to be there before it can run.
 _NEEDS = re.compile(r"\s+#.*?\bneeds (?P<what>[^;]+)")

@@ -62,7 +62,7 @@ def smaller(overrides: Sequence[str]) -> list[str]:
         node: Any = config
         for step in key.split("."):
             node = node.get(step) if hasattr(node, "get") else None
-        if isinstance(node, int):
+        if isinstance(node, int | str):  # a number, or batch_size=auto
             found.append(f"{key}={value}")
         elif node is not None:
             found.append(f"{key}={[value] * len(node)}")
@@ -261,7 +261,7 @@ _SAME = {
     "prepared": "PREPARED",
     "runs/ours": "runs/demo_inpainting",
     "runs/x4": "WDSR_RUN",
-    "restore/networks/wdsr_b_x4": "WDSR_RUN",
+    "networks/wdsr_b_x4": "WDSR_RUN",
     "runs/sweep/a": "runs/demo",
     "runs/sweep": "runs/sweeps/NAME",
     "runs/tests": "runs/demo/test",

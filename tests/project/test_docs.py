@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from restore.cli import COMMANDS, _literal, main
 from restore.commands.apply import Apply
@@ -88,7 +89,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
     """Our command and its arguments, whatever starts it; None for another program."""
     joined = " ".join(words)
     start = re.match(
-        r"(?:[A-Z_]+=\S+ )*(?:restore|python -m restore|torchrun .*?-m restore"
+        r"(?:[A-Z0-9_]+=\S+ )*(?:restore|python -m restore|torchrun .*?-m restore"
         r"|srun (?:-\S+ )*(?:restore|python -m restore)) (?=\w)",
         joined,
     )
@@ -136,7 +137,7 @@ def test_all_that_a_command_names_is_there(command: Command, place: Path):
     elif words[:2] == ["pip", "install"]:
         installs(words[2:])
     elif words[0] in ("pytest", "python"):
-        there = [word for word in words[1:] if word.endswith(".py")]
+        there = [word for word in words[1:] if "/" in word or word.endswith(".py")]
         assert command.needs or (there and all(exists(word) for word in there))
     else:
         assert words[0] in OTHERS, f"{words[0]}: a command that this test does not know"
@@ -314,6 +315,42 @@ def test_what_it_links_to_is_there(page: Path):
 def test_files_of_the_project_that_it_names_are_there(page: Path):
     own = pages.files(page)
     assert [path for path in pages.paths(page) if not exists(path) and path not in own] == []
+
+
+def test_the_page_of_settings_is_what_the_configuration_says():
+    script = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    written = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert written == script["page"](), "conf/ has changed: run `make docs`"
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_every_setting_stands_on_the_page_of_settings(command: str):
+    """Held against what Hydra composes, which the page is not made from."""
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE))
+    lacking = [
+        key for key in keys(OmegaConf.to_container(compose(command, []))) if not ends(key, listed)
+    ]
+    assert lacking == []
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all settings in a tree."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from keys(value, f"{prefix}{key}.")
+        elif key not in ("_target_", "_partial_"):
+            yield f"{prefix}{key}"
+
+
+def ends(key: str, listed: set[str]) -> bool:
+    """Whether a key stands on the page whole, without its group, or in a value like {psnr: 2}."""
+    parts = key.split(".")
+    return any(
+        ".".join(parts[at:end]) in listed
+        for end in (len(parts), len(parts) - 1)
+        for at in range(end)
+    )
 
 
 def test_the_readme_leads_to_every_page():

@@ -1,0 +1,121 @@
+"""Writes docs/settings.md from the comments of the yamls in conf/: `make docs`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from restore.cli import COMMANDS
+from restore.config import registry
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+PAGE = ROOT / "docs" / "settings.md"
+
+HEAD = """\
+# Settings of every command
+
+Written by `make docs` from the comments in `conf/`; do not edit it by hand. Words that are not
+explained here are in the [glossary](glossary.md).
+
+A setting is given as `key=value` (`trainer.batch_size=4`), a choice of a group as `group=name`
+(`attention=soft`). `???` means that a value must be given. `null` means none. `${key}` stands for
+the value of another setting. Values with brackets, braces, spaces or commas need quotes in most
+shells: `'task={scale: 2.5}'`. A command prints all that applies to it with `--cfg job`.
+"""
+GROUPS = """\
+A group is a folder of `conf/`, a choice a yaml in it. `restore list attention` prints the choices of
+one. The settings of a choice stand under the group's name: `scale` of `backbone=edsr` is `backbone.scale`.
+Two groups are placed elsewhere: a `stage` stands under `stages.NAME`, a `mapping` under
+`backbone.mapping`. A choice that begins with another one's settings lists only what it changes.
+"""
+# Keys that Hydra or the construction of objects reads: nothing that a user sets.
+_NOT_SETTINGS = ("_target_", "_partial_", "defaults", "hydra")
+
+
+def page() -> str:
+    """The text of the page."""
+    parts = [HEAD, "## Commands\n"]
+    for path in sorted(CONF.glob("*.yaml")):
+        parts.append(f"### restore {path.stem}\n\n{_capital(COMMANDS[path.stem])}.\n")
+        text = path.read_text(encoding="utf-8")
+        if groups := list(_groups(text)):
+            parts.append(_table(("group", "choice if none is given", ""), groups))
+        parts.append(_table(("setting", "default", ""), list(_settings(text))))
+    parts.append("## Groups\n")
+    parts.append(GROUPS)
+    for group in registry.groups():
+        parts.append(f"### {group}\n")
+        names = registry.names(group)
+        parts.append(
+            _table(("choice", ""), [(f"`{n}`", registry.describe(group, n)) for n in names])
+        )
+        if group in ("experiment", "sweep", "recipe"):
+            continue  # they hold values of other groups' settings, none of their own
+        for name in names:
+            text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
+            if rows := list(_settings(text)):
+                parts.append(f"`{group}={name}`\n")
+                parts.append(_table(("setting", "default", ""), rows))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _groups(text: str) -> Iterator[tuple[str, str, str]]:
+    """The groups that a yaml's `defaults` compose: where, which choice, and the comment."""
+    for node, comment in _entries(text, "defaults"):
+        if isinstance(node, yaml.MappingNode):
+            (key, value), *_ = node.value
+            if not key.value.startswith("override "):
+                group = key.value.partition("@")[0].strip("/")
+                yield f"[`{key.value}`](#{group})", f"`{value.value}`", comment
+
+
+def _settings(text: str) -> Iterator[tuple[str, str, str]]:
+    """Every setting of a yaml: its dotted key, the default as written, and the comment."""
+    root = yaml.compose(text)
+    if isinstance(root, yaml.MappingNode):
+        yield from _leaves(root, "", text)
+
+
+def _leaves(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[tuple[str, str, str]]:
+    for key, value in node.value:
+        if key.value in _NOT_SETTINGS:
+            continue
+        name = f"{prefix}{key.value}"
+        if isinstance(value, yaml.MappingNode) and not value.flow_style:
+            if comment := _comment(text, key.end_mark.line):
+                yield f"`{name}`", "", comment
+            yield from _leaves(value, f"{name}.", text)
+        else:
+            default = text[value.start_mark.index : value.end_mark.index]
+            yield f"`{name}`", f"`{default}`", _comment(text, value.end_mark.line)
+
+
+def _entries(text: str, key: str) -> Iterator[tuple[yaml.Node, str]]:
+    root = yaml.compose(text)
+    for name, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if name.value == key:
+            for node in value.value:
+                yield node, _comment(text, node.start_mark.line)
+
+
+def _comment(text: str, line: int) -> str:
+    """What stands behind the `#` of a line; no value in conf/ holds a blank and a `#`."""
+    found = re.search(r"\s#\s*(.*)$", text.splitlines()[line])
+    return found[1] if found else ""
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
