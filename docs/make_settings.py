@@ -25,10 +25,11 @@ the value of another setting. Values with brackets, braces, spaces or commas nee
 shells: `'task={scale: 2.5}'`. A command prints all that applies to it with `--cfg job`.
 """
 GROUPS = """\
-A group is a folder of `conf/`, a choice a yaml in it. `restore list attention` prints the choices of
-one. The settings of a choice stand under the group's name: `scale` of `backbone=edsr` is `backbone.scale`.
-Two groups are placed elsewhere: a `stage` stands under `stages.NAME`, a `mapping` under
-`backbone.mapping`. A choice that begins with another one's settings lists only what it changes.
+A group is a folder of `conf/`, a choice a yaml in it. `restore list attention` prints the choices
+of one. The settings of a choice stand under the group's name: `scale` of `backbone=edsr` is
+`backbone.scale`. Two groups are placed elsewhere: a `stage` stands under `stages.NAME`, a `mapping`
+under `backbone.mapping`. A choice that begins with another one's settings lists only what it
+changes.
 """
 # Keys that Hydra or the construction of objects reads: nothing that a user sets.
 _NOT_SETTINGS = ("_target_", "_partial_", "defaults", "hydra")
