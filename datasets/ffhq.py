@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from restore.data.zoom import Zoomed
 from restore.errors import UserError
 from restore.images.io import find, read_rgb
+from restore.images.zoom import centre, zoomed_out
 from restore.types import Sample
 
 
@@ -19,7 +19,7 @@ class FfhqSplit:
     """The chosen faces."""
 
     def __init__(self, root: Path, files: list[Path], view: str, zoom: float):
-        self.root, self.files, self.view, self.lens = root, files, view, Zoomed(zoom)
+        self.root, self.files, self.view, self.zoom = root, files, view, zoom
 
     def __len__(self) -> int:
         return len(self.files)
@@ -28,8 +28,8 @@ class FfhqSplit:
         path = self.files[index]
         key = path.relative_to(self.root).with_suffix("").as_posix()
         target = read_rgb(path)
-        made = self.lens.wide if self.view == "same" else self.lens.centre
-        return Sample(key=key, target=target, low_up=made(target))
+        seen = zoomed_out if self.view == "same" else centre
+        return Sample(key=key, target=target, low_up=seen(target, self.zoom))
 
 
 class Ffhq:

@@ -31,7 +31,7 @@ class SrRawSplit:
         for name in ("target", "low_up"):
             path = self.root / "pairs" / key / f"{name}.npy"
             try:
-                sample[name] = memory_mapped.read(path)  # type: ignore[literal-required]
+                sample[name] = memory_mapped.read(path)
             except (OSError, ValueError, EOFError) as error:
                 raise UnreadableImage(path, error) from error
         return sample

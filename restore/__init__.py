@@ -1,1 +1,3 @@
 """restore: image restoration with and without references."""
+
+from restore.version import __version__ as __version__

@@ -1,4 +1,8 @@
-"""Mistakes that a user can mend."""
+"""Mistakes that a user can mend, and the exit codes of commands."""
+
+# What a command returns besides 0 and `restore.utils.signals.INTERRUPTED`: work that could not be
+# finished; a mistake in what was asked.
+FAILED, MISTAKEN = 1, 2
 
 
 class UserError(Exception):
@@ -16,7 +20,7 @@ class UnreadableImage(UserError):
         self.path = str(path)
         self.reason = str(reason)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
         # Data loader workers send exceptions between processes; the default would lose an argument.
         return type(self), (self.path, self.reason)
 

@@ -70,7 +70,7 @@ class AnyScale(SingleSR):
     def eval_item(self, sample: Sample) -> Sample:
         """The whole picture; for a whole scale cropped to a multiple of it, as benchmarks are."""
         kept = pairs.whole(sample, self.scale) if isinstance(self.scale, int) else _same(sample)
-        item = self.degradation.worker(kept, self.scale)  # type: ignore[arg-type]
+        item = self.degradation.worker(kept, self.scale)
         ratios = torch.tensor(self.ratios, dtype=torch.float64).view(-1, 1, 1)
         return {**item, "ratios": ratios}  # type: ignore[typeddict-unknown-key]
 

@@ -18,6 +18,7 @@ from restore.images.filling import blended, filled
 from restore.images.io import to_uint8
 from restore.images.overlap import Overlap, pair, share
 from restore.images.tiling import Window
+from restore.images.zoom import zoomed_out
 from restore.types import Problem, Restoration, Sample, map_tensors
 
 # The thesis's code: a crop's place and its reference's are at most 192 of 256 pixels apart.
@@ -195,7 +196,7 @@ class PartialSR:
         if "reference" in sample:
             for name in ("reference", "reference_low_up"):
                 if name in sample:
-                    out[name] = map_tensors(lambda x: self._inside(there, x), sample[name])  # type: ignore[literal-required]
+                    out[name] = map_tensors(lambda x: self._inside(there, x), sample[name])
         else:
             out["reference"] = there.of(sample["target"])
             if "low_up" in out:
@@ -226,12 +227,12 @@ class PartialSR:
     ) -> Item:
         """Everything else that is made of the crops."""
         if "low_up" not in cut:
-            cut["low_up"] = self.degradation.wide(cut["target"])
+            cut["low_up"] = zoomed_out(cut["target"], self.degradation.zoom)
         mask, small = self._holes(cut, split, chance)
         whole = cut.get("whole", cut["low_up"])
         item: Item = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
         made = self.degradation.worker(item, self.shrink, noise)
-        item = Item(**{**made, "whole": whole, "mask": mask})  # type: ignore[typeddict-item]
+        item = Item(**{**made, "whole": whole, "mask": mask})
         if self.low_holes == "damaged":
             item["low_mask"] = F.max_pool2d(mask.float(), self.shrink) > 0
         else:
@@ -303,8 +304,8 @@ def _size(sample: Sample) -> tuple[int, int]:
         raise UserError(f"{sample['key']}: training needs a target picture")
     height, width = sample["target"].shape[-2:]
     for name in ("low", "low_up", "mask"):
-        if name in sample and sample[name].shape[-2:] != (height, width):  # type: ignore[literal-required]
-            other = sample[name].shape  # type: ignore[literal-required]
+        if name in sample and sample[name].shape[-2:] != (height, width):
+            other = sample[name].shape
             raise UserError(
                 f"{sample['key']}: the picture '{name}' ({other[-1]}×{other[-2]}) is not of the "
                 f"target's size ({width}×{height}), as this task needs it"

@@ -80,7 +80,7 @@ class ReferenceSR(SingleSR):
             turns = [turn(rng) if self.augment else None for _ in range(count)]
         for name in ("reference", "reference_low_up"):
             if name in out:
-                out[name] = self._shaped(out[name], turns)  # type: ignore[literal-required]
+                out[name] = self._shaped(out[name], turns)
         if "homography" in sample and isinstance(sample["reference"], Tensor):
             start = middle[0] - cut[0] / 2, middle[1] - cut[1] / 2
             to_whole = warp.translation(start[1], start[0]) @ np.linalg.inv(

@@ -74,7 +74,7 @@ def _items(setting: settings.Evaluate, task: Any, kind: Any) -> EvalItems:
             )
         data, kind = {**data, "references": kind}, "given"
     split = registry.instantiate(data, "data").split(setting.split)
-    return EvalItems(*replaced(kind, split, task), setting.loader.on_error)  # type: ignore[arg-type]
+    return EvalItems(*replaced(kind, split, task), setting.loader.on_error)
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:

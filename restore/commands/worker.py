@@ -7,8 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-from restore.cli import reporting
 from restore.commands import evaluate, train
+from restore.commands.outcome import reporting
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from restore.errors import UserError
+from restore.images.resize import pil_resize, within
 from restore.types import Sample, map_tensors
 
 
@@ -93,32 +93,9 @@ def _down_up(picture: Tensor, scale: int, resize: Callable[[Tensor, int, int], T
     return resize(low, height, width)
 
 
-def pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
-    """PIL's bicubic: of 8-bit pictures in 8 bits, of float ones in float, not rounded."""
-    if picture_CHW.dtype != torch.uint8:
-        # 16-bit and noisy pictures: PIL's bicubic in float, a channel at a time, not rounded.
-        planes = [
-            np.asarray(
-                Image.fromarray(plane.numpy(), mode="F").resize(
-                    (width, height), Image.Resampling.BICUBIC
-                )
-            )
-            for plane in picture_CHW.float().contiguous()
-        ]
-        return _within(torch.from_numpy(np.stack(planes)), picture_CHW)
-    array = picture_CHW.permute(1, 2, 0).contiguous().numpy()
-    resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-
-
 def _tensor_resize(picture_NCHW: Tensor, height: int, width: int) -> Tensor:
     if width == 1 < height:  # torch 2.15 gets a result of one column wrong, of one row right
         return _tensor_resize(picture_NCHW.mT, width, height).mT
     # Without antialias torch has another cubic (a = -0.75, not -0.5) than PIL and MATLAB.
     resized = F.interpolate(picture_NCHW, (height, width), mode="bicubic", antialias=True)
-    return _within(resized, picture_NCHW)
-
-
-def _within(resized: Tensor, picture: Tensor) -> Tensor:
-    """Cuts bicubic's overshoot off at black and white, or where unclipped noise went beyond."""
-    return resized.clamp(picture.min().clamp_max(0), picture.max().clamp_min(1))
+    return within(resized, picture_NCHW)

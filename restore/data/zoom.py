@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
 
-from restore.data.degradation import pil_resize
 from restore.errors import UserError
-from restore.images.augment import cropped
+from restore.images.resize import pil_resize
+from restore.images.zoom import zoomed_out
 from restore.types import Sample, map_tensors
 
 
@@ -25,24 +24,11 @@ class Zoomed:
     def __init__(self, zoom: Annotated[float, Field(ge=1)] = 1.4):
         self.zoom = zoom
 
-    def wide(self, picture: Tensor) -> Tensor:
-        """The picture as the shorter focal length shows it, of the same size."""
-        height, width = picture.shape[-2:]
-        smaller = (max(1, round(side / self.zoom)) for side in (height, width))
-        return pil_resize(pil_resize(picture, *smaller), height, width)
-
-    def centre(self, picture: Tensor) -> Tensor:
-        """The picture's central part, as large as the whole divided by the zoom, enlarged to it."""
-        height, width = picture.shape[-2:]
-        rows, columns = (max(1, round(side / self.zoom)) for side in (height, width))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        return pil_resize(cropped(picture, top, left, rows, columns), height, width)
-
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures."""
         out = sample.copy()
         if "low_up" not in out:
-            out["low_up"] = self.wide(out["target"])
+            out["low_up"] = zoomed_out(out["target"], self.zoom)
         if "low" not in out:
             height, width = out["low_up"].shape[-2:]
             if height % scale or width % scale:
@@ -51,7 +37,9 @@ class Zoomed:
                 )
             out["low"] = pil_resize(out["low_up"], height // scale, width // scale)
         if "reference" in out and "reference_low_up" not in out:
-            out["reference_low_up"] = map_tensors(self.wide, out["reference"])
+            out["reference_low_up"] = map_tensors(
+                lambda x: zoomed_out(x, self.zoom), out["reference"]
+            )
         return out
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:

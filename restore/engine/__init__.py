@@ -1,1 +1,1 @@
-"""Runs: the loop, its processes, what it leaves in its folder, and many of them as a sweep."""
+"""The training engine: the loop, its processes and signals, and what it leaves in a run folder."""

@@ -92,7 +92,7 @@ class Learner:
             torch.channels_last if self.setting.runtime.channels_last else torch.contiguous_format
         )
         module.to(self.device)
-        module.to(memory_format=layout)  # type: ignore[call-overload]
+        module.to(memory_format=layout)
 
     def _start_from(self, path: str) -> str:
         """Loads the weights to begin from; returns what to say of it."""

@@ -1,1 +1,1 @@
-"""Pictures: their files, pieces of them, holes in them, and sheets of several."""
+"""Pictures as files and as tensors: reading, writing, resizing, crops, masks, tiles and sheets."""

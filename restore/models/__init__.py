@@ -1,1 +1,1 @@
-"""."""
+"""Networks and their weights: backbones, attention, discriminators, bundled and published files."""

@@ -22,7 +22,7 @@ def fuse_batch_norm(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
             # What it leaves behind is no parameter, so it would stay behind on the CPU.
-            weight = part.weight.detach()  # type: ignore[operator, union-attr]
+            weight = part.weight.detach()  # type: ignore[operator]
             del part.weight
             part.weight = nn.Parameter(weight)
         if isinstance(part, nn.Sequential):

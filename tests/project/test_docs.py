@@ -19,13 +19,14 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from restore.cli import COMMANDS, _literal, main
+from restore.cli import COMMANDS, main
 from restore.commands.apply import Apply
 from restore.commands.dashboard import Dashboard
 from restore.commands.export import Export
 from restore.commands.prepare import Prepare
 from restore.commands.report import ReportSettings
 from restore.commands.scales import Scales
+from restore.commands.words import literal
 from restore.config import check, compose, plain, registry, settings
 from restore.tools.compare.job import Compare
 from restore.tools.sweep import sweeps
@@ -170,7 +171,7 @@ def composed(command: str, arguments: list[str]) -> None:
                 check(plain(compose(command, job)), SETTINGS[command])
             seen |= set(job)
     else:
-        typed = [_literal(word) for word in own_folder(arguments)]
+        typed = [literal(word) for word in own_folder(arguments)]
         bare = [word for word in typed if "=" not in word]
         assert command in ("report", "dashboard") or not bare, bare
         listed = [f"folders=[{','.join(bare)}]"] if bare else []

@@ -74,4 +74,4 @@ def keep_variance(module: nn.Module) -> None:
 def shrink(ends: Iterable[nn.Module], factor: float = 0.1) -> None:
     """Makes branches begin small: their sum with what they are added to keeps its scale."""
     for end in ends:
-        end.weight.data.mul_(factor)  # type: ignore[operator, union-attr]
+        end.weight.data.mul_(factor)  # type: ignore[operator]

@@ -14,6 +14,7 @@ from restore.models.backbones import ttsr_layouts
 from restore.tools.bench.plain import attend
 
 State = dict[str, torch.Tensor]
+Textures = dict[int, torch.Tensor]
 
 
 def _conv(state: State, name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
@@ -42,7 +43,9 @@ def _residuals(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _fuse(state: State, level: int, x: torch.Tensor, texture: torch.Tensor, score: torch.Tensor):
+def _fuse(
+    state: State, level: int, x: torch.Tensor, texture: torch.Tensor, score: torch.Tensor
+) -> torch.Tensor:
     both = torch.cat([x, texture], 1)
     gate = f"cca{level}{level}_head.conv_du"
     if f"MainNet.{gate}.0.weight" in state:
@@ -74,7 +77,9 @@ def _tail(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
     return x.clamp(-1, 1)
 
 
-def three_scales(state: State, low, textures: dict, score) -> torch.Tensor:
+def three_scales(
+    state: State, low: torch.Tensor, textures: Textures, score: torch.Tensor
+) -> torch.Tensor:
     """The paper's network; also with dynamic convolutions or channel attention."""
     x1 = _first(state, low, textures, score)
     x2 = _fuse(state, 2, _enlarged(state, "conv12", x1, 2), textures[2], score)
@@ -104,7 +109,9 @@ def three_scales(state: State, low, textures: dict, score) -> torch.Tensor:
     return _tail(state, "merge_tail", x)
 
 
-def without_x2(state: State, low, textures: dict, score) -> torch.Tensor:
+def without_x2(
+    state: State, low: torch.Tensor, textures: Textures, score: torch.Tensor
+) -> torch.Tensor:
     """Experiment 3_1: from ×1 to ×4 at once; the way back is one convolution of stride 4."""
     x1 = _first(state, low, textures, score)
     x3 = _fuse(state, 3, _enlarged(state, "conv13", x1, 4), textures[3], score)
@@ -119,7 +126,9 @@ def without_x2(state: State, low, textures: dict, score) -> torch.Tensor:
     return _tail(state, "merge_tail", x)
 
 
-def without_x4_fusion(state: State, low, textures: dict, score) -> torch.Tensor:
+def without_x4_fusion(
+    state: State, low: torch.Tensor, textures: Textures, score: torch.Tensor
+) -> torch.Tensor:
     """Experiment 3_2: at ×4 no texture, no exchange, and nothing to merge with."""
     x = _enlarged(state, "conv13", _first(state, low, textures, score), 4)
     x = x + _conv(state, "conv33_tail", _residuals(state, "RB33", x))

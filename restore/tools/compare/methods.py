@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from restore.config.settings import Runtime
-from restore.data.degradation import pil_resize
 from restore.errors import UserError
 from restore.images.io import to_uint8
+from restore.images.resize import pil_resize
 from restore.inference.evaluation import Runner, evaluating
 from restore.inference.inpainting import Inpainter
 from restore.models.weights import Loaded

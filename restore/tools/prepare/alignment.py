@@ -63,7 +63,7 @@ def align(
     Raises:
         Unrelated: too few features agree, on a zoom that is the expected one, or ECC fails.
     """
-    start = expected(target_HW.shape, wide_HW.shape, zoom)  # type: ignore[arg-type]
+    start = expected(target_HW.shape, wide_HW.shape, zoom)
     points, found = _features(target_HW, wide_HW, start, size)
     mapping, agree = _agreed(points, found, start, np.hypot(*target_HW.shape))
     flat = motion == "affine"

@@ -1,0 +1,109 @@
+"""Reading what was typed behind a command: values with odd characters, words without a key."""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from restore.commands import usage
+from restore.config import names
+from restore.errors import UserError
+
+# Hydra's options that a word of their own follows.
+_VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i")
+
+
+def gathered(words: Sequence[str], key: str) -> list[str]:
+    """The words, those that are no override (or name a file all the same) as the list `key`."""
+    bare = bare_words(words)
+    rest = [word for word in words if word not in bare]
+    return [f"{key}=[{','.join(map(_quoted, bare))}]", *rest] if bare else rest
+
+
+def bare_words(words: Sequence[str]) -> list[str]:
+    """The words that are neither an override nor an option nor an option's value."""
+    found = []
+    for before, word in zip(["", *words], words):
+        own = not word.startswith("-") and before not in _VALUED
+        if own and not word.startswith("~") and ("=" not in word or os.path.exists(word)):
+            found.append(word)
+    return found
+
+
+def check(command: str, words: Sequence[str]) -> None:
+    """Raises UserError for a word that is no override, with the form that was probably meant."""
+    for before, word in zip(["", *words], words):
+        if word.startswith("--") and not _is_option(word):
+            key, given, value = word.lstrip("-").partition("=")
+            value = value if given else "VALUE"
+            raise UserError(f"there is no option {word}; settings have no dashes: {key}={value}")
+        if before in _VALUED or word.startswith(("-", "~")) or "=" in word:
+            continue
+        raise UserError(
+            f"'{word}' has no key; {_meant(command, word)} "
+            f"(restore {command} --help lists the settings)"
+        )
+
+
+def _is_option(word: str) -> bool:
+    """Whether Hydra knows a long option, which it also does by its beginning."""
+    from hydra._internal.utils import get_args_parser
+
+    known = get_args_parser()._option_string_actions
+    return any(option.startswith(word.partition("=")[0]) for option in known)
+
+
+def _meant(command: str, word: str) -> str:
+    page = usage.read(command)
+    if any(setting.key == word for setting in page.settings):
+        return f"{word} needs a value: {word}=VALUE, without spaces"
+    for group in [group.key for group in page.groups]:
+        if word in names(group):
+            return f"did you mean {group}={word}?"
+    if command == "train" and (Path(word) / "config.yaml").is_file():
+        return f"did you mean resume={word}?"
+    needed = [setting.key for setting in page.settings if setting.value == "???"]
+    if needed:
+        return f"did you mean {needed[0]}={word}?"
+    return f"settings are key=value, as in {page.examples[0]}"
+
+
+def literal(override: str) -> str:
+    """The override with its value quoted where Hydra's grammar would not take it as it stands.
+
+    So `input=photo (1).jpg` needs no second pair of quotes; nor does a file whose name Hydra would
+    read as something else (`input=a,b.png`), when there is such a file; nor do the members of a
+    list (`model=[attention=soft,backbone.blocks=[1,2]]`).
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, given, value = override.partition("=")
+    if not given or override.startswith("-"):
+        return override
+    if not (os.path.exists(value) and re.search(r"[^\w./~+-]", value)):
+        with suppress(HydraException):
+            OverridesParser.create().parse_override(override)
+            return override
+    if value.startswith("[") and value.endswith("]") and not os.path.exists(value):
+        return f"{key}=[{','.join(map(_quoted, members(value[1:-1])))}]"
+    return f"{key}={_quoted(value)}"
+
+
+def members(listed: str) -> list[str]:
+    """What stands between a list's commas, those within brackets of its own aside."""
+    found, depth = [""], 0
+    for letter in listed:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [member.strip() for member in found]
+
+
+def _quoted(value: str) -> str:
+    if re.fullmatch(r"'.*'|\".*\"", value):
+        return value
+    return "'" + value.replace("'", r"\'") + "'"
