@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 from restore.commands.outcome import reporting, say
-from restore.errors import MISTAKEN
+from restore.errors import MISTAKE
 from restore.version import __version__
 
 COMMANDS = {
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         say("", f"there is no command '{command}'; choose one of {', '.join(COMMANDS)}")
-        return MISTAKEN
+        return MISTAKE
     with reporting(command) as outcome:
         if any(word in _HELP for word in rest):
             from restore.commands import usage

@@ -2,7 +2,7 @@
 
 # What a command returns besides 0 and `restore.utils.signals.INTERRUPTED`: work that could not be
 # finished; a mistake in what was asked.
-FAILED, MISTAKEN = 1, 2
+FAILURE, MISTAKE = 1, 2
 
 
 class UserError(Exception):

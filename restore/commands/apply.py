@@ -3,24 +3,20 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 from tqdm import tqdm
 
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
 from restore.errors import RunFailure, UserError
-from restore.images.io import Picture, by_name, find, fits, load, save, to_uint8, writable
-from restore.images.masks import read as read_mask
-from restore.inference import any_scale
-from restore.inference.restorer import Restorer
+from restore.images.convert import convert_mask
+from restore.images.io import by_name, find, fits, load, save, writable
+from restore.inference.pipeline import STAND_INS, Pipeline
 from restore.models import bundled, weights
 
 log = logging.getLogger("restore")
@@ -56,7 +52,7 @@ class ApplyJob:
 
     source: Path
     key: str
-    references: tuple[Path, ...] | settings.StandIn
+    references: list[Path] | settings.StandIn | None
     mask: Path | None
     goal: Path
 
@@ -80,20 +76,15 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         setting.weights = str(bundled.choose(setting.scale, place))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input).expanduser(), setting.suffix))
-    loaded = weights.load(Path(setting.weights).expanduser(), setting.model)
-    restorer = any_scale.restorer(loaded, setting.runtime, device, setting.scale)
-    trained = loaded.config.get("reference")
-    if setting.reference is None and restorer.takes_reference and trained in _STAND_INS:
-        setting.reference = trained
-        log.info("reference=%s, as these weights were trained", trained)
-    if isinstance(setting.tile, int) and restorer.reach is None:
-        raise UserError(
-            f"tile={setting.tile}: this network takes means over the whole picture, which tiles "
-            "would change, or does not say how far it looks; leave tile out"
-        )
-    todo = jobs(setting, restorer.takes_reference, restorer.fills)
+    loaded = weights.load(setting.weights, setting.model)
+    pipeline = Pipeline(loaded, setting.runtime, device, setting.scale)
+    if setting.reference is None and pipeline.stand_in is not None:
+        setting.reference = pipeline.stand_in
+        log.info("reference=%s, as these weights were trained", pipeline.stand_in)
+    pipeline.check_tile(setting.tile)
+    todo = jobs(setting, pipeline)
     log.info(loaded.sentence())
-    failed = run(todo, restorer, setting)
+    failed = run(todo, pipeline, setting)
     for error in failed:
         log.error("not restored: %s", error)
     log.info(
@@ -102,7 +93,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 1 if failed else 0
 
 
-def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> list[ApplyJob]:
+def jobs(setting: Apply, pipeline: Pipeline) -> list[ApplyJob]:
     """What is to be done, found to be possible before any of it is.
 
     Raises UserError: missing input, reference or mask, outputs that exist, that would be written
@@ -117,16 +108,16 @@ def jobs(setting: Apply, takes_reference: bool, takes_mask: bool = False) -> lis
     _check_output(setting, goal, many, into)
     given, kind = _given(setting.reference)
     masks = [] if setting.mask is None else [Path(setting.mask).expanduser()]
-    if masks and not takes_mask:
-        raise UserError("mask: these weights are of a task that fills no holes")
+    pipeline.check_mask(given=bool(masks))
+    pipeline.check_reference(given=bool(given or kind))
     sources = [source]
     if many:
         # Results of an earlier run, references and masks may lie in a folder within the input's.
         apart = [place for place in (goal, *given, *masks) if _within(place, source)]
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
-    references = _references(given, kind, source, sources, takes_reference)
+    references = _references(given, kind, source, sources)
     holes = _of_each("mask", masks[0], source, sources) if masks else [None] * len(sources)
-    pictures = [path for some in references if not isinstance(some, str) for path in some]
+    pictures = [path for some in references if isinstance(some, list) for path in some]
     used = {path.resolve() for path in [*sources, *pictures, *(p for p in holes if p)]}
     planned: list[ApplyJob] = []
     taken: dict[Path, Path] = {}
@@ -166,14 +157,10 @@ def _key(path: Path, source: Path) -> str:
     return path.relative_to(base).with_suffix("").as_posix()
 
 
-# What `reference` may say instead of files; a file of such a name is reached as ./black.
-_STAND_INS = get_args(settings.StandIn)
-
-
 def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.StandIn | None]:
     """Files and folders, or what stands in for them."""
     named = [reference] if isinstance(reference, str) else reference or []
-    kind = next((name for name in named if name in _STAND_INS), None)
+    kind = next((name for name in STAND_INS if name in named), None)
     if kind is None:
         return [Path(name).expanduser() for name in named], None
     if len(named) > 1:
@@ -181,7 +168,7 @@ def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.Stan
             f"reference={kind} stands for no picture, so it cannot be one of several; a file or "
             f"folder of that name is ./{kind}"
         )
-    return [], kind  # type: ignore[return-value]
+    return [], kind
 
 
 # Kinds of input whose results are of the same kind; those of others are PNGs.
@@ -207,24 +194,13 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _references(
-    given: list[Path],
-    kind: settings.StandIn | None,
-    source: Path,
-    sources: list[Path],
-    takes_reference: bool,
-) -> Sequence[tuple[Path, ...] | settings.StandIn]:
+    given: list[Path], kind: settings.StandIn | None, source: Path, sources: list[Path]
+) -> Sequence[list[Path] | settings.StandIn | None]:
     """The references of each source."""
-    if not takes_reference and (given or kind):
-        raise UserError("reference: these weights are of a network or task that takes none")
-    if kind:
+    if not given:
         return [kind] * len(sources)
-    if takes_reference and not given:
-        raise UserError(
-            "these weights need a reference picture: give reference=FILE_OR_FOLDER, or one of "
-            f"{', '.join(_STAND_INS)}"
-        )
     of_each = [_of_each("reference", place, source, sources) for place in given]
-    return [*zip(*of_each)] if of_each else [()] * len(sources)
+    return [list(together) for together in zip(*of_each)]
 
 
 def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[Path]:
@@ -244,117 +220,36 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
     return [found[name] for name in names]
 
 
-def run(todo: list[ApplyJob], restorer: Restorer, setting: Apply) -> list[UserError]:
+def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply) -> list[UserError]:
     """Does the jobs; returns what kept some pictures of a folder from being restored.
 
     Raises UserError when that keeps all of them: the only input, or the reference of all.
     """
     failed: list[UserError] = []
-
-    @lru_cache(maxsize=1)
-    def encode_reference(paths: tuple[Path, ...]) -> Any:
-        memories = [restorer.encode_reference(_pixels(load(path))) for path in paths]
-        return sum(memories[1:], memories[0]) if memories else None
-
     first = todo[0].references
-    if isinstance(first, tuple) and len({job.references for job in todo}) == 1:
-        encode_reference(first)
+    if isinstance(first, list) and all(job.references == first for job in todo):
+        pipeline.encode_reference(*first)
     for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
-            height, width = picture.colour.shape[-2:]
-            fits(job.goal, *restorer.size(height, width))
-            mask = None if job.mask is None else _holes(job, picture, setting.holes_are)
-            if isinstance(job.references, tuple):
-                memory = encode_reference(job.references)
-            else:
-                memory = restorer.stand_in(job.references, _pixels(picture), job.key, mask)
+            size = picture.colour.shape[-2], picture.colour.shape[-1]
+            fits(job.goal, *pipeline.restorer.size(*size))
+            mask = None
+            if job.mask is not None:
+                mask = convert_mask(job.mask, setting.holes_are, size)
+            memory = pipeline.memory(job.references, picture, job.key, mask)
         except UserError as error:
             if job.source == Path(setting.input).expanduser():
                 raise
             failed.append(error)
             continue
         try:
-            result = restored(picture, restorer, memory, setting.tile, setting.ensemble, mask)
-        except torch.OutOfMemoryError as error:
-            raise RunFailure(
-                f"{job.source}: the device's memory is too small for it; take a smaller tile "
-                "(such as tile=128), a smaller reference, or runtime.device=cpu"
-            ) from error
+            result = pipeline.restore(picture, memory, mask, setting.tile, setting.ensemble)
+        except RunFailure as error:
+            raise RunFailure(f"{job.source}: {error}") from error
         try:
             job.goal.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {job.goal.parent}: {error}") from error
         save(job.goal, result, setting.quality)
     return failed
-
-
-def restored(
-    picture: Picture,
-    restorer: Restorer,
-    memory: Any,
-    tile: int | Literal["auto"] | None,
-    ensemble: bool,
-    mask: Tensor | None = None,
-) -> Picture:
-    """The picture enlarged and its holes (1HW bool) filled.
-
-    It keeps its transparency, depth and colour profile.
-
-    Transparency goes through the network as a grey picture, and is then kept between the least
-    and the greatest of the 3×3 given pixels around: what was wholly opaque stays so.
-    """
-
-    def whole(layer: Picture, mask: Tensor | None) -> Tensor:
-        low = _pixels(layer)
-        sides = restorer.works_on(*low.shape[-2:])
-        side = automatic(*sides, restorer.reach) if tile == "auto" else tile
-        return restorer.restore(low, memory, side, ensemble, mask)
-
-    colour = whole(picture, mask)
-    if picture.grey:
-        colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
-    alpha = picture.alpha
-    if alpha is not None:
-        least, most = (
-            sign * F.max_pool2d(sign * alpha, 3, stride=1, padding=1) for sign in (-1, 1)
-        )
-        least, most = (
-            F.interpolate(bound[None], restorer.size(*alpha.shape[-2:]))[0]
-            for bound in (least, most)
-        )
-        layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
-        alpha = whole(layer, None).mean(0, keepdim=True).clamp(least, most)
-    return replace(picture, colour=colour, alpha=alpha)
-
-
-def _holes(job: ApplyJob, picture: Picture, holes_are: Literal["white", "black"]) -> Tensor:
-    """A job's mask, 1HW bool; UserError when it is not of the picture's size."""
-    assert job.mask is not None
-    mask = read_mask(job.mask, holes_are)[None]
-    height, width = picture.colour.shape[-2:]
-    if mask.shape[-2:] != (height, width):
-        raise UserError(
-            f"{job.mask} ({mask.shape[-1]}×{mask.shape[-2]}) is not of the size of {job.source} "
-            f"({width}×{height}), whose holes it should show"
-        )
-    return mask
-
-
-def _pixels(picture: Picture) -> Tensor:
-    """What a task gets: 8-bit pictures as 8 bits, for protocols that degrade in 8 bits."""
-    return to_uint8(picture.colour) if picture.bits == 8 else picture.colour
-
-
-def automatic(height: int, width: int, reach: int | None) -> int | None:
-    """Tiles, where the network allows them, for pictures that would fill a laptop's memory.
-
-    A tile and what it overlaps are together no more than the largest picture that is taken whole.
-    """
-    if reach is None or height * width <= _WHOLE**2:
-        return None
-    return max(_WHOLE - 2 * reach, _WHOLE // 4)
-
-
-# Side, in low pixels, of the largest square that is restored at once.
-_WHOLE = 400

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from restore.commands import multirun, words
 from restore.config import MODULE, explain, opened, plain
-from restore.errors import FAILED, MISTAKEN, RunFailure, UserError
+from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils.signals import INTERRUPTED
 
@@ -101,7 +101,7 @@ def _sweep(overrides: list[str]) -> int:
         print(table, flush=True)
         if sys.exc_info()[0] is KeyboardInterrupt:
             print("stopped; the same command goes on with it", flush=True)
-    return max(code, FAILED * some_failed)
+    return max(code, FAILURE * some_failed)
 
 
 def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
@@ -126,7 +126,7 @@ def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
             raise
         raise UserError(f"cannot make the folder {error.filename}: {error.strerror}") from error
     except SystemExit as error:  # argparse, over an option that Hydra does not know
-        return error.code if isinstance(error.code, int) else MISTAKEN
+        return error.code if isinstance(error.code, int) else MISTAKE
     return 0
 
 

@@ -1,7 +1,6 @@
 """`restore list`: every group of the configuration and what can be chosen there."""
 
-from restore.config import registry, unknown
-from restore.errors import UserError
+from restore.config import registry
 
 
 def show(wanted: list[str]) -> None:
@@ -9,11 +8,9 @@ def show(wanted: list[str]) -> None:
 
     Raises UserError for a group that is not there.
     """
-    known = registry.groups()
     for group in wanted:
-        if group not in known:
-            raise UserError(unknown(group, known).replace("a setting", "a group"))
-    for group in wanted or known:
+        registry.check_group(group)
+    for group in wanted or registry.groups():
         print(f"{group}=")
         for name in registry.names(group):
             print(f"  {name:<24} {registry.describe(group, name)}")

@@ -19,7 +19,7 @@ from restore.commands import train
 from restore.config import check, settings
 from restore.engine import launcher, run_folder, status
 from restore.engine.memory import SHARE
-from restore.errors import MISTAKEN, UserError
+from restore.errors import MISTAKE, UserError
 from restore.tools.sweep import devices, sweeps
 from restore.utils import files
 from restore.utils.signals import INTERRUPTED, ending
@@ -63,7 +63,7 @@ def run(
         except UserError as error:
             status.fail(folder, str(error))
             log.info("%s failed: %s", folder.name, error)
-            return MISTAKEN
+            return MISTAKE
 
 
 def at_once(about: HydraConf, jobs: int | None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from restore.errors import FAILED, MISTAKEN, RunFailure, UserError
+from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.utils.signals import INTERRUPTED, interrupting
 
 
@@ -30,10 +30,10 @@ def reporting(command: str) -> Iterator[Outcome]:
             yield outcome
     except UserError as error:
         say(command, str(error))
-        outcome.code = MISTAKEN
+        outcome.code = MISTAKE
     except RunFailure as error:
         say(command, str(error))
-        outcome.code = FAILED
+        outcome.code = FAILURE
     except KeyboardInterrupt:
         say(command, "interrupted")
         outcome.code = INTERRUPTED

@@ -7,6 +7,8 @@ from importlib.resources import files
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
 
 MODULE = "restore.conf"
 
@@ -35,12 +37,13 @@ def unknown(key: str, choices: list[str]) -> str:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Hydra initialised for our tree, also inside a job of Hydra's own, which comes back after."""
-    instance = GlobalHydra.instance()
-    kept = instance.hydra
-    instance.clear()
+    """Hydra initialised for our tree; what another program or job had of Hydra comes back after."""
+    job, base = JobRuntime.instance(), VersionBase.instance()
+    kept = GlobalHydra.instance().hydra, job.conf.copy(), base.version_base
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module(MODULE, version_base="1.3"):
             yield
     finally:
-        instance.hydra = kept
+        # Hydra puts another instance in place of the one from before.
+        GlobalHydra.instance().hydra, job.conf, base.version_base = kept

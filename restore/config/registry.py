@@ -1,11 +1,13 @@
 """The Python door to the parts: the groups of `conf/` are the registry.
 
->>> from restore import registry
->>> registry.names("attention")          # doctest: +SKIP
-['hard']
->>> model = registry.build("backbone", "ttsr", "pretrained.vgg19=random")   # doctest: +SKIP
+>>> from restore.config import registry
+>>> "hard" in registry.names("attention")
+True
+>>> registry.describe("protocol", "y")
+"MATLAB's luma in float, border of scale pixels shaved (recent single-image papers)"
 """
 
+import difflib
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +17,7 @@ from hydra.errors import InstantiationException
 from restore.config import MODULE, check_part, compose, names, parts, plain
 from restore.errors import UserError
 
-__all__ = ["build", "describe", "groups", "instantiate", "names"]
+__all__ = ["build", "check_group", "describe", "groups", "instantiate", "names"]
 
 
 def groups() -> list[str]:
@@ -25,6 +27,14 @@ def groups() -> list[str]:
         for entry in files(MODULE).iterdir()
         if entry.is_dir() and not entry.name.startswith(("_", "."))
     )
+
+
+def check_group(group: str) -> None:
+    """Raises UserError when there is no such group."""
+    if group not in groups():
+        near = difflib.get_close_matches(group, groups(), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"there is no group '{group}'; choose one of {', '.join(groups())}{hint}")
 
 
 def describe(group: str, name: str) -> str:
@@ -40,8 +50,7 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     Raises UserError for an unknown group or name, an override that does not fit, or a choice that
     is a set of settings rather than a part.
     """
-    if group not in groups():
-        raise UserError(f"there is no group '{group}'; choose one of {', '.join(groups())}")
+    check_group(group)
     if name not in names(group):
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
     node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)

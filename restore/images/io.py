@@ -125,14 +125,23 @@ def _decode(path: Path) -> Picture:
         if deep is not None:
             return deep
     with Image.open(path) as opened:
-        icc = opened.info.get("icc_profile")
         if opened.format == "PNG" and head[24] == 16:
             array = _deep_png(path, grey=head[25] in (0, 4))
-            return replace(_from_array(_upright(array, opened.getexif().get(_TURNED, 1))), icc=icc)
+            upright = _upright(array, opened.getexif().get(_TURNED, 1))
+            return replace(from_array(upright), icc=opened.info.get("icc_profile"))
         opened.load()
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):
-            return replace(_from_array(np.array(image).astype(np.uint16)[..., None]), icc=icc)
+        return from_image(opened)
+
+
+def from_image(opened: Image.Image) -> Picture:
+    """A decoded PIL picture, upright (EXIF rotation applied).
+
+    Raises ValueError for pixels of 32 bits.
+    """
+    icc = opened.info.get("icc_profile")
+    image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):
+        return replace(from_array(np.array(image).astype(np.uint16)[..., None]), icc=icc)
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; pictures of 8 or 16 bits a channel are known")
     transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
@@ -140,7 +149,17 @@ def _decode(path: Path) -> Picture:
     if image.mode == "CMYK":
         icc = None  # a CMYK profile says nothing about the RGB that is made of it
     array = np.array(image.convert("RGBA" if transparent else "RGB"))
-    return replace(_from_array(array), grey=grey, icc=icc)
+    return replace(from_array(array), grey=grey, icc=icc)
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """A PIL picture of mode L, LA, RGB or RGBA, 8 bits, or I;16 for an opaque grey one of 16."""
+    deep = picture.bits == 16 and picture.grey and picture.alpha is None
+    array = to_array(picture, opaque=False, deep=deep)
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    if picture.icc:
+        image.info["icc_profile"] = picture.icc
+    return image
 
 
 def _deep_png(path: Path, grey: bool) -> np.ndarray:
@@ -177,7 +196,7 @@ def _deep_tiff(path: Path) -> Picture | None:
             array = 65535 - array
     if array.shape[2] > 4:
         raise ValueError(f"it has {array.shape[2]} channels")
-    return replace(_from_array(array), icc=tags.get(_PROFILE))
+    return replace(from_array(array), icc=tags.get(_PROFILE))
 
 
 # Tags of EXIF and TIFF.
@@ -195,8 +214,8 @@ def _upright(array_HWC: np.ndarray, orientation: int) -> np.ndarray:
     return array_HWC[::rows, ::columns]
 
 
-def _from_array(array_HWC: np.ndarray) -> Picture:
-    """Pixels of 8 or 16 bits, their last channel transparency where there are two or four."""
+def from_array(array_HWC: np.ndarray) -> Picture:
+    """The picture of uint8 or uint16 pixels HWC, the last of two or four channels transparency."""
     bits = 8 * array_HWC.itemsize
     planes = np.ascontiguousarray(array_HWC.transpose(2, 0, 1), dtype=np.float32)
     picture = torch.from_numpy(planes).div_(2**bits - 1)
@@ -253,7 +272,7 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
     writable(path)
     fits(path, *picture.colour.shape[-2:])
     kind = _WRITABLE[path.suffix.lower()]
-    array = _to_array(picture, opaque=kind == "JPEG", deep=kind in ("PNG", "TIFF"))
+    array = to_array(picture, opaque=kind == "JPEG", deep=kind in ("PNG", "TIFF"))
     temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}{path.suffix}")
     try:
         if kind == "TIFF":
@@ -273,7 +292,7 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _to_array(picture: Picture, opaque: bool, deep: bool) -> np.ndarray:
+def to_array(picture: Picture, opaque: bool, deep: bool) -> np.ndarray:
     """HWC pixels, uint16 where the picture has 16 bits and `deep` allows it, else uint8."""
     channels = picture.colour[:1] if picture.grey else picture.colour
     if picture.alpha is not None:

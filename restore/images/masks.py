@@ -24,13 +24,20 @@ def read(path: Path, holes_are: Polarity) -> Tensor:
     Raises:
         UnreadableImage: broken, or not a picture of black and white.
     """
-    picture = load(path).colour
-    grey = picture.mean(0)
-    between = ((picture > 0.2) & (picture < 0.8)).any(0) | (picture.amax(0) - picture.amin(0) > 0.2)
+    return holes(load(path).colour, holes_are, path)
+
+
+def holes(colour: Tensor, holes_are: Polarity, name: object) -> Tensor:
+    """The holes, bool HW, of a mask's pixels, 3HW in [0, 1]; see `read`.
+
+    `name` is what an error calls the mask.
+    """
+    grey = colour.mean(0)
+    between = ((colour > 0.2) & (colour < 0.8)).any(0) | (colour.amax(0) - colour.amin(0) > 0.2)
     share = between.float().mean().item()
     if share > _GREY:
         raise UnreadableImage(
-            path, f"as a mask: {share:.0%} of its pixels are neither black nor white"
+            name, f"as a mask: {share:.0%} of its pixels are neither black nor white"
         )
     return grey > 0.5 if holes_are == "white" else grey <= 0.5
 

@@ -53,17 +53,17 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     """Reads weights.
 
     Args:
-        path: a run folder (its best checkpoint, else its last), a folder of
-            `restore.models.bundled`, a checkpoint of ours, or a published file: a plain state dict,
-            or one under `state_dict`
-            (Lightning, whose `model.` prefix is taken off), `params_ema` or `params` (BasicSR),
-            `model_state_dict`, `model` or `generator`. Half precision becomes float32.
+        path: the name of a bundled network, a run folder (its best checkpoint, else its last), a
+            folder of `restore.models.bundled`, a checkpoint of ours, or a published file: a plain
+            state dict, or one under `state_dict` (Lightning, whose `model.` prefix is taken off),
+            `params_ema` or `params` (BasicSR), `model_state_dict`, `model` or `generator`. Half
+            precision becomes float32.
         model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
         UserError: missing, damaged, or of no model that is known here.
     """
-    path = Path(path)
+    path = bundled.named(path) or Path(path).expanduser()
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
         found.insert(0, path / bundled.WEIGHTS)

@@ -12,42 +12,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image, ImageCms
 
 from restore.cli import main
-from restore.commands.apply import automatic
-from restore.config import compose, plain, registry
 from restore.config.settings import Runtime
 from restore.images.bicubic import resize
 from restore.images.io import Picture, load, read_rgb, save
 from restore.images.tiling import windows
+from restore.inference.pipeline import automatic_tile
 from restore.inference.restorer import Restorer
 from restore.models import checkpoint, weights
 from tests.helpers import published
+from tests.helpers.untrained import write_run
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-TINY = [
-    "pretrained.vgg19=random",
-    "backbone.features=8",
-    "backbone.blocks=[1,1,1,1]",
-    "backbone.global_skip=true",
-]
 RUNTIME = Runtime("cpu", 1, "fp32", True, False, None)
-
-
-def write_run(folder: Path, *overrides: str) -> Path:
-    """A run folder as training leaves it, of a network that does more than upsample."""
-    config = plain(compose("train", [*TINY, *overrides]))
-    torch.manual_seed(0)
-    model = registry.instantiate(config["backbone"], "backbone")
-    torch.nn.init.normal_(model.merge.tail2.weight, std=1.0)
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    state = {"backbone": model.state_dict()}
-    entries = {"config": config, "models": state, "ema": None, "step": 7}
-    checkpoint.write(folder / "checkpoints" / "last.pt", entries)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +253,11 @@ def test_tiles_show_no_seam(run, folder: Path):
 @pytest.mark.parametrize("size", [(200, 8000), (8000, 3), (401, 401)])
 def test_large_pictures_go_by_tiles_unasked(restorer, size):
     height, width = size
-    tile = automatic(height, width, restorer.reach)
+    tile = automatic_tile(height, width, restorer.reach)
     assert (tile is None) == (height * width <= 400 * 400)
     most = max(c.height * c.width for c, _ in windows(height, width, tile or 9999, restorer.reach))
     assert most <= 400 * 400
-    assert automatic(height, width, None) is None, "tiles would change this network's result"
+    assert automatic_tile(height, width, None) is None, "tiles would change this network's result"
 
 
 def test_tiles_where_the_network_takes_means_over_the_picture(folder: Path, capfd):
@@ -560,7 +539,7 @@ def test_a_missing_reference(run, folder: Path, capfd):
     assert apply(run, *line, reference="nowhere.png") == 2
     refused(capfd, "reference=nowhere.png", "no such file or folder")
     assert apply(run, *line, reference=None) == 2
-    refused(capfd, "need a reference", "reference=FILE_OR_FOLDER", "black, noise, self, none")
+    refused(capfd, "need a reference", "give reference=", "black, noise, self, none")
 
 
 # ---- what stands in for a reference

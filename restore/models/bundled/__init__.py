@@ -40,6 +40,14 @@ def networks(folder: Path) -> list[Network]:
     return found
 
 
+def named(name: str | Path) -> Path | None:
+    """The folder of the bundled network of a name; None where the name is none of theirs.
+
+    A file or folder of such a name is reached as ./wdsr_b_x4.
+    """
+    return FOLDER / name if str(name) in {n.name for n in networks(FOLDER)} else None
+
+
 def choose(scale: float | None, folder: Path | None = None) -> Path:
     """The weights for a scale: those of a network of that scale alone, else of one of any scale.
 

@@ -1,0 +1,307 @@
+"""What `import restore` offers to notebooks and scripts: what the commands do, as functions.
+
+Mistakes raise `restore.UserError`, work that could not be finished `restore.RunFailure`; Ctrl-C is
+a KeyboardInterrupt, in training after the run has been saved. What belongs to the calling program
+stays as it was: its arguments, working folder, logging, Hydra and torch's generator.
+"""
+
+import csv
+import json
+import logging
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from omegaconf import open_dict
+
+from restore.config import MODULE, check, compose, names, plain, registry, settings
+from restore.engine import run_folder
+from restore.errors import RunFailure, UserError
+from restore.inference.pipeline import Pipeline
+from restore.models import bundled, weights
+from restore.utils.signals import INTERRUPTED
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    scale: float | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+    model: Sequence[str] = (),
+) -> Pipeline:
+    """A network with its weights, ready for pictures.
+
+    >>> import restore
+    >>> restore.load("wdsr_b_x4").scale
+    4
+    >>> restore.load(scale=2.5).scale
+    2.5
+
+    The weights are read anew each time, which takes about a second: keep what is returned.
+
+    Args:
+        source: the name of a bundled network, a run folder, one of our checkpoints, or a published
+            file; None: the bundled network for the scale.
+        scale: enlargement of each side; None: the network's own, or the one it was validated with.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, or torch's.
+        precision: number format of the network.
+        model: configuration overrides for a published file that fits several models.
+
+    Raises:
+        UserError: no such weights, or a device, precision or scale that is not to be had.
+    """
+    text = files(MODULE).joinpath("runtime", "default.yaml").read_text(encoding="utf-8")
+    node = {**yaml.safe_load(text), "precision": precision}
+    runtime = check(node, settings.Runtime)
+    place = _device(device)
+    if source is None:
+        source = bundled.choose(scale)
+    elif bundled.named(source) is None and not Path(source).expanduser().exists():
+        known = ", ".join(network.name for network in bundled.networks(bundled.FOLDER))
+        raise UserError(
+            f"there is no file or folder {source}, and no network of that name: {known}"
+        )
+    return Pipeline(weights.load(source, list(model)), runtime, place, scale)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device={name}: choose auto, cpu, cuda or cuda:1") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={name}: this machine has {torch.cuda.device_count()} CUDA device(s) that "
+            "torch can use"
+        )
+    return wanted
+
+
+def build(group: str, name: str, *overrides: str) -> Any:
+    """The part `name` of a group of the configuration as an object.
+
+    >>> import restore
+    >>> net = restore.build("backbone", "edsr", "backbone.blocks=2", "backbone.features=8")
+    >>> sum(weight.numel() for weight in net.parameters()) < 50_000
+    True
+
+    Args:
+        group: as `restore.list()` has them.
+        name: as `restore.list(group)` has them.
+        overrides: of its settings, as behind `restore train`.
+
+    Raises:
+        UserError: no such group, name or setting, or a set of settings that is no part.
+    """
+    return registry.build(group, name, *overrides)
+
+
+def choices(group: str | None = None) -> list[str]:
+    """`restore.list`: the groups of the configuration, or the names that can be chosen in one.
+
+    >>> import restore
+    >>> "edsr" in restore.list("backbone")
+    True
+
+    Raises UserError when there is no such group.
+    """
+    if group is None:
+        return registry.groups()
+    registry.check_group(group)
+    return names(group)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run folder of `restore train`.
+
+    >>> import restore
+    >>> restore.TrainingRun("runs/nowhere")
+    Traceback (most recent call last):
+    ...
+    restore.errors.UserError: runs/nowhere is not a run folder: …
+    """
+
+    folder: Path
+
+    def __init__(self, folder: str | Path):
+        object.__setattr__(self, "folder", Path(folder).expanduser())
+        if "schedule" not in run_folder.read_config(self.folder):
+            raise UserError(f"{folder} is not the folder of a training")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return run_folder.read_config(self.folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Best and last values and costs; empty before the run has come to its end."""
+        return _json(self.folder / "summary.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every number so far, in order: rows of `step`, `name` and `value`."""
+        return [
+            {"step": int(row["step"]), "name": row["name"], "value": float(row["value"])}
+            for row in _rows(self.folder / "metrics.csv")
+        ]
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation."""
+        return self.folder / "checkpoints" / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        """The latest checkpoint."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    def load(self, **options: Any) -> Pipeline:
+        """The trained network, of the best checkpoint where there is one; options as `load`."""
+        return load(self.folder, **options)
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """A folder of `restore evaluate`.
+
+    `rows` hold a dict for each image: its `key` and every number, of the restored picture under the
+    metric's name, of the baseline as `bicubic/psnr_y`; None where there is none. With several kinds
+    of references there is a row for each image and kind.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def mean(self) -> dict[str, Any]:
+        """Each metric over the images; by kind where several kinds of references were compared."""
+        return self.summary["restored" if "restored" in self.summary else "references"]
+
+
+def train(overrides: str | Sequence[str] = ()) -> TrainingRun:
+    """Trains, or goes on with a run, as `restore train` does.
+
+    Args:
+        overrides: as behind the command, such as `["experiment=demo", "seed=2"]`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: a mistake in what was asked, before anything is done.
+        RunFailure: it could not be finished.
+        KeyboardInterrupt: it was asked to stop, and is saved: `train(["resume=FOLDER"])` goes on.
+    """
+    from restore.commands import train as command
+
+    config, typed = _composed("train", overrides)
+    with _left_as_it_was():
+        _ended(command.main(config, typed))
+    return TrainingRun(config["resume"] or config["folder"])
+
+
+def evaluate(overrides: str | Sequence[str] = ()) -> EvaluationRun:
+    """Measures weights on a data set, as `restore evaluate` does.
+
+    Args:
+        overrides: as behind the command, such as `["weights=runs/demo", "protocol=y"]`.
+
+    Raises:
+        UserError, RunFailure, KeyboardInterrupt: as `train`.
+    """
+    from restore.commands import evaluate as command
+
+    config, typed = _composed("evaluate", overrides)
+    with _left_as_it_was():
+        _ended(command.main(config, typed))
+    folder = Path(config["folder"])
+    several = (folder / "references.csv").exists()
+    rows = [
+        {name: _number(value) if name not in ("key", "reference") else value for name, value in row}
+        for row in map(dict.items, _rows(folder / ("references.csv" if several else "images.csv")))
+    ]
+    return EvaluationRun(folder, rows, _json(folder / "summary.json"))
+
+
+def _composed(command: str, overrides: str | Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The configuration, and the overrides as a command's `main` is told them."""
+    from restore.commands import composed
+    from restore.tools.sweep import sweeps
+
+    typed = [overrides] if isinstance(overrides, str) else [*overrides]
+    if options := [word for word in typed if word.startswith("-")]:
+        raise UserError(
+            f"{options[0]} is for the command line; from Python, call restore.{command} in a loop"
+        )
+    config = compose(command, composed.overrides_of(command, typed), with_hydra=True)
+    sweeps.refuse_alone(config.hydra.runtime.choices)
+    own = [str(word) for word in config.hydra.overrides.task]
+    with open_dict(config):
+        del config["hydra"]
+    return plain(config), own
+
+
+def _ended(code: int) -> None:
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise RunFailure(f"a process of it ended with code {code}; what it said stands above")
+
+
+@contextmanager
+def _left_as_it_was() -> Iterator[None]:
+    """Gives the calling program back its logging, generators, threads and environment."""
+    from restore.engine.launcher import PARENT
+
+    logger = logging.getLogger("restore")
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers = []
+    variables = {name: os.environ.get(name) for name in (PARENT, "OMP_NUM_THREADS")}
+    chance, threads = (random.getstate(), np.random.get_state()), torch.get_num_threads()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.propagate, level = before
+        logger.setLevel(level)
+        random.setstate(chance[0])
+        np.random.set_state(chance[1])  # noqa: NPY002
+        torch.set_num_threads(threads)
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [*csv.DictReader(file)]
+
+
+def _number(value: str) -> float | None:
+    return float(value) if value else None

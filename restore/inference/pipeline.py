@@ -1,0 +1,340 @@
+"""From a picture to a restored picture: what `restore.load` returns and `restore apply` runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from restore.config.settings import Runtime, StandIn
+from restore.errors import RunFailure, UserError
+from restore.images.convert import AnyPicture, convert, convert_mask
+from restore.images.io import Picture, to_uint8
+from restore.images.masks import Polarity
+from restore.inference import any_scale
+from restore.models.weights import Loaded
+
+# What `reference` may say instead of pictures; a file of such a name is reached as ./black.
+STAND_INS: tuple[StandIn, ...] = get_args(StandIn)
+
+Tile = int | Literal["auto"] | None
+
+# Side, in low pixels, of the largest square that is restored at once, and of the smallest tile.
+_WHOLE = 400
+_SMALLEST = 16
+
+
+@dataclass(frozen=True)
+class EncodedReference:
+    """What a network made of a reference; good for any number of pictures.
+
+    `memory` is the network's own, `network` the fingerprint of its weights and its scale.
+    """
+
+    memory: Any
+    network: tuple[str, float]
+
+
+# One reference, several that are used together, one that was encoded, or what stands in for it.
+AnyReference = AnyPicture | Sequence[AnyPicture] | EncodedReference
+
+
+class Pipeline:
+    """A network with its weights that restores pictures of any kind and size.
+
+    >>> import numpy as np
+    >>> import restore
+    >>> net = restore.load("wdsr_b_x4", device="cpu")
+    >>> net
+    Pipeline(WDSR ×4 on cpu, ...)
+    >>> net(np.zeros((8, 12, 3), np.uint8)).shape
+    (32, 48, 3)
+
+    Args:
+        loaded: weights with their task and network.
+        runtime: precision and layout.
+        device: where it runs.
+        scale: enlargement of each side, for networks of any scale; None: the weights' own.
+
+    Raises:
+        UserError: a network of one scale is asked for another.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        runtime: Runtime,
+        device: torch.device,
+        scale: float | None = None,
+    ):
+        self.loaded = loaded
+        self.restorer = any_scale.restorer(loaded, runtime, device, scale)
+        self._last: tuple[list[Any], EncodedReference] | None = None
+
+    @property
+    def scale(self) -> float:
+        """Enlargement of each side."""
+        return self.restorer.scale
+
+    @property
+    def takes_reference(self) -> bool:
+        """Whether a reference picture is needed."""
+        return self.restorer.takes_reference
+
+    @property
+    def fills_holes(self) -> bool:
+        """Whether a mask may be given."""
+        return self.restorer.fills
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """What the weights were trained with in place of references, and are restored with."""
+        trained = self.loaded.config.get("reference")
+        return trained if self.takes_reference and trained in STAND_INS else None
+
+    def __repr__(self) -> str:
+        name = self.loaded.config["backbone"]["_target_"].rpartition(".")[2]
+        where = f"{name} ×{self.scale:g} on {self.restorer.device}"
+        return f"{type(self).__name__}({where}, {self.loaded.sentence()})"
+
+    def __call__(
+        self,
+        picture: Any,
+        *,
+        reference: AnyReference | None = None,
+        mask: Any = None,
+        tile: Tile = "auto",
+        ensemble: bool = False,
+        holes_are: Polarity = "white",
+    ) -> Any:
+        """Restores a picture, or each of several.
+
+        Args:
+            picture: a path; a PIL picture; an array HW or HWC, or a tensor HW, CHW or NCHW, of
+                uint8, uint16 (arrays) or float in [0, 1]; or a list of such.
+            reference: another sharp picture of the same scene, of any size and kind; several in a
+                list are used together; `black`, `noise`, `self` or `none` stand in for it. It is
+                the reference of all pictures, but for NCHW, which may bring one for each. What was
+                made of it is kept until another one is given; see also `encode_reference`.
+            mask: of the picture's size, black and white, or bool with true for a hole; one for all
+                pictures, or a list (NCHW: N1HW) with one for each. Only for tasks that fill holes.
+            tile: largest side of tiles in pixels of the network's low picture; `auto`: tiles where
+                the picture is larger than 400×400; None: never.
+            ensemble: mean over eight flips and turns: eight times slower, a little better.
+            holes_are: what masks paint holes with.
+
+        Returns:
+            The same kind, `scale` times as large: a PIL picture for a path, a list for a list.
+            Grey stays grey, transparency is kept, and a colour profile too.
+
+        Raises:
+            UserError: something that cannot be read, or does not fit the network.
+            RunFailure: the device's memory is too small.
+        """
+        more: dict[str, Any] = {"tile": tile, "ensemble": ensemble, "holes_are": holes_are}
+        if isinstance(picture, Tensor) and picture.ndim == 4:
+            if len(picture) == 0:
+                raise UserError("picture: there are none in the batch")
+            references = _of_each(reference, len(picture))
+            masks = _of_each(mask, len(picture))
+            return torch.stack(
+                [
+                    self(one, reference=its, mask=hole, **more)
+                    for one, its, hole in zip(picture, references, masks)
+                ]
+            )
+        if isinstance(picture, list | tuple):
+            masks = list(mask) if isinstance(mask, list | tuple) else [mask] * len(picture)
+            if len(masks) != len(picture):
+                raise UserError(f"mask: {len(masks)} masks for {len(picture)} pictures")
+            return [
+                self(one, reference=reference, mask=hole, **more)
+                for one, hole in zip(picture, masks)
+            ]
+        self.check_mask(given=mask is not None)
+        converted = convert(picture)
+        holes = None
+        if mask is not None:
+            height, width = converted.picture.colour.shape[-2:]
+            holes = convert_mask(mask, holes_are, (height, width))
+        memory = self.memory(reference, converted.picture, _key(picture), holes)
+        return converted.back(self.restore(converted.picture, memory, holes, tile, ensemble))
+
+    def encode_reference(self, *references: AnyPicture) -> EncodedReference:
+        """Prepares a reference (several: used together), for calls with `reference=`.
+
+        The last one is kept: the same pictures again are not encoded again.
+        """
+        self.check_reference(given=True)
+        keys = [_identity(one) for one in references]
+        if self._last is None or not _alike(self._last[0], keys):
+            self._last = None  # two at once may be too much for the device's memory
+            memories = [
+                self.restorer.encode_reference(_pixels(convert(one, "reference").picture))
+                for one in references
+            ]
+            network = self.loaded.fingerprint, self.scale
+            self._last = keys, EncodedReference(sum(memories[1:], memories[0]), network)
+        return self._last[1]
+
+    def memory(
+        self,
+        reference: AnyReference | None,
+        picture: Picture,
+        key: str,
+        mask: Tensor | None = None,
+    ) -> Any:
+        """What the network makes of a picture's reference, for `restore`.
+
+        Args:
+            reference: as for a call; None: what the weights were trained with, if they were trained
+                without references.
+            picture: the picture that it is for.
+            key: its name, for the noise.
+            mask: its holes, 1HW bool.
+        """
+        reference = self.stand_in if reference is None else reference
+        self.check_reference(given=reference is not None)
+        if reference is None:
+            return None
+        if isinstance(reference, EncodedReference):
+            if reference.network != (self.loaded.fingerprint, self.scale):
+                raise UserError(
+                    "reference: it was encoded by another network, or for another scale"
+                )
+            return reference.memory
+        if isinstance(reference, str) and reference in STAND_INS:
+            return self.restorer.stand_in(reference, _pixels(picture), key, mask)
+        several = reference if isinstance(reference, list | tuple) else [reference]
+        if not several:
+            raise UserError("reference: an empty list")
+        return self.encode_reference(*several).memory
+
+    def check_reference(self, given: bool) -> None:
+        """Raises UserError where one is given to a network that takes none, or the reverse."""
+        if given and not self.takes_reference:
+            raise UserError("reference: these weights are of a network or task that takes none")
+        if self.takes_reference and not given:
+            raise UserError(
+                "these weights need a reference picture: give reference=…, or one of "
+                f"{', '.join(STAND_INS)}"
+            )
+
+    def check_mask(self, given: bool) -> None:
+        """Raises UserError where one is given to a task without holes."""
+        if given and not self.fills_holes:
+            raise UserError("mask: these weights are of a task that fills no holes")
+
+    def check_tile(self, tile: Tile) -> None:
+        """Raises UserError for tiles that are too small or would change the result."""
+        if not isinstance(tile, int):
+            if tile not in ("auto", None):
+                raise UserError(f"tile={tile!r}: give a number, 'auto' or None")
+            return
+        if tile < _SMALLEST:
+            raise UserError(f"tile={tile}: at least {_SMALLEST}")
+        if self.restorer.reach is None:
+            raise UserError(
+                f"tile={tile}: this network takes means over the whole picture, which tiles "
+                "would change, or does not say how far it looks; leave tile out"
+            )
+
+    def restore(
+        self,
+        picture: Picture,
+        memory: Any,
+        mask: Tensor | None = None,
+        tile: Tile = "auto",
+        ensemble: bool = False,
+    ) -> Picture:
+        """The picture enlarged and its holes (1HW bool) filled.
+
+        It keeps its transparency, depth and colour profile.
+
+        Transparency goes through the network as a grey picture, and is then kept between the least
+        and the greatest of the 3×3 given pixels around: what was wholly opaque stays so.
+        """
+        self.check_mask(given=mask is not None)
+        self.check_tile(tile)
+
+        def whole(layer: Picture, mask: Tensor | None) -> Tensor:
+            low = _pixels(layer)
+            sides = self.restorer.works_on(*low.shape[-2:])
+            side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
+            return self.restorer.restore(low, memory, side, ensemble, mask)
+
+        try:
+            colour = whole(picture, mask)
+            if picture.grey:
+                colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
+            alpha = picture.alpha
+            if alpha is not None:
+                layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
+                least, most = self._around(alpha)
+                alpha = whole(layer, None).mean(0, keepdim=True).clamp(least, most)
+        except torch.OutOfMemoryError as error:
+            height, width = picture.colour.shape[-2:]
+            raise RunFailure(
+                f"the device's memory is too small for a picture of {width}×{height}; take a "
+                "smaller tile (such as tile=128), a smaller reference, or the CPU"
+            ) from error
+        return replace(picture, colour=colour, alpha=alpha)
+
+    def _around(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the greatest of the 3×3 pixels around each, at the result's size."""
+        size = self.restorer.size(*alpha.shape[-2:])
+        least = -F.max_pool2d(-alpha, 3, stride=1, padding=1)
+        most = F.max_pool2d(alpha, 3, stride=1, padding=1)
+        return F.interpolate(least[None], size)[0], F.interpolate(most[None], size)[0]
+
+
+def automatic_tile(height: int, width: int, reach: int | None) -> int | None:
+    """Tiles, where the network allows them, for pictures that would fill a laptop's memory.
+
+    A tile and what it overlaps are together no more than the largest picture that is taken whole.
+    """
+    if reach is None or height * width <= _WHOLE**2:
+        return None
+    return max(_WHOLE - 2 * reach, _WHOLE // 4)
+
+
+def _pixels(picture: Picture) -> Tensor:
+    """What a task gets: 8-bit pictures as 8 bits, for protocols that degrade in 8 bits."""
+    return to_uint8(picture.colour) if picture.bits == 8 else picture.colour
+
+
+def _of_each(given: Any, count: int) -> list[Any]:
+    """What a batch brings for each of its pictures, or the same for all.
+
+    Raises UserError for a batch of another size.
+    """
+    if not (isinstance(given, Tensor) and given.ndim == 4):
+        return [given] * count
+    if len(given) != count:
+        raise UserError(f"a batch of {len(given)} for one of {count} pictures")
+    return list(given)
+
+
+def _key(picture: object) -> str:
+    return Path(picture).stem if isinstance(picture, str | Path) else "picture"
+
+
+def _identity(picture: AnyPicture) -> Any:
+    """What tells a picture from others: a file's place and time, or all its pixels."""
+    if isinstance(picture, str | Path):
+        path = Path(picture).expanduser()
+        if path.is_file():
+            return str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size
+    return _pixels(convert(picture, "reference").picture)
+
+
+def _alike(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(
+        a.dtype == b.dtype and torch.equal(a, b)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        else type(a) is type(b) and a == b
+        for a, b in zip(some, others)
+    )
