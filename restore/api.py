@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import torch
 import yaml
 from omegaconf import open_dict
 
-from restore.config import MODULE, check, compose, names, plain, registry, settings
+from restore.config import check, compose, conf, names, plain, registry, settings
 from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
 from restore.inference.pipeline import Pipeline
@@ -61,7 +60,7 @@ def load(
     Raises:
         UserError: no such weights, or a device, precision or scale that is not to be had.
     """
-    text = files(MODULE).joinpath("runtime", "default.yaml").read_text(encoding="utf-8")
+    text = conf().joinpath("runtime", "default.yaml").read_text(encoding="utf-8")
     node = {**yaml.safe_load(text), "precision": precision}
     runtime = check(node, settings.Runtime)
     place = _device(device)

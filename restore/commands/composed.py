@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from restore.commands import multirun, words
-from restore.config import MODULE, explain, opened, plain
+from restore.config import MODULE, conf, explain, opened, plain
 from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils.signals import INTERRUPTED
@@ -31,6 +31,7 @@ def overrides_of(command: str, typed: list[str]) -> list[str]:
 
     Raises UserError for a word that is no override, with the form that was probably meant.
     """
+    conf()  # before Hydra looks for it
     if command in _LISTED:
         typed = words.gathered(typed, _LISTED[command])
     words.check(command, typed)

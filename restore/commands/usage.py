@@ -3,11 +3,10 @@
 import re
 import textwrap
 from dataclasses import dataclass, field
-from importlib.resources import files
 
 import yaml
 
-from restore.config import MODULE, names
+from restore.config import conf, names
 
 # Commands without a configuration: how they are typed.
 _PLAIN = {
@@ -42,7 +41,7 @@ class Page:
 
 def read(command: str) -> Page:
     """The page of a command that has a configuration."""
-    lines = files(MODULE).joinpath(f"{command}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = conf().joinpath(f"{command}.yaml").read_text(encoding="utf-8").splitlines()
     page = Page()
     for line in lines:
         if not line.startswith("#"):
@@ -56,7 +55,7 @@ def read(command: str) -> Page:
     page.settings = _settings(lines)
     for group in page.groups:
         if names(group.key) == ["default"]:
-            text = files(MODULE).joinpath(group.key, "default.yaml").read_text(encoding="utf-8")
+            text = conf().joinpath(group.key, "default.yaml").read_text(encoding="utf-8")
             page.settings += _settings(text.splitlines(), group.key)
     return page
 

@@ -7,13 +7,14 @@ and ranges by the classes in `restore.config.settings`, the arguments of parts b
 from restore.config.check import check, check_part, locate, parts
 from restore.config.compose import compose, opened, plain
 from restore.config.explain import explain
-from restore.config.groups import MODULE, names, unknown
+from restore.config.groups import MODULE, conf, names, unknown
 
 __all__ = [
     "MODULE",
     "check",
     "check_part",
     "compose",
+    "conf",
     "explain",
     "locate",
     "names",

@@ -8,13 +8,12 @@ True
 """
 
 import difflib
-from importlib.resources import files
 from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
 
-from restore.config import MODULE, check_part, compose, names, parts, plain
+from restore.config import check_part, compose, conf, names, parts, plain
 from restore.errors import UserError
 
 __all__ = ["build", "check_group", "describe", "groups", "instantiate", "names"]
@@ -24,7 +23,7 @@ def groups() -> list[str]:
     """The names of all groups."""
     return sorted(
         entry.name
-        for entry in files(MODULE).iterdir()
+        for entry in conf().iterdir()
         if entry.is_dir() and not entry.name.startswith(("_", "."))
     )
 
@@ -39,7 +38,7 @@ def check_group(group: str) -> None:
 
 def describe(group: str, name: str) -> str:
     """The line that says what a part is: the first comment of its yaml."""
-    text = files(MODULE).joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
+    text = conf().joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
     comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
     return next((line for line in comments if not line.startswith("@package")), "")
 
