@@ -8,6 +8,7 @@ that hide a part (C2-Matching, Jiang et al., CVPR 2021, section 3.1, has the hom
 import io
 import math
 import zlib
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -97,7 +98,9 @@ class Warped:
         """The split of that name of the photos."""
         return WarpedSplit(self.photos.split(name), self)
 
-    def views(self, sample: Sample, other, rng: np.random.Generator) -> Sample:
+    def views(
+        self, sample: Sample, other: Callable[[], Tensor], rng: np.random.Generator
+    ) -> Sample:
         """Target and reference of a photo.
 
         Args:

@@ -1,13 +1,10 @@
 """Writes docs/settings.md from the comments of the yamls in conf/: `make docs`."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from restore.cli import COMMANDS
-from restore.config import registry
+from restore.config import comments, registry
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -31,8 +28,6 @@ of one. The settings of a choice stand under the group's name: `scale` of `backb
 under `backbone.mapping`. A choice that begins with another one's settings lists only what it
 changes.
 """
-# Keys that Hydra or the construction of objects reads: nothing that a user sets.
-_NOT_SETTINGS = ("_target_", "_partial_", "defaults", "hydra")
 
 
 def page() -> str:
@@ -63,48 +58,16 @@ def page() -> str:
 
 
 def _groups(text: str) -> Iterator[tuple[str, str, str]]:
-    """The groups that a yaml's `defaults` compose: where, which choice, and the comment."""
-    for node, comment in _entries(text, "defaults"):
-        if isinstance(node, yaml.MappingNode):
-            (key, value), *_ = node.value
-            if not key.value.startswith("override "):
-                group = key.value.partition("@")[0].strip("/")
-                yield f"[`{key.value}`](#{group})", f"`{value.value}`", comment
+    """The groups of a command: where, which choice, and the comment."""
+    for group in comments.groups(text):
+        name = group.key.partition("@")[0].strip("/")
+        yield f"[`{group.key}`](#{name})", f"`{group.default}`", group.comment
 
 
 def _settings(text: str) -> Iterator[tuple[str, str, str]]:
     """Every setting of a yaml: its dotted key, the default as written, and the comment."""
-    root = yaml.compose(text)
-    if isinstance(root, yaml.MappingNode):
-        yield from _leaves(root, "", text)
-
-
-def _leaves(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[tuple[str, str, str]]:
-    for key, value in node.value:
-        if key.value in _NOT_SETTINGS:
-            continue
-        name = f"{prefix}{key.value}"
-        if isinstance(value, yaml.MappingNode) and not value.flow_style:
-            if comment := _comment(text, key.end_mark.line):
-                yield f"`{name}`", "", comment
-            yield from _leaves(value, f"{name}.", text)
-        else:
-            default = text[value.start_mark.index : value.end_mark.index]
-            yield f"`{name}`", f"`{default}`", _comment(text, value.end_mark.line)
-
-
-def _entries(text: str, key: str) -> Iterator[tuple[yaml.Node, str]]:
-    root = yaml.compose(text)
-    for name, value in root.value if isinstance(root, yaml.MappingNode) else ():
-        if name.value == key:
-            for node in value.value:
-                yield node, _comment(text, node.start_mark.line)
-
-
-def _comment(text: str, line: int) -> str:
-    """What stands behind the `#` of a line; no value in conf/ holds a blank and a `#`."""
-    found = re.search(r"\s#\s*(.*)$", text.splitlines()[line])
-    return found[1] if found else ""
+    for setting in comments.settings(text):
+        yield f"`{setting.key}`", setting.default and f"`{setting.default}`", setting.comment
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

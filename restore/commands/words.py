@@ -63,7 +63,7 @@ def _meant(command: str, word: str) -> str:
             return f"did you mean {group}={word}?"
     if command == "train" and (Path(word) / "config.yaml").is_file():
         return f"did you mean resume={word}?"
-    needed = [setting.key for setting in page.settings if setting.value == "???"]
+    needed = [setting.key for setting in page.settings if setting.default == "???"]
     if needed:
         return f"did you mean {needed[0]}={word}?"
     return f"settings are key=value, as in {page.examples[0]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import ROOT
 
 _CODE = ("conf", "tasks", "datasets", "restore")
-_FILES = ("pyproject.toml", "README.md")
+_FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
 def checkout(goal: Path, links: bool = True) -> Path:
