@@ -1,5 +1,7 @@
-"""Every command of the README and of the pages: run in small, or, where it says that it needs
-something, held against what there is to choose and to set.
+"""Every command of the README and of the pages: run in small, or composed and checked.
+
+`make test` runs the first training, evaluation, … of each page, and composes the others against the
+settings; `make test-all` runs all that need nothing that is not here.
 
 A word in capitals in a command stands for what a reader fills in; here `tests.helpers.stand_ins`
 does.
@@ -62,10 +64,19 @@ MENTIONED = once_a_page(command for page in PAGES for command in pages.mentioned
 # What is not run here: the Makefile's commands are those of the pages, and the measurements are run
 # in small by tests/tools/test_bench.py and tests/tools/test_prepare_sr_raw.py.
 MEASURED = ("matching", "forward", "train_step", "backbone", "data")
-ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench what={what}" for what in MEASURED))
+ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench benchmark={name}" for name in MEASURED))
 RUN = [c for c in BLOCKS if c.needs is None and not c.text.startswith(ELSEWHERE)]
 # What two pages have alike is run once, unless RUN is another network on each.
 RUN = list({(c.text, c.page if "RUN" in c.text else ""): c for c in RUN}.values())
+
+
+def first_of_a_kind(commands: list[Command]) -> list[Command]:
+    """The first command of each page that trains, the first that evaluates, and so on."""
+    kinds: dict[tuple[str, str], Command] = {}
+    for command in commands:
+        found = ours(command.words)
+        kinds.setdefault((command.page, found[0] if found else command.text), command)
+    return list(kinds.values())
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +111,13 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
     return command, arguments
 
 
+# Run by `make test`; the others of RUN are held against their settings there, and run by
+# `make test-all`.
+FIRST = first_of_a_kind(RUN)
+# What runs whole needs no look at its settings first; of a sweep only one job is run.
+COMPOSED = [c for c in [*BLOCKS, *MENTIONED] if c not in FIRST or "-m" in c.words]
+
+
 def own_folder(arguments: list[str]) -> list[str]:
     """The arguments with `--config-dir DIR` as an override, which can be composed without Hydra."""
     if "--config-dir" not in arguments:
@@ -124,7 +142,7 @@ def jobs(arguments: list[str]) -> list[list[str]]:
 # What a command names
 
 
-@pytest.mark.parametrize("command", [*BLOCKS, *MENTIONED], ids=str)
+@pytest.mark.parametrize("command", COMPOSED, ids=str)
 def test_all_that_a_command_names_is_there(command: Command, place: Path):
     assert "…" not in re.sub("'[^']*'", "", command.text), "nobody can type this"
     if command.needs is not None:
@@ -200,7 +218,11 @@ def installs(words: list[str]) -> None:
 # What a command does
 
 
-@pytest.mark.parametrize("command", RUN, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=() if c in FIRST else pytest.mark.slow) for c in RUN],
+    ids=str,
+)
 def test_it_runs(command: Command, place: Path, stand_ins: StandIns):
     written(command)
     perform(command, stand_ins)
@@ -213,7 +235,9 @@ def perform(command: Command, stand_ins: StandIns) -> None:
         name, arguments = found
         if "-m" in arguments:  # its first job alone; one of a named sweep still as a sweep
             first = jobs(arguments)[0]
-            arguments = ["-m"] * any(a.startswith("sweep=") for a in first) + first
+            into = [f"{a}/one" for a in arguments if a.startswith("folder=")]
+            named_sweep = any(a.startswith("sweep=") for a in first)
+            arguments = ["-m", *first] if named_sweep else [*first, *into]
         arguments = [*arguments, *added(name, own_folder(arguments))]
         stand_ins.place(command.page, " ".join(arguments), Path.cwd())
     for earlier in BLOCKS:
