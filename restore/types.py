@@ -122,6 +122,18 @@ class Scheduled(Protocol):
 
 
 @runtime_checkable
+class TransfersTextures(Protocol):
+    """A backbone whose restorations hold `textures` and `score`."""
+
+    def texture_features(self, image: Tensor) -> list[Tensor]:
+        """What the textures of a picture N3HW in [0, 1] are, fine to coarse.
+
+        The extractor is held fixed at its current weights: gradients reach the picture alone.
+        """
+        ...
+
+
+@runtime_checkable
 class SizeConstrained(Protocol):
     """A critic or a loss that does not take pictures of every size."""
 

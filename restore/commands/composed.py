@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from restore.commands import multirun, words
-from restore.config import MODULE, conf, explain, opened, plain
+from restore.config import MODULE, conf, explain, opened, plain, refuse_unknown
 from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils.signals import INTERRUPTED
@@ -59,6 +59,7 @@ def _single(command: str, overrides: list[str]) -> int:
         if about.mode == RunMode.MULTIRUN:
             config.folder = about.runtime.output_dir  # one folder a job, inside `folder`
         try:
+            refuse_unknown(command, config, about.runtime.choices)
             sweeps.refuse_alone(about.runtime.choices)
             codes.append(work(plain(config), list(about.overrides.task)))
         except (UserError, RunFailure) as error:

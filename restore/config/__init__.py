@@ -5,7 +5,7 @@ and ranges by the classes in `restore.config.settings`, the arguments of parts b
 """
 
 from restore.config.check import check, check_part, locate, parts
-from restore.config.compose import compose, opened, plain
+from restore.config.compose import compose, opened, plain, refuse_unknown
 from restore.config.explain import explain
 from restore.config.groups import MODULE, conf, names, unknown
 
@@ -21,5 +21,6 @@ __all__ = [
     "opened",
     "parts",
     "plain",
+    "refuse_unknown",
     "unknown",
 ]

@@ -19,6 +19,8 @@ from restore.config.groups import unknown
 from restore.errors import UserError
 
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
+_LOSS = re.compile(r"stages\.[^.]+\.objectives\.[^.]+\.losses\.[^.]+")
+_WEIGHT: TypeAdapter[float] = TypeAdapter(settings.Weight)
 Settings = TypeVar("Settings")
 Read = TypeVar("Read")
 
@@ -34,6 +36,9 @@ def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
         UserError: names the key, what is wrong with it and what is allowed.
     """
     for path, node in sorted(parts(config), key=_origin_first):
+        if _LOSS.fullmatch(path):
+            _read(_WEIGHT, node.get("weight", 1.0), f"{path}.weight")
+            node = settings.without_weight(node)
         check_part(path, node)
     checked = _read(_adapter(schema), dict(config), "")
     if isinstance(checked, settings.Train):
@@ -114,7 +119,7 @@ def _adapter(schema: type[Settings]) -> TypeAdapter[Settings]:
     for member in vars(settings).values():
         if inspect.isclass(member) and is_dataclass(member):
             with_config(settings.STRICT)(member)
-    with_config(settings.STRICT)(schema)
+    with_config(settings.OPEN if schema is settings.Train else settings.STRICT)(schema)
     return TypeAdapter(schema)
 
 
@@ -215,14 +220,14 @@ def _check_stages(train: settings.Train) -> None:
                 raise UserError(
                     f"{place}.model={objective.model} is not there; choose of {sorted(models)}"
                 )
-            if odd := set(objective.weights) ^ set(objective.losses):
-                raise UserError(
-                    f"{place}: losses and weights must name the same terms; "
-                    f"only one of them has {', '.join(sorted(odd))}"
-                )
+            for term, node in objective.losses.items():
+                if "_target_" not in node:
+                    raise UserError(f"{place}.losses.{term} is no loss: it has no _target_")
+            if not any(objective.weights.values()):
+                raise UserError(f"{place}.losses: every loss has the weight 0")
             target = {"_target_": objective.optimizer.get("_target_"), "_partial_": True}
-            for prefix, options in objective.groups.items():
-                check_part(f"{place}.groups.{prefix}", {**target, **options})
+            for prefix, options in objective.param_groups.items():
+                check_part(f"{place}.param_groups.{prefix}", {**target, **options})
             if objective.lr_schedule.name == "step" and objective.lr_schedule.step_size is None:
                 raise UserError(
                     f"{place}.lr_schedule.step_size is missing: steps between two decays"

@@ -1,14 +1,18 @@
 """Composition of a command's configuration from the yaml files of `conf/`."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from restore.config import settings
 from restore.config.explain import explain
-from restore.config.groups import composing
+from restore.config.groups import composing, unknown
 from restore.errors import UserError
 
 # Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
@@ -24,9 +28,33 @@ def compose(command: str, overrides: list[str], with_hydra: bool = False) -> Dic
     """
     try:
         with composing():
-            return hydra.compose(command, opened(command, overrides), with_hydra)
+            config = hydra.compose(command, opened(command, overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
+    refuse_unknown(command, config, config.hydra.runtime.choices)
+    if not with_hydra:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
+def refuse_unknown(command: str, config: DictConfig, choices: Mapping[str, Any]) -> None:
+    """Raises UserError where a training has a setting that is neither ours nor a composed group.
+
+    What is added by a file (`trainr:` in an experiment) or with a plus sign gets past Hydra.
+
+    Args:
+        command: the other commands' settings are all in their classes, which refuse the rest.
+        config: composed.
+        choices: Hydra's: what was chosen of each group, by `group` or `group@package`.
+    """
+    if command != "train":
+        return
+    groups = {re.split("[./]", name.rpartition("@")[2])[0] for name in choices}  # and `hydra`
+    known = groups | {field.name for field in fields(settings.Train)}
+    for key in map(str, config):
+        if key not in known:
+            raise UserError(unknown(key, sorted(known - {"hydra"})))
 
 
 def opened(command: str, overrides: list[str]) -> list[str]:

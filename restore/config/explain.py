@@ -22,9 +22,14 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
     text = "\n".join(told)
     if found := re.search(r"Could not find '([^']+/[^']+)'", text):
         return _no_choice(found[1], overrides, text)
-    if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults", text):
+    if found := re.search(r"Could not override '([^']+)'\.\s*(?:No match|Did you mean)", text):
         group = found[1].partition("@")[0]
         if names(group):
+            if places := _places(group, command):
+                return (
+                    f"'{group}' has several places: choose it for one of them, "
+                    f"{', '.join(f'{place}=…' for place in places)}"
+                )
             return (
                 f"'{group}' cannot be chosen here: nothing in this configuration takes it "
                 f"(a backbone without {group}, or another command)"
@@ -37,6 +42,13 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
         return f"{key}: {text.splitlines()[-1].strip()}"
     first = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
     return first
+
+
+def _places(group: str, command: str) -> list[str]:
+    """Where a group is chosen that has no place of its own name, as `group@place`."""
+    with composing():
+        about: Any = hydra.compose(command, return_hydra_config=True).hydra
+    return sorted(key for key in about.runtime.choices if key.startswith(f"{group}@"))
 
 
 def _unknown_key(key: str, command: str, overrides: list[str]) -> str:

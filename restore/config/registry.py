@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.errors import InstantiationException
 
-from restore.config import check_part, compose, conf, names, parts, plain
+from restore.config import check_part, compose, conf, names, parts, plain, settings
 from restore.errors import UserError
 
 __all__ = ["build", "check_group", "describe", "groups", "instantiate", "names"]
@@ -52,7 +52,14 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     check_group(group)
     if name not in names(group):
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
-    node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
+    if group in compose(command, [*overrides], with_hydra=True).hydra.runtime.choices:
+        node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
+    else:  # a group with a place in each stage or network, and none of its own
+        place = f"{group}.{name}"
+        config = compose(command, [f"+{group}@{place}={name}", *overrides])
+        node = plain(config)[group][name]
+        if group == "loss":
+            node = settings.without_weight(node)
     if not isinstance(node, dict) or "_target_" not in node:
         raise UserError(f"{group}={name} is a set of settings, not a part that can be built")
     return instantiate(node, group)

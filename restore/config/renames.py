@@ -34,6 +34,12 @@ _TRAINER = {
     "rate_rule": "lr_scaling",
     "base_batch": "base_batch_size",
 }
+_OBJECTIVE = {
+    "decay": "lr_schedule",
+    "groups": "param_groups",
+    "clip": "clip_grad_norm",
+    "repeat": "steps_per_iteration",
+}
 _LR_SCHEDULE = {"warmup": "warmup_steps", "shape": "name", "every": "step_size"}
 
 
@@ -45,10 +51,24 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
     stages = config.get("stages")
     for stage in stages.values() if isinstance(stages, dict) else ():
         objectives = stage.get("objectives") if isinstance(stage, dict) else None
-        for objective in objectives.values() if isinstance(objectives, dict) else ():
-            if isinstance(objective, dict) and isinstance(objective.get("decay"), dict):
-                objective["lr_schedule"] = _renamed(objective.pop("decay"), _LR_SCHEDULE)
+        if isinstance(stage, dict) and isinstance(objectives, dict):
+            stage["objectives"] = {name: _objective(node) for name, node in objectives.items()}
     return config
+
+
+def _objective(objective: Any) -> Any:
+    """An objective under today's names, the weights of its losses in their nodes."""
+    if not isinstance(objective, dict):
+        return objective
+    objective = _renamed(objective, _OBJECTIVE)
+    if isinstance(objective.get("lr_schedule"), dict):
+        objective["lr_schedule"] = _renamed(objective["lr_schedule"], _LR_SCHEDULE)
+    weights, losses = objective.pop("weights", None), objective.get("losses")
+    if isinstance(weights, dict) and isinstance(losses, dict):
+        for name, weight in weights.items():
+            if isinstance(losses.get(name), dict):
+                losses[name] = {**losses[name], "weight": weight}
+    return objective
 
 
 def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

@@ -21,8 +21,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 StandIn = Literal["black", "noise", "self", "none"]
 Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
 
-# Any class below refuses keys that it does not know.
+# Any class below refuses keys that it does not know, but for the groups of a training: a part may
+# bring a group of its own, and `restore.config.compose` has refused whatever else there was.
 STRICT = ConfigDict(extra="forbid")
+OPEN = ConfigDict(extra="ignore")
 
 
 @dataclass
@@ -45,6 +47,11 @@ class Loader:
     on_error: Literal["raise", "skip"]
 
 
+def without_weight(loss: Node) -> Node:
+    """A loss's node as a part: without the weight, which is the objective's."""
+    return {key: value for key, value in loss.items() if key != "weight"}
+
+
 @dataclass
 class LrSchedule:
     """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear."""
@@ -57,16 +64,35 @@ class LrSchedule:
 
 @dataclass
 class Objective:
-    """One model's losses and its optimizer."""
+    """One model's losses and its optimizer.
+
+    A loss's `weight`, which is 1 where it says none, stands in its own node; the rest of the node
+    is the part. `range` is what losses that depend on the pictures' range refer to.
+    """
 
     model: str
     losses: Annotated[dict[str, Node], Field(min_length=1)]
-    weights: dict[str, Weight]
     optimizer: Node
-    groups: dict[str, dict[str, Any]]
+    param_groups: dict[str, dict[str, Any]]
     lr_schedule: LrSchedule
-    clip: Rate | None
-    repeat: Positive
+    clip_grad_norm: Rate | None
+    steps_per_iteration: Positive
+    # With a value, so that runs from before there was this setting can go on.
+    range: Rate = 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each loss is multiplied by."""
+        return {name: float(node.get("weight", 1.0)) for name, node in self.losses.items()}
+
+    @property
+    def parts(self) -> dict[str, Node]:
+        """The losses that take part, as nodes to instantiate: those of weight 0 are not made."""
+        return {
+            name: without_weight(node)
+            for name, node in self.losses.items()
+            if self.weights[name] > 0
+        }
 
 
 @dataclass
@@ -133,7 +159,7 @@ class Wandb:
 
 @dataclass
 class Train:
-    """`restore train`."""
+    """`restore train`, apart from the groups that its parts refer to, such as `attention`."""
 
     task: Node
     data: Node
@@ -152,15 +178,6 @@ class Train:
     init_partial: bool
     resume: str | None
     folder: str
-    # Groups that parts above refer to.
-    attention: Node | None = None
-    trunk: Node | None = None
-    fusion: Node | None = None
-    degradation: Node | None = None
-    noise: Node | None = None
-    masks: Node | None = None
-    discriminator: Node | None = None
-    adversarial: Node | None = None
 
 
 @dataclass

@@ -191,13 +191,13 @@ class Learner:
         for title, objective in stage.objectives.items():
             own = objective.setting.model == "backbone"
             objective.set_lr(self.step - stage.first)
-            for _ in range(objective.setting.repeat):
+            for _ in range(objective.setting.steps_per_iteration):
                 objective.optimizer.zero_grad(set_to_none=True)
                 for place, problem in enumerate(problems):
                     restored = kept or self._restore_batch(problem, gradients=own)
                     last = place == len(problems) - 1
                     terms = self._backward(title, objective, restored, problem, len(problems), last)
-                    share = len(problems) * objective.setting.repeat
+                    share = len(problems) * objective.setting.steps_per_iteration
                     for name, value in terms.items():
                         name = f"{stage.prefix(title)}{name}"
                         values[name] = values.get(name, 0.0) + value / share
@@ -267,7 +267,7 @@ class Learner:
                 f"step {self.step}: the gradient of {title} has become {norm.item()} on "
                 f"{', '.join(keys)}; nothing was changed by it, the last checkpoint is good"
             )
-        if objective.setting.clip is not None:
-            clip_grads_with_norm_(objective.parameters, objective.setting.clip, norm)
+        if objective.setting.clip_grad_norm is not None:
+            clip_grads_with_norm_(objective.parameters, objective.setting.clip_grad_norm, norm)
         self.scaler.step(objective.optimizer)
         self.scaler.update()

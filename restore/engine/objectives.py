@@ -42,10 +42,13 @@ class Objective:
 
     Args:
         path: where it stands in the configuration, for messages.
-        setting: its losses, optimizer, parameter groups, schedule.
+        setting: its losses and their weights, optimizer, parameter groups, schedule.
         model: the bare model that it changes.
         steps: the stage's length.
         factor: on every learning rate.
+
+    Raises:
+        UserError: a loss, the optimizer or a parameter group cannot be made.
     """
 
     def __init__(
@@ -59,12 +62,9 @@ class Objective:
         self.setting, self.steps, self.model = setting, steps, model
         self.losses: dict[str, Loss] = {
             name: registry.instantiate(node, f"{path}.losses.{name}")
-            for name, node in setting.losses.items()
-            if setting.weights[name] > 0  # else not even its files are needed
+            for name, node in setting.parts.items()
         }
-        if not self.losses:
-            raise UserError(f"{path}.weights: every term has the weight 0")
-        groups = _parameter_groups(path, model, setting.groups)
+        groups = _parameter_groups(path, model, setting.param_groups)
         self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for group in self.optimizer.param_groups:
@@ -92,13 +92,13 @@ class Objective:
 @contextmanager
 def _fixed(models: Iterable[nn.Module]) -> Iterator[None]:
     """While it lasts, what is made with the models' parameters is no function of them."""
-    held = [p for model in models for p in model.parameters() if p.requires_grad]
-    for parameter in held:
+    trainable = [p for model in models for p in model.parameters() if p.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in held:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -107,24 +107,29 @@ def _parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters by the prefix of their names; all others come first, as they are."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    taken: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
+    by_prefix: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
     rest: list[Tensor] = []
     for name, parameter in named.items():
         owner = next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
-        (rest if owner is None else taken[owner]).append(parameter)
+        (rest if owner is None else by_prefix[owner]).append(parameter)
     for prefix in groups:
-        if not taken[prefix] and not any(n.startswith(prefix) for n, _ in model.named_parameters()):
+        if not by_prefix[prefix] and not any(
+            n.startswith(prefix) for n, _ in model.named_parameters()
+        ):
             parts = sorted({name.partition(".")[0] for name in named})
             raise UserError(
-                f"{path}.groups.{prefix}: the model has no such part; there are {', '.join(parts)}"
+                f"{path}.param_groups.{prefix}: the model has no such part; "
+                f"there are {', '.join(parts)}"
             )
-    made = [{"params": rest}] if rest else []
-    made += [
-        {"params": taken[prefix], **options} for prefix, options in groups.items() if taken[prefix]
+    param_groups = [{"params": rest}] if rest else []
+    param_groups += [
+        {"params": by_prefix[prefix], **options}
+        for prefix, options in groups.items()
+        if by_prefix[prefix]
     ]
-    if not made:
+    if not param_groups:
         raise UserError(f"{path}: the model has nothing to train")
-    return made
+    return param_groups
 
 
 @dataclass

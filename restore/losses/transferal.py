@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.types import Problem, Restoration
+from restore.types import Problem, Restoration, TransfersTextures
 
 
 class TransferalPerceptual:
@@ -30,15 +30,13 @@ class TransferalPerceptual:
     def __call__(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
-        extractor = getattr(models["backbone"], "extractor", None)
-        textures: list[Tensor] = restored.textures
-        if extractor is None or not textures:
+        backbone, textures = models["backbone"], restored.textures
+        if not isinstance(backbone, TransfersTextures) or not textures:
             raise UserError(
                 "the transferal loss needs a backbone that transfers textures (such as ttsr); "
                 "take the term out: give it the weight 0"
             )
-        fixed = {name: value.detach() for name, value in extractor.named_parameters()}
-        features = torch.func.functional_call(extractor, fixed, (restored.image,))
+        features = backbone.texture_features(restored.image)
         by_size = {feature.shape[-2:]: feature for feature in features}
         terms = [
             self._distance(by_size.get(texture.shape[-2:]), texture, restored.score)

@@ -152,8 +152,8 @@ def test_what_is_available_heeds_every_control_group_above(tmp_path: Path, versi
 
 def test_a_rehearsal_changes_no_weights_and_plays_every_stage(tmp_path: Path):
     both = ["schedule=[reconstruction,full]", "stages.full.epochs=null", "stages.full.steps=3"]
-    terms = "stages.full.objectives.restoration.weights"
-    both += [f"{terms}.perceptual=0", f"{terms}.transferal=0"]
+    terms = "stages.full.objectives.restoration.losses"
+    both += [f"{terms}.perceptual.weight=0", f"{terms}.transferal.weight=0"]
     training = begun(tmp_path, *both, "trainer.batch_size=2", "trainer.accumulate_steps=2")
     learner = training.learner
     before = copy.deepcopy({name: m.state_dict() for name, m in learner.models.items()})

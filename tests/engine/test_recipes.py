@@ -43,7 +43,7 @@ FIXED = [
     "discriminator=srgan",
     "discriminator.features=8",
     "adversarial=relativistic",
-    "stages.full.objectives.critic.losses.penalty._target_=restore.losses.penalties.R1",
+    "loss@stages.full.objectives.critic.losses.penalty=r1",
 ]
 CRITIC = "stages.full.objectives.critic"
 
@@ -87,7 +87,7 @@ def models(folder: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_every_game_changes_both_players_and_stays_finite(tmp_path: Path, rule, critic):
-    lighter = "stages.full.objectives.restoration.weights.perceptual=0"
+    lighter = "stages.full.objectives.restoration.losses.perceptual.weight=0"
     training = begun(tmp_path, f"adversarial={rule}", *critic, lighter)
     before = copy.deepcopy(training.learner.models)
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_every_game_changes_both_players_and_stays_finite(tmp_path: Path, rule, 
 
 def test_a_step_is_the_published_one(tmp_path: Path):
     """Against the published loop written out: critic on what was restored, then the backbone."""
-    training = begun(tmp_path, f"{CRITIC}.repeat=2")
+    training = begun(tmp_path, f"{CRITIC}.steps_per_iteration=2")
     # The published critic's step and the terms of PROTOCOLS, from the same start.
     net, critic = (
         copy.deepcopy(training.learner.models[name]) for name in ("backbone", "discriminator")
@@ -160,7 +160,7 @@ def test_a_step_is_the_published_one(tmp_path: Path):
 
 def test_the_critic_steps_as_often_as_told(tmp_path: Path):
     folder = tmp_path / "run"
-    assert train(folder, f"{CRITIC}.repeat=3", "stages.full.steps=2") == 0
+    assert train(folder, f"{CRITIC}.steps_per_iteration=3", "stages.full.steps=2") == 0
     held = checkpoint.read(folder / "checkpoints" / "last.pt")["optimizers"]
     counts = {
         name: {int(entry["step"]) for entry in state["state"].values()}
@@ -174,9 +174,11 @@ def test_the_critic_steps_as_often_as_told(tmp_path: Path):
 def test_the_backbone_may_step_twice_each_time_from_a_new_answer(tmp_path: Path):
     node = "stages.full.objectives.restoration"
     # A rate at which the answer is another after one step.
-    more = [f"{node}.weights.{term}=0" for term in ("perceptual", "transferal", "adversarial")]
+    more = [
+        f"{node}.losses.{term}.weight=0" for term in ("perceptual", "transferal", "adversarial")
+    ]
     more += [f"{node}.optimizer.lr=0.01"]
-    once, twice = begun(tmp_path, *more), begun(tmp_path, *more, f"{node}.repeat=2")
+    once, twice = begun(tmp_path, *more), begun(tmp_path, *more, f"{node}.steps_per_iteration=2")
     first, second = (step(once)["restoration/loss"] for _ in range(2))
     assert step(twice)["restoration/loss"] == pytest.approx((first + second) / 2, rel=1e-4)
     assert first != pytest.approx(second, rel=1e-2)
@@ -192,7 +194,7 @@ def test_the_best_checkpoint_is_of_the_last_stage(tmp_path: Path):
         for key in ("epochs=null", "steps=1")
     ]
     # The second stage spoils what the first left, and is yet what was asked for in the end.
-    more += [f"{node}.optimizer.lr=0.1", f"{node}.weights.perceptual=0"]
+    more += [f"{node}.optimizer.lr=0.1", f"{node}.losses.perceptual.weight=0"]
     assert train(folder, *more) == 0
     psnr = {step: v for (step, name), v in numbers(folder).items() if name.startswith("valid/psnr")}
     assert psnr[2] < psnr[1]
@@ -271,7 +273,7 @@ def test_micro_batches_equal_a_whole_one(tmp_path: Path):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_plays_too(tmp_path: Path, precision):
     # The CPU takes its time over convolutions in fp16.
-    lighter = "stages.full.objectives.restoration.weights.perceptual=0"
+    lighter = "stages.full.objectives.restoration.losses.perceptual.weight=0"
     training = begun(tmp_path, f"runtime.precision={precision}", lighter)
     before = copy.deepcopy(training.learner.models)
     for _ in range(2):
@@ -327,14 +329,14 @@ def test_a_term_without_weight_needs_not_even_its_file(tmp_path: Path, capfd):
     missing = f"{node}.losses.perceptual.weights=missing.pth"
     assert train(tmp_path / "a", missing, "stages.full.steps=1") == 2
     assert "missing.pth" in capfd.readouterr().err
-    training = begun(tmp_path / "b", missing, f"{node}.weights.perceptual=0")
+    training = begun(tmp_path / "b", missing, f"{node}.losses.perceptual.weight=0")
     assert set(training.learner.stages[0].objectives["restoration"].losses) == {
         "reconstruction",
         "transferal",
         "adversarial",
     }
-    nothing = [f"{CRITIC}.weights.adversarial=0", f"{CRITIC}.weights.penalty=0"]
-    with pytest.raises(UserError, match="every term has the weight 0"):
+    nothing = [f"{CRITIC}.losses.{name}.weight=0" for name in ("adversarial", "penalty")]
+    with pytest.raises(UserError, match="every loss has the weight 0"):
         begun(tmp_path / "c", *nothing)
 
 

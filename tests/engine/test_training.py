@@ -158,7 +158,7 @@ def test_two_stages_one_after_the_other(tmp_path: Path):
         "stages.second.epochs=null",
         "stages.second.steps=3",
         "stages.second.objectives.restoration.optimizer.lr=0",
-        "stages.second.objectives.restoration.groups.extractor.lr=0",
+        "stages.second.objectives.restoration.param_groups.extractor.lr=0",
         "schedule=[reconstruction,second]",
         "stages.reconstruction.steps=2",
         "trainer.save_every=100",

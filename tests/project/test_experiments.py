@@ -122,8 +122,8 @@ def test_the_thesis_stated_its_first_experiment_so():
     config = compose("train", ["experiment=thesis/1", "data.root=.", "masks.root=."])
     assert config.schedule == ["reconstruction", "full"]
     assert (config.stages.reconstruction.epochs, config.stages.full.epochs) == (10, 500)
-    weights_of = config.stages.full.objectives.restoration.weights
-    assert {name: value for name, value in weights_of.items() if value} == {
+    losses = config.stages.full.objectives.restoration.losses
+    assert {name: node.weight for name, node in losses.items() if node.weight} == {
         "reconstruction": 1.0,
         "perceptual": 0.01,
         "adversarial": 0.01,

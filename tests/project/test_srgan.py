@@ -26,8 +26,8 @@ def composed(name: str) -> DictConfig:
 
 def terms(config: DictConfig, stage: str, objective: str) -> dict[str, float]:
     """Terms that are not of weight 0."""
-    weighed = config.stages[stage].objectives[objective].weights
-    return {name: value for name, value in weighed.items() if value}
+    losses = config.stages[stage].objectives[objective].losses
+    return {name: node.weight for name, node in losses.items() if node.weight}
 
 
 def test_the_paper_has_two_phases():

@@ -310,6 +310,15 @@ class TTSR(nn.Module):
         values = dict(zip((4, 2, 1), self.extractor(reference)))
         return self.attention.encode_reference(keys, [values[scale] for scale in self.textures])
 
+    def texture_features(self, image: Tensor) -> list[Tensor]:
+        """Features of a picture N3HW in [0, 1], fine to coarse, by the extractor as it is now.
+
+        Gradients reach the picture alone, not the extractor's weights.
+        """
+        fixed = {name: value.detach() for name, value in self.extractor.named_parameters()}
+        features: list[Tensor] = torch.func.functional_call(self.extractor, fixed, (image,))
+        return features
+
     def forward(
         self,
         low: Tensor,

@@ -138,7 +138,7 @@ class _Step:
             self.models[name] = made.to(memory_format=layout)
         self.objectives = []
         for objective in stage.objectives.values():
-            losses = {k: registry.instantiate(v, k) for k, v in objective.losses.items()}
+            losses = {k: registry.instantiate(v, k) for k, v in objective.parts.items()}
             for loss in losses.values():
                 if isinstance(loss, nn.Module):
                     loss.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -156,8 +156,8 @@ class _Step:
             optimizer.zero_grad(set_to_none=True)
             with self.autocast:
                 terms = [
-                    weight * losses[name](restored, problem, self.models)
-                    for name, weight in objective.weights.items()
+                    objective.weights[name] * loss(restored, problem, self.models)
+                    for name, loss in losses.items()
                 ]
             torch.stack(terms).sum().backward()
             optimizer.step()
