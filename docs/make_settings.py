@@ -24,8 +24,9 @@ shells: `'task={scale: 2.5}'`. A command prints all that applies to it with `--c
 GROUPS = """\
 A group is a folder of `conf/`, a choice a yaml in it. `restore list attention` prints the choices
 of one. The settings of a choice stand under the group's name: `scale` of `backbone=edsr` is
-`backbone.scale`. Two groups are placed elsewhere: a `stage` stands under `stages.NAME`, a `mapping`
-under `backbone.mapping`. A choice that begins with another one's settings lists only what it
+`backbone.scale`. Some groups are placed elsewhere: a `stage` under `stages.NAME`, its `loss`,
+`optimizer` and `lr_schedule` under its `objectives` (see [losses](losses.md)), a `mapping` under
+`backbone.mapping`. A choice that begins with another one's settings lists only what it
 changes.
 """
 
@@ -51,17 +52,21 @@ def page() -> str:
             continue  # they hold values of other groups' settings, none of their own
         for name in names:
             text = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8")
-            if rows := list(_settings(text)):
+            rows, places = list(_settings(text)), [g for g in _groups(text) if "@" in g[0]]
+            if rows or places:
                 parts.append(f"`{group}={name}`\n")
+            if places:
+                parts.append(_table(("group", "choice if none is given", ""), places))
+            if rows:
                 parts.append(_table(("setting", "default", ""), rows))
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _groups(text: str) -> Iterator[tuple[str, str, str]]:
-    """The groups of a command: where, which choice, and the comment."""
+    """The groups that a yaml composes: where, which choice, and the comment."""
     for group in comments.groups(text):
         name = group.key.partition("@")[0].strip("/")
-        yield f"[`{group.key}`](#{name})", f"`{group.default}`", group.comment
+        yield f"[`{group.key.lstrip('/')}`](#{name})", f"`{group.default}`", group.comment
 
 
 def _settings(text: str) -> Iterator[tuple[str, str, str]]:

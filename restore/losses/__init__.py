@@ -1,9 +1,7 @@
-"""Terms of objectives: how far an answer is from what it should be.
+"""Losses: how far a restoration is from what it should be.
 
-A term is called with the answer, the problem and all models by name, and returns one number, the
-mean over what it compares. Terms that compare pixel by pixel weigh that mean with the problem's
-weight map, where there is one. A term that is a module is brought to the models' device and holds
-nothing that is trained; what it holds is not in checkpoints.
+Each is the mean over what it compares. Those that compare pixel by pixel weigh that mean with the
+problem's weight map, where there is one. `conf/loss` has them by name, docs/losses.md explains them.
 """
 
 from collections.abc import Mapping
@@ -16,11 +14,31 @@ from restore.utils import distributed
 
 
 class Loss(Protocol):
-    """What an objective calls for each of its terms."""
+    """What an objective calls for each of its terms, and multiplies by its weight.
+
+    One that is a module is moved to the models' device; nothing in it is trained, and what it holds
+    is not in checkpoints. It may be `restore.types.Scheduled` and `SizeConstrained` too.
+    """
 
     def __call__(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The unweighted loss of a batch.
+
+        Args:
+            restored: what the backbone made of the batch. Its graph reaches the backbone where the
+                objective trains that; for a critic's objective it holds a detached picture alone.
+            problem: the batch; `problem.target` is never None in training.
+            models: by name: `backbone`, and those that the stage lists. Only the objective's own
+                gets gradients.
+
+        Returns:
+            A tensor without dimensions.
+
+        Raises:
+            UserError: it does not fit the backbone.
+        """
+        ...
 
 
 def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:

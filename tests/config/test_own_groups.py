@@ -1,0 +1,118 @@
+"""A part may bring a group of its own, from a folder outside the project."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from restore.cli import main
+from restore.config import check, compose, plain, settings
+from restore.errors import UserError
+from restore.models import weights
+from tests.helpers.tiny import ALONE
+
+NETWORK = '''"""A network whose last layer is a part."""
+
+import torch
+from torch import nn
+
+from restore.types import Restoration
+
+
+class Shuffle(nn.Module):
+    def __init__(self, scale: int, gain: float):
+        super().__init__()
+        self.gain = gain
+        self.conv = nn.Conv2d(3, 3 * scale**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(scale)
+
+    def forward(self, x):
+        return self.shuffle(self.conv(x)) * self.gain
+
+
+class Net(nn.Module):
+    takes_reference = False
+    reach = 1
+
+    def __init__(self, scale: int, upsampler: nn.Module):
+        super().__init__()
+        self.scale, self.upsampler = scale, upsampler
+
+    def forward(self, low, low_up=None, **others):
+        return Restoration((0.5 + self.upsampler(low)).clamp(0, 1))
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with a backbone and the group that it brings; returns the search path."""
+    (tmp_path / "own_upsampled.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for group, name, text in (
+        (
+            "backbone",
+            "own",
+            "defaults:\n  - /upsampler@_global_.upsampler: shuffle\n"
+            "  - override /task@_global_.task: single_sr\n  - _self_\n\n"
+            "_target_: own_upsampled.Net\nscale: ${task.scale}\nupsampler: ${upsampler}\n",
+        ),
+        (
+            "upsampler",
+            "shuffle",
+            "_target_: own_upsampled.Shuffle\nscale: ${task.scale}\ngain: ${strength.gain}\n",
+        ),
+        (
+            "upsampler",
+            "weak",
+            "defaults:\n  - shuffle\n  - _self_\n\ngain: 0.01\n",
+        ),
+        # Settings without a class of their own are a group too.
+        ("strength", "low", "gain: 0.1\n"),
+    ):
+        (tmp_path / "conf" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / group / f"{name}.yaml").write_text(f"# mine\n{text}")
+    return f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+
+
+SMALL = ["task.crop=32", "trainer.batch_size=2", "trainer.pictures=0", "trainer.valid_every=100"]
+LENGTH = ["stages.reconstruction.epochs=null", "stages.reconstruction.steps=2"]
+
+
+def test_it_trains_goes_on_and_is_evaluated(own: str, tmp_path: Path):
+    line = [own, "backbone=own", "+strength=low", "upsampler.scale=4", *SMALL, *LENGTH, *ALONE]
+    run = tmp_path / "run"
+    assert main(["train", f"folder={run}", *line]) == 0
+    assert main(["train", f"resume={run}"]) == 0
+    assert weights.load(run).backbone().upsampler.gain == 0.1
+    before = weights.load(run).state
+    measured = tmp_path / "measured"
+    told = ["runtime.device=cpu", "limit=1", "pictures=0", "wandb.mode=disabled"]
+    told += ["loader.workers=0"]
+    assert main(["evaluate", f"weights={run}", f"folder={measured}", *told]) == 0
+    assert list(measured.glob("*.json"))
+    assert all(torch.equal(value, before[name]) for name, value in weights.load(run).state.items())
+
+
+def test_its_group_is_chosen_and_swept_like_any_other(own: str, tmp_path: Path):
+    line = [own, "backbone=own", "+strength=low", *SMALL, *LENGTH, *ALONE]
+    sweep = [f"folder={tmp_path / 'sweep'}", "upsampler=shuffle,weak"]
+    assert main(["train", "-m", *sweep, *line]) == 0
+    gains = {
+        weights.load(job.parent).backbone().upsampler.gain
+        for job in tmp_path.glob("sweep/*/job.json")
+    }
+    assert gains == {0.1, 0.01}
+
+
+def test_what_no_group_put_there_is_refused_with_what_is_near(own: str, tmp_path: Path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir()
+    for name, text in (("section", "trainr: {batch_size: 2}"), ("group", "upsamplr: {gain: 1.0}")):
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n# wrong\n{text}\n")
+    line = [own, "backbone=own", "+strength=low"]
+    for name, near in (("section", "trainer"), ("group", "upsampler")):
+        with pytest.raises(UserError, match=f"is not a setting; did you mean '{near}'") as raised:
+            compose("train", [*line, f"experiment={name}"])
+        assert "\n" not in str(raised.value)
+    config = plain(compose("train", line))
+    assert check(config, settings.Train).backbone["upsampler"]["gain"] == 0.1

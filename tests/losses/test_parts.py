@@ -1,0 +1,128 @@
+"""What has a yaml in `conf/loss` is built by its name and composed into stages."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from restore.config import check, compose, plain, registry, settings
+from restore.engine.objectives import Objective
+from restore.losses.pixel import L1, L2, Charbonnier
+from restore.types import Problem, Restoration
+
+PLACE = "stages.full.objectives.restoration"
+VGG = "pretrained.vgg19=random"
+
+
+class Critic(nn.Module):
+    """Logits that depend on the picture and on a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (self.weight * image).square().flatten(1).mean(1, keepdim=True)
+
+
+class Backbone(nn.Module):
+    """One that transfers textures: the picture is its own feature."""
+
+    def texture_features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [image.square()]
+
+
+@pytest.mark.parametrize("name", registry.names("loss"))
+def test_every_loss_is_a_finite_number_with_a_gradient(name):
+    loss = registry.build("loss", name, VGG)
+    torch.manual_seed(0)
+    models = {"backbone": Backbone(), "discriminator": Critic()}
+    image = torch.rand(2, 3, 32, 32, requires_grad=True)
+    answer = Restoration(
+        image,
+        score=torch.rand(2, 1, 32, 32),
+        textures=[torch.rand(2, 3, 32, 32)],
+        block_masks={"body.0": torch.rand(2, 1, 8, 8, requires_grad=True)},
+    )
+    problem = Problem({}, torch.rand(2, 3, 32, 32), ["a", "b"])
+    value = loss(answer, problem, models)
+    assert value.shape == ()
+    assert value.isfinite()
+    assert name == "gan_generator" or name == "gan_critic" or value >= 0
+    learns = [image, *models["discriminator"].parameters(), *answer.block_masks.values()]
+    gradients = torch.autograd.grad(value, learns, allow_unused=True)
+    felt = [g for g in gradients if g is not None]
+    assert felt
+    assert all(g.isfinite().all() for g in felt)
+    assert any(g.abs().max() > 0 for g in felt)
+
+
+def full(*overrides: str) -> settings.Objective:
+    """The backbone's objective of the stage `full`."""
+    config = plain(compose("train", ["schedule=[full]", VGG, *overrides]))
+    return check(config, settings.Train).stages["full"].objectives["restoration"]
+
+
+def test_a_term_is_swapped_by_name_and_keeps_weight_and_range():
+    swapped = full(f"loss@{PLACE}.losses.reconstruction=charbonnier")
+    loss = registry.instantiate(swapped.parts["reconstruction"], "loss")
+    assert isinstance(loss, Charbonnier)
+    assert loss.range == 2.0, "the objective's, as for the L1 that was there"
+    assert swapped.weights == full().weights
+    l2 = full(f"loss@{PLACE}.losses.perceptual=l2", f"{PLACE}.range=255")
+    part = registry.instantiate(l2.parts["perceptual"], "loss")
+    assert isinstance(part, L2)
+    assert part.range == 255
+    assert l2.weights["perceptual"] == 0.01
+
+
+def test_a_term_is_added_weighed_and_left_out():
+    more = full(f"+loss@{PLACE}.losses.smooth=total_variation", f"{PLACE}.losses.smooth.weight=3")
+    assert more.weights == {**full().weights, "smooth": 3.0}
+    assert list(more.parts)[-1] == "smooth"
+    fewer = full(f"{PLACE}.losses.perceptual.weight=0", f"{PLACE}.losses.transferal.weight=0")
+    assert list(fewer.parts) == ["reconstruction", "adversarial"]
+    assert "weight" not in fewer.parts["reconstruction"]
+
+
+def test_a_loss_that_names_no_weight_counts_once(tmp_path: Path):
+    (tmp_path / "loss").mkdir()
+    text = "# mine\n_target_: restore.losses.pixel.L1\n"
+    (tmp_path / "loss" / "mine.yaml").write_text(text)
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    own = full(search, f"+loss@{PLACE}.losses.own=mine")
+    assert own.weights["own"] == 1.0
+    assert isinstance(registry.instantiate(own.parts["own"], "loss"), L1)
+
+
+@pytest.mark.parametrize("name", [*registry.names("optimizer"), *("adan", "lamb", "adafactor")])
+def test_every_optimizer_makes_steps_with_groups_of_its_own(name):
+    place = "stages.reconstruction.objectives.restoration"
+    mine = [f"optimizer@{place}.optimizer={name}"]
+    if name not in registry.names("optimizer"):
+        mine = [f"optimizer@{place}.optimizer=timm", f"{place}.optimizer.opt={name}"]
+    config = plain(compose("train", [*mine, VGG]))
+    setting = check(config, settings.Train).stages["reconstruction"].objectives["restoration"]
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"body": nn.Linear(3, 3), "extractor": nn.Linear(3, 3)})
+    objective = Objective("here", setting, model, 10)
+    rates = [group["lr"] for group in objective.optimizer.param_groups]
+    assert rates[1:] == [1e-5], "the extractor's"
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for step in range(2):
+        objective.set_lr(step)
+        objective.optimizer.zero_grad()
+        x = torch.rand(4, 3)
+        model["extractor"](model["body"](x)).sub(1).square().mean().backward()
+        objective.optimizer.step()
+    moved = {key: (p - before[key]).abs().mean() for key, p in model.named_parameters()}
+    assert all(0 < distance < 1 for distance in moved.values()), moved
+
+
+@pytest.mark.parametrize("name", registry.names("lr_schedule"))
+def test_every_schedule_composes_into_a_stage(name):
+    place = "stages.reconstruction.objectives.restoration.lr_schedule"
+    config = plain(compose("train", [f"lr_schedule@{place}={name}", VGG]))
+    stage = check(config, settings.Train).stages["reconstruction"]
+    assert stage.objectives["restoration"].lr_schedule.name == name.partition("_")[0]
