@@ -1,7 +1,7 @@
 """Losses: how far a restoration is from what it should be.
 
 Each is the mean over what it compares. Those that compare pixel by pixel weigh that mean with the
-problem's weight map, where there is one. `conf/loss` has them by name, docs/losses.md explains them.
+problem's weight map, where there is one. `conf/loss` has them by name; docs/losses.md explains.
 """
 
 from collections.abc import Mapping
