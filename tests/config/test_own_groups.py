@@ -1,5 +1,6 @@
 """A part may bring a group of its own, from a folder outside the project."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with a backbone and the group that it brings; returns the search path."""
     (tmp_path / "own_upsampled.py").write_text(NETWORK)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # for jobs of a sweep
     for group, name, text in (
         (
             "backbone",
