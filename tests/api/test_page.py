@@ -1,7 +1,8 @@
-"""Every block of docs/python.md runs, in its order; so do the examples of docstrings."""
+"""The Python of docs/python.md and docs/quickstart.md runs, and the examples of docstrings."""
 
 import doctest
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,27 +13,43 @@ from tests import ROOT
 from tests.helpers import pages
 from tests.helpers.stand_ins import MORE, StandIns, smaller
 
-PAGE = ROOT / "docs" / "python.md"
-BLOCKS = [block for block in pages.blocks(PAGE) if block.language == "python"]
 
-
-def test_the_page_runs(tmp_path: Path, tmp_path_factory, monkeypatch, capsys):
+@pytest.fixture
+def run_page(tmp_path: Path, tmp_path_factory, monkeypatch):
+    """Runs the blocks of a page in an empty folder; returns the names that they define."""
     monkeypatch.chdir(tmp_path)
-    text = "\n".join(line for block in BLOCKS for line in block.lines)
-    stand_ins = StandIns(tmp_path_factory.mktemp("stand_ins"))
-    stand_ins.place("docs/python.md", text.replace('"', " "), tmp_path)
     train, evaluate = restore.api.train, restore.api.evaluate
     monkeypatch.setattr(restore.api, "train", lambda words: train([*words, *smaller(words)]))
     monkeypatch.setattr(
         restore.api, "evaluate", lambda words: evaluate([*words, *MORE["evaluate"]])
     )
-    names: dict[str, object] = {}
-    for block in BLOCKS:
-        source = "\n" * (block.line - 1) + "\n".join(block.lines)
-        exec(compile(source, str(PAGE), "exec"), names)
+
+    def run(name: str) -> dict[str, Any]:
+        page = ROOT / name
+        blocks = [block for block in pages.blocks(page) if block.language == "python"]
+        text = "\n".join(line for block in blocks for line in block.lines)
+        stand_ins = StandIns(tmp_path_factory.mktemp("stand_ins"))
+        stand_ins.place(name, text.replace('"', " "), tmp_path)
+        names: dict[str, Any] = {}
+        for block in blocks:
+            source = "\n" * (block.line - 1) + "\n".join(block.lines)
+            exec(compile(source, str(page), "exec"), names)
+        return names
+
+    return run
+
+
+def test_the_quickstart_runs(run_page):
+    names = run_page("docs/quickstart.md")
+    assert names["result"].mean["psnr_y_ttsr"] > 10
+    assert Path("sharp.png").exists()
+
+
+def test_the_page_runs(run_page, capsys):
+    names = run_page("docs/python.md")
     assert "picture: values from 255 to 255" in capsys.readouterr().out
-    assert names["sharp"].size == tuple(4 * side for side in (32, 24))  # type: ignore[attr-defined]
-    assert names["target"].shape == (2, 3, 64, 64)  # type: ignore[attr-defined]
+    assert names["sharp"].size == tuple(4 * side for side in (32, 24))
+    assert names["target"].shape == (2, 3, 64, 64)
     assert names["psnr"]
     assert names["best"] in (1e-3, 5e-4)
 
