@@ -1,14 +1,14 @@
 """Decoded pictures on disk, so that a crop costs what it is large, not what its picture is."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from torch import Tensor
 
-from restore.errors import UserError
+from restore.errors import Unwritable, UserError
 from restore.images import memory_mapped
 from restore.images.io import read_rgb
+from restore.utils.files import make_folder, whole
 
 
 class Cache:
@@ -59,19 +59,15 @@ class Cache:
         return self.folder / path.parent.name / name
 
     def _write(self, kept: Path, picture_CHW: Tensor) -> None:
-        temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
         try:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            make_folder(kept.parent)
+            with whole(kept) as temporary:
                 memory_mapped.write(temporary, picture_CHW)
-                os.replace(temporary, kept)
-            finally:
-                temporary.unlink(missing_ok=True)
             source = kept.name.rsplit(".", 2)[0]
             for other in kept.parent.iterdir():
                 if other.name.startswith(f"{source}.") and other != kept:
                     other.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, Unwritable) as error:
             raise UserError(
                 f"cannot keep decoded pictures in {kept.parent}: {error}; give data.cache another "
                 "folder, or data.cache=null to decode every time"

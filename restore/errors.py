@@ -25,6 +25,10 @@ class UnreadableImage(UserError):
         return type(self), (self.path, self.reason)
 
 
+class Unwritable(UserError):
+    """A file that cannot be written: the disk is full, read-only, or refuses for another reason."""
+
+
 class RunFailure(Exception):
     """Work that could not be finished though nothing was asked wrongly: a sentence, exit code 1."""
 

@@ -3,13 +3,13 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
@@ -18,6 +18,8 @@ from restore.images.convert import convert_mask
 from restore.images.io import by_name, find, fits, load, save, writable
 from restore.inference.pipeline import STAND_INS, Pipeline
 from restore.models import bundled, weights
+from restore.utils import files
+from restore.utils.progress import bar
 
 log = logging.getLogger("restore")
 
@@ -82,9 +84,16 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         setting.reference = pipeline.stand_in
         log.info("reference=%s, as these weights were trained", pipeline.stand_in)
     pipeline.check_tile(setting.tile)
-    todo = jobs(setting, pipeline)
+    mark = _Mark(setting, loaded.fingerprint)
+    goes_on = mark.there()
+    todo = jobs(setting, pipeline, goes_on)
     log.info(loaded.sentence())
-    failed = run(todo, pipeline, setting)
+    left = todo
+    if goes_on and not setting.overwrite:
+        left = [job for job in todo if not job.goal.exists()]
+        log.info("going on: %d of %d are there", len(todo) - len(left), len(todo))
+    failed = run(left, pipeline, setting, mark) if left else []
+    mark.remove()
     for error in failed:
         log.error("not restored: %s", error)
     log.info(
@@ -93,7 +102,42 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     return 1 if failed else 0
 
 
-def jobs(setting: Apply, pipeline: Pipeline) -> list[ApplyJob]:
+class _Mark:
+    """Lies in a folder of results until all are there, and says what was asked for.
+
+    The same may be asked for again, after a kill or once a full disk has room: results are written
+    whole or not at all, so what is there of them need not be made again.
+    """
+
+    def __init__(self, setting: Apply, fingerprint: str):
+        assert setting.output is not None
+        self.folder = Path(setting.output).expanduser()
+        self.path = self.folder / ".unfinished"
+        self.several = Path(setting.input).expanduser().is_dir()
+        elsewhere = ("weights", "output", "networks", "overwrite", "runtime")
+        same = {name: value for name, value in asdict(setting).items() if name not in elsewhere}
+        more = {"sha256": fingerprint, "precision": setting.runtime.precision}
+        self.text = files.to_json({**same, **more})
+
+    def there(self) -> bool:
+        """Whether the same was begun and did not come to its end."""
+        with suppress(OSError):
+            return self.several and self.path.read_text(encoding="utf-8") == self.text
+        return False
+
+    def set(self) -> None:
+        """Lays the mark, where several pictures are asked for and it does not lie there yet."""
+        if self.several and not self.there():
+            files.make_folder(self.folder)
+            files.write_text(self.path, self.text)
+
+    def remove(self) -> None:
+        """Takes the mark away."""
+        if self.several:
+            self.path.unlink(missing_ok=True)
+
+
+def jobs(setting: Apply, pipeline: Pipeline, goes_on: bool = False) -> list[ApplyJob]:
     """What is to be done, found to be possible before any of it is.
 
     Raises UserError: missing input, reference or mask, outputs that exist, that would be written
@@ -132,7 +176,7 @@ def jobs(setting: Apply, pipeline: Pipeline) -> list[ApplyJob]:
             raise UserError(f"{taken[end]} and {path} would both be written to {end}")
         if end.resolve() in used:
             raise UserError(f"{end} is itself an input, reference or mask; name another output")
-        if end.exists() and not setting.overwrite:
+        if end.exists() and not setting.overwrite and not goes_on:
             raise UserError(f"{end} is there already; overwrite=true replaces it")
         taken[end] = path
         planned.append(ApplyJob(path, _key(path, source), some, hole, end))
@@ -220,7 +264,7 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
     return [found[name] for name in names]
 
 
-def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply) -> list[UserError]:
+def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -> list[UserError]:
     """Does the jobs; returns what kept some pictures of a folder from being restored.
 
     Raises UserError when that keeps all of them: the only input, or the reference of all.
@@ -229,7 +273,7 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply) -> list[UserEr
     first = todo[0].references
     if isinstance(first, list) and all(job.references == first for job in todo):
         pipeline.encode_reference(*first)
-    for job in tqdm(todo, unit="img", disable=None if len(todo) > 1 else True):
+    for job in bar(todo, unit="img", disable=None if len(todo) > 1 else True):
         try:
             picture = load(job.source)
             size = picture.colour.shape[-2], picture.colour.shape[-1]
@@ -247,9 +291,7 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply) -> list[UserEr
             result = pipeline.restore(picture, memory, mask, setting.tile, setting.ensemble)
         except RunFailure as error:
             raise RunFailure(f"{job.source}: {error}") from error
-        try:
-            job.goal.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {job.goal.parent}: {error}") from error
+        mark.set()
+        files.make_folder(job.goal.parent)
         save(job.goal, result, setting.quality)
     return failed

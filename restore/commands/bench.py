@@ -12,7 +12,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     setting = check(config, settings.Bench)
     device = launcher.device(setting.runtime)
     folder = Path(setting.folder)
-    run_folder.make_folder(folder, config)
-    run_folder.log_to(folder)
-    registry.instantiate(setting.benchmark, "benchmark").run(folder, device)
+    with run_folder.filling(folder, config):
+        run_folder.log_to(folder)
+        registry.instantiate(setting.benchmark, "benchmark").run(folder, device)
+        run_folder.finish(folder)
     return 0

@@ -20,7 +20,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, Compare)
     folder = Path(setting.folder)
-    run_folder.refuse_taken(folder)
+    run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
     device = launcher.device(setting.runtime)
     if setting.runtime.threads:
@@ -29,7 +29,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
     lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
     found = measure(job.pictures, job.keys, job.protocol, lpips, distances, device)
-    run_folder.make_folder(folder, config)
-    run_folder.log_to(folder)
-    report.write(folder, job, found, distances)
+    with run_folder.filling(folder, config):
+        run_folder.log_to(folder)
+        report.write(folder, job, found, distances)
+        run_folder.finish(folder)
     return 0

@@ -2,9 +2,11 @@
 
 import copy
 import csv
+import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -87,11 +89,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     folder = Path(setting.folder)
     if launcher.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)
-    run_folder.refuse_taken(folder)
+    run_folder.refuse_taken(folder, config)
     launcher.device(setting.runtime)
     EvaluateJob(setting)  # what is wrong is said here, once, rather than by every process
-    run_folder.make_folder(folder, config)
-    return launcher.launch("evaluate", folder, setting.runtime)
+    with run_folder.filling(folder, config):
+        return launcher.launch("evaluate", folder, setting.runtime)
 
 
 def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:
@@ -101,14 +103,14 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
     """
     config = config or run_folder.read_config(folder)
     setting = check(config, settings.Evaluate)
-    with launcher.group(setting.runtime) as device:
+    with launcher.group(setting.runtime) as device, ExitStack() as stack:
         folder = Path(distributed.from_first(str(folder)))
         if new:
-            run_folder.refuse_taken(folder)
+            run_folder.refuse_taken(folder, config)
         run_folder.log_to(None)
         job = EvaluateJob(setting)
         if new and distributed.rank() == 0:
-            run_folder.make_folder(folder, config)
+            stack.enter_context(run_folder.filling(folder, config))
         distributed.gather(None)  # nobody goes on before the folder is there
         run_folder.log_to(folder)
         log.info(job.loaded.sentence())
@@ -121,6 +123,8 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
             done = True
         finally:
             dashboard.close(failed=not done)
+        if distributed.rank() == 0:
+            run_folder.finish(folder)
         return 0
 
 
@@ -244,12 +248,13 @@ def _write(
     """`images.csv`, `summary.json`, `table.md`."""
     names = list(report.rows[0]["restored"])
     base = [f"{report.baseline}/{name}" for name in report.rows[0]["baseline"]]
-    with open(folder / "images.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", *names, *base, *report.rows[0]["facts"]])
-        for row in report.rows:
-            found = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
-            writer.writerow([row["key"], *("" if math.isnan(v) else v for v in found)])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["key", *names, *base, *report.rows[0]["facts"]])
+    for row in report.rows:
+        found = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
+        writer.writerow([row["key"], *("" if math.isnan(v) else v for v in found)])
+    files.write_text(folder / "images.csv", file.getvalue())
     binned = {"by share of holes": holes.by_share(report.rows)} if holes.known(report.rows) else {}
     files.write_text(folder / "summary.json", files.to_json({**facts, **values, **binned}))
     text = table(facts, report.baseline, values) + holes.section(report.rows, report.baseline)

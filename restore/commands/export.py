@@ -35,16 +35,18 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, Export)
     folder = Path(setting.folder).expanduser()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if taken and not run_folder.unfinished(folder):
         raise UserError(f"folder={folder} is there already; name another one, or remove it")
     run_folder.log_to(None)
     form: Format = registry.instantiate(setting.format, "format")
-    run_folder.make_folder(folder, config)
-    try:
-        told = form.write(folder)
-    except UserError:
-        shutil.rmtree(folder)  # half of it would look like all of it
-        raise
+    with run_folder.filling(folder, config):
+        try:
+            told = form.write(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # half of it would look like all of it
+            raise
+        run_folder.finish(folder)
     for line in told:
         log.info(line)
     log.info("written to %s", folder)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
+from restore.utils.files import REFUSALS, refusal
 from restore.utils.signals import INTERRUPTED, interrupting
 
 
@@ -39,6 +40,12 @@ def reporting(command: str) -> Iterator[Outcome]:
         outcome.code = INTERRUPTED
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        place = f" {error.filename}" if error.filename else ""
+        say(command, f"cannot write{place}: {refusal(error)}")
+        outcome.code = MISTAKE
 
 
 def say(command: str, sentence: str) -> None:

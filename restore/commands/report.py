@@ -57,7 +57,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, ReportSettings)
     folder = Path(setting.folder)
-    run_folder.refuse_taken(folder)
+    run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
     layout: Layout = registry.instantiate(setting.layout, "layout")
     found = find(setting.folders)
@@ -83,20 +83,22 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         shown["pictures"] = gather(condition, album, setting.pictures)
         shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
         shown["against"] = first
-    run_folder.make_folder(folder, config)
-    run_folder.log_to(folder)
-    for name, table in tables[0][against[0]].items():
-        for suffix, text in _texts(table).items():
-            files.write_text(folder / f"{name}.{suffix}", text)
-    texts = [
-        [{name: _texts(table) for name, table in base.items()} for base in own] for own in tables
-    ]
-    files.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
-    for note in found.notes:
-        log.info(note)
-    log.info("\n%s", tables[0][against[0]]["table"].markdown())
-    size = (folder / "index.html").stat().st_size / 1e6
-    log.info("%s (%.1f MB), tables as csv, md and tex beside it", folder / "index.html", size)
+    with run_folder.filling(folder, config):
+        run_folder.log_to(folder)
+        for name, table in tables[0][against[0]].items():
+            for suffix, text in _texts(table).items():
+                files.write_text(folder / f"{name}.{suffix}", text)
+        texts = [
+            [{name: _texts(table) for name, table in base.items()} for base in own]
+            for own in tables
+        ]
+        files.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
+        for note in found.notes:
+            log.info(note)
+        log.info("\n%s", tables[0][against[0]]["table"].markdown())
+        size = (folder / "index.html").stat().st_size / 1e6
+        log.info("%s (%.1f MB), tables as csv, md and tex beside it", folder / "index.html", size)
+        run_folder.finish(folder)
     return 0
 
 

@@ -20,6 +20,7 @@ from restore.engine import launcher, run_folder
 from restore.errors import UserError
 from restore.images.bicubic import resized
 from restore.inference.evaluation import Runner, evaluate
+from restore.metrics.protocol import Protocol
 from restore.models import weights
 from restore.models.weights import Loaded
 from restore.types import Restoration
@@ -79,7 +80,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     device = launcher.device(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
-    run_folder.refuse_taken(folder)
+    run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
     loaded = weights.load(Path(setting.weights).expanduser())
     if not loaded.takes_scale():
@@ -96,8 +97,21 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     protocol = registry.instantiate(setting.protocol, "protocol")
     scales = sorted({float(scale) for scale in setting.scales})
     splits = {scale: _split(setting, loaded, scale) for scale in scales}
-    run_folder.make_folder(folder, config)
-    run_folder.log_to(folder)
+    with run_folder.filling(folder, config):
+        run_folder.log_to(folder)
+        _write(folder, *_measure(setting, methods, splits, protocol, device))
+        run_folder.finish(folder)
+    return 0
+
+
+def _measure(
+    setting: Scales,
+    methods: dict[str, tuple[Loaded, nn.Module]],
+    splits: dict[float, EvalItems],
+    protocol: Protocol,
+    device: torch.device,
+) -> tuple[dict[str, Any], Found]:
+    """Every method at every scale, and what the numbers mean."""
     found: Found = {}
     count = 0
     for scale, items in splits.items():
@@ -126,8 +140,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         "protocol": protocol.name,
         "images": count,
     }
-    _write(folder, facts, found)
-    return 0
+    return facts, found
 
 
 def _any_scale(loaded: Loaded, path: str) -> nn.Module:
@@ -233,5 +246,6 @@ def plot(found: Found, facts: dict[str, Any], path: Path) -> None:
     axes[0].legend(fontsize="small")
     axes[0].set_title(f"N = {facts['images']}, protocol {facts['protocol']}", fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)

@@ -44,7 +44,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     elif alone:
         return work(folder, config, new=True)
     else:
-        run_folder.refuse_taken(folder)
+        run_folder.refuse_taken(folder, config)
         # Whatever is not there or cannot be built is said here, once, not by every process.
         launcher.device(setting.runtime)
         tried = config
@@ -84,7 +84,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         first = distributed.rank() == 0
         made = not new and (folder / "config.yaml").exists()
         if new:
-            run_folder.refuse_taken(folder)
+            run_folder.refuse_taken(folder, config)
         if made and first:
             stack.enter_context(status.held(folder))
         run_folder.log_to(None)

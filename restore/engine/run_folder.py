@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ import torch
 import yaml
 
 from restore.config import renames
+from restore.engine.status import locked
 from restore.errors import UserError
 from restore.utils import distributed
+from restore.utils.files import make_folder as make
 from restore.utils.files import to_json, to_yaml, write_text
 
 log = logging.getLogger("restore")
+
+
+# Lies in a folder until all that belongs there is written.
+_UNFINISHED = ".unfinished"
+
+# Settings by which the same work is done elsewhere or otherwise.
+_ELSEWHERE = ("folder", "runtime", "loader", "wandb")
 
 
 def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -27,25 +37,78 @@ def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
 
     Raises UserError when the folder holds a run already or cannot be made.
     """
-    refuse_taken(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "environment.json", to_json(environment()))
-        write_text(folder / "config.yaml", to_yaml(config))
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error}") from error
+    refuse_taken(folder, config)
+    make(folder)
+    write_text(folder / "environment.json", to_json(environment()))
+    write_text(folder / "config.yaml", to_yaml(config))
 
 
-def refuse_taken(folder: Path) -> None:
-    """Raises UserError when the folder holds a run or an evaluation already."""
+@contextmanager
+def filling(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Makes a folder as `make_folder`, unfinished until `finish`, and this process's own.
+
+    Whatever keeps it from being finished, a kill or a full disk, the same command may be typed
+    again. Raises UserError as `make_folder`, and where another process is filling it.
+    """
+    refuse_taken(folder, config)
+    make(folder)
+    if not unfinished(folder):
+        write_text(folder / _UNFINISHED, "")
+    with locked(folder / _UNFINISHED) as free:
+        if not free:
+            raise UserError(f"{folder} is being written by another process: wait for it, or end it")
+        make_folder(folder, config)
+        try:
+            yield
+        except BaseException:
+            _take_back(folder)
+            raise
+
+
+def _take_back(folder: Path) -> None:
+    """Removes a folder that holds no results, so that a corrected command can make it."""
+    held = list(folder.glob("*"))
+    if {path.name for path in held} <= {_UNFINISHED, "config.yaml", "environment.json", "log.txt"}:
+        with suppress(OSError):
+            for path in held:
+                path.unlink()
+            folder.rmdir()
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether something was begun in a folder that did not come to its end."""
+    return (folder / _UNFINISHED).exists()
+
+
+def finish(folder: Path) -> None:
+    """Says that all that belongs into a folder is there."""
+    (folder / _UNFINISHED).unlink(missing_ok=True)
+
+
+def refuse_taken(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError when the folder holds a run or an evaluation already.
+
+    One that was begun with the same configuration and did not end may be begun again.
+    """
     if not (folder / "config.yaml").exists():
         return
-    if "schedule" in read_config(folder):
+    held = read_config(folder)
+    if "schedule" in held:
         raise UserError(
             f"{folder} holds a run already: name another folder, or go on with that run by "
             f"restore train resume={folder}"
         )
-    raise UserError(f"{folder} holds an evaluation already: name another folder, or remove it")
+    if not unfinished(folder):
+        raise UserError(f"{folder} holds an evaluation already: name another folder, or remove it")
+    if _work(held) != _work(renames.current(yaml.safe_load(to_yaml(config)))):
+        raise UserError(
+            f"{folder} holds what was begun with other settings and did not end: name another "
+            "folder, or remove it"
+        )
+
+
+def _work(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in _ELSEWHERE}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -108,9 +171,21 @@ def log_to(folder: Path | None) -> None:
     screen.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(screen)
     if folder is not None:
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file = _LogFile(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    """A disk that is full costs lines of the log and nothing else."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _Screen(logging.Handler):
@@ -119,8 +194,10 @@ class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        # The output may go to a file, on a disk that is full.
+        with suppress(OSError):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def variant(folder: Path) -> str:

@@ -1,19 +1,21 @@
 """Where the numbers and pictures of a run go: `metrics.csv` and Weights & Biases."""
 
 import csv
+import errno
+import io
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from restore.engine.run_folder import variant
+from restore.errors import Unwritable
 from restore.utils import distributed
-from restore.utils.files import to_json, write_text
+from restore.utils.files import optional, refusal, to_json, write_text
 
 log = logging.getLogger("restore")
 
@@ -27,6 +29,8 @@ SHOWN = "shown.json"  # what pictures and tables the dashboard has, for a layout
 class Numbers:
     """`metrics.csv`: a line `step,name,value` for each number, in the order of steps.
 
+    Lines that a full disk refuses are kept and written when it has room again.
+
     Args:
         path: the file; what it holds of steps after `step` is dropped, since a run that goes on
             from there will write it again.
@@ -38,19 +42,38 @@ class Numbers:
             with open(path, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit()]
             kept += [row for row in rows if int(row[0]) <= step]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(kept)
-        os.replace(temporary, path)
-        self._file = open(path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+        write_text(path, _csv(kept))
+        self._missing, self._waiting = f"numbers are missing in {path} for now", b""
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Adds the values of a step."""
-        csv.writer(self._file).writerows([step, name, repr(v)] for name, v in values.items())
+        self._waiting += _csv([step, name, repr(v)] for name, v in values.items()).encode()
+        with optional(self._missing):
+            self._flush()
+
+    def _flush(self) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(self._waiting) < len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(end)  # no part of a line
+            raise Unwritable(refusal(error)) from error
+        self._waiting = b""
 
     def close(self) -> None:
         """Closes the file."""
+        if self._waiting:
+            with optional(self._missing):
+                self._flush()
         self._file.close()
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
 
 
 class Journal:
@@ -78,7 +101,7 @@ class Journal:
         self._defined: set[str] = set()
         self._table: Any = None
         self._shown: dict[str, list[str]] = {}
-        self._folder, self._full = folder, False
+        self._folder = folder
         self._numbers: Numbers | None = None
         self._run: Any = None
         if distributed.rank() != 0:
@@ -129,7 +152,8 @@ class Journal:
         if self._run is None:
             return
         try:
-            act(self._run)
+            with optional("the dashboard misses something"):
+                act(self._run)
         except Exception as error:  # of many classes, some of them private to wandb
             log.warning("the dashboard failed and is off from here on: %s", error)
             self._run = None
@@ -139,24 +163,15 @@ class Journal:
         known = self._shown.setdefault(kind, [])
         if added := [name for name in names if name not in known]:
             known += added
-            write_text(self._folder / SHOWN, to_json(self._shown))
+            with optional(f"{self._folder / SHOWN} is not up to date"):
+                write_text(self._folder / SHOWN, to_json(self._shown))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
         """Logs values by name."""
         if self._numbers is not None:
-            self._write(values, step)
+            self._numbers.write(values, step)
             self._define(values)
             self._tell(lambda run: run.log({**values, "step": step}))
-
-    def _write(self, values: Mapping[str, float], step: int) -> None:
-        """A full disk costs numbers, and is said once; it does not cost the training."""
-        assert self._numbers is not None
-        try:
-            self._numbers.write(values, step)
-        except OSError as error:
-            if not self._full:
-                log.warning("metrics.csv misses numbers from step %d on: %s", step, error)
-            self._full = True
 
     def _define(self, values: Mapping[str, float]) -> None:
         """Lets the summary keep a validation's best value beside the last."""
@@ -247,6 +262,5 @@ class Journal:
     def close(self, failed: bool = False) -> None:
         """Ends the run on the dashboard."""
         if self._numbers is not None:
-            with suppress(OSError):  # a full disk has been told of
-                self._numbers.close()
+            self._numbers.close()
         self._tell(lambda run: run.finish(exit_code=int(failed)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from restore.errors import RunFailure, UserError
-from restore.utils.files import to_json, write_text
+from restore.utils.files import optional, to_json, write_text
 
 WAITING, SEARCHING, RUNNING, FINISHED = "waiting", "searching", "running", "finished"
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -30,9 +30,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def tell(folder: Path, **values: Any) -> None:
-    """Changes some values, keeps the others; the file is written whole or not at all."""
+    """Changes some values, keeps the others; the file is written whole or not at all.
+
+    A disk that refuses is said once; the file is then behind until the next writing that succeeds.
+    """
     where = {"pid": os.getpid(), "host": socket.gethostname(), "updated": time.time()}
-    write_text(folder / _NAME, to_json({**read(folder), **where, **values}))
+    with optional(f"{folder / _NAME} is not up to date"):
+        write_text(folder / _NAME, to_json({**read(folder), **where, **values}))
 
 
 def fail(folder: Path, reason: str) -> None:
@@ -95,8 +99,8 @@ def held(folder: Path) -> Iterator[None]:
         if not free:
             known = read(folder)
             who = f"process {known.get('pid')} on {known.get('host')}"
-            raise UserError(f"{folder} is being trained in by {who}: wait for it, or end it")
-        for left in folder.glob("checkpoints/.*.pt.*"):  # of a process killed while it wrote
+            raise UserError(f"{folder} is being worked in by {who}: wait for it, or end it")
+        for left in folder.glob("checkpoints/.*.pt"):  # of a process killed while it wrote
             left.unlink()
         yield
 
@@ -123,7 +127,7 @@ class Progress:
             left = (now - self.began) / max(1, step - self.first) * (self.total - step)
             tell(self.folder, step=step, seconds_left=round(left, 1))
 
-    def measured(self, step: int, name: str, value: float, best: float) -> None:
+    def measured(self, step: int, name: str, value: float, best: float | None) -> None:
         """Notes a validation's first metric and the stage's best value of it."""
         tell(self.folder, step=step, metric=name, last=value, best=best)
 

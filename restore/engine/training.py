@@ -3,6 +3,7 @@
 import csv
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ from restore.engine.learner import Learner
 from restore.engine.objectives import ScheduledStage
 from restore.engine.run_logger import Journal
 from restore.engine.status import Progress
-from restore.errors import UserError
+from restore.errors import Unwritable, UserError
 from restore.images import sheets
 from restore.images.io import save_png
 from restore.inference.evaluation import EvaluationResult, Runner, evaluate
 from restore.models import checkpoint
 from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed, signals
-from restore.utils.files import to_json, write_text
+from restore.utils.files import make_folder, optional, to_json, write_text
+from restore.utils.progress import bar
 
 log = logging.getLogger("restore")
+
+
+# Seconds between tries to write a checkpoint without which work would be lost.
+_PAUSES = (2, 4, 8, 16)
 
 
 class Training:
@@ -94,13 +100,32 @@ class Training:
             "spent": distributed.gather(self.meter.state()),
         }
 
-    def save(self, name: str) -> None:
-        """Writes `checkpoints/NAME.pt`, from the first process; called by all."""
+    def save(self, name: str, needed: bool = False) -> bool:
+        """Writes `checkpoints/NAME.pt`, from the first process; called by all.
+
+        Args:
+            name: `last` or `best`.
+            needed: wait a while for a disk that refuses, and raise Unwritable then; else training
+                goes on without, and it is said.
+
+        Returns:
+            Whether it was written, the same in every process.
+        """
         state = self.state()
+        saved = False
         if self.first_process:
             path = self.folder / "checkpoints" / f"{name}.pt"
-            path.parent.mkdir(exist_ok=True)
-            checkpoint.write(path, state)
+            for pause in _PAUSES if needed else ():
+                try:
+                    saved = _write(path, state)
+                    break
+                except Unwritable as error:
+                    log.warning("%s; trying again in %d s", error, pause)
+                    time.sleep(pause)
+            if not saved:
+                with nullcontext() if needed else optional(f"no checkpoint {name}.pt for now"):
+                    saved = _write(path, state)
+        return bool(distributed.from_first(saved))
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.learner.load(state, str(self._last))
@@ -144,10 +169,10 @@ class Training:
         finished = False
         try:
             asking = signals.asking(self._ask_to_stop, speak=self.first_process)
-            with asking, self._bar() as bar:
+            with asking, self._bar() as shown:
                 for stage in self.learner.stages:
                     if self.learner.step < stage.first + stage.steps:
-                        self._train(stage, bar)
+                        self._train(stage, shown)
                     if self.stop:
                         break
             finished = not self.stop
@@ -188,7 +213,7 @@ class Training:
 
     def _bar(self) -> tqdm:
         batch = self.setting.trainer.items
-        return tqdm(
+        return bar(
             total=self.learner.total * batch,
             initial=self.learner.step * batch,
             unit="img",
@@ -202,7 +227,7 @@ class Training:
     def _ask_to_stop(self) -> None:
         self.stop = True
 
-    def _train(self, stage: ScheduledStage, bar: tqdm) -> None:
+    def _train(self, stage: ScheduledStage, shown: tqdm) -> None:
         trainer = self.setting.trainer
         if self.learner.step == stage.first:
             # Fidelity falls where a stage trains for more than it; what came before is no rival.
@@ -233,7 +258,7 @@ class Training:
             self.unlogged_steps += 1
             for name, value in values.items():
                 self.unlogged[name] = self.unlogged.get(name, 0.0) + value
-            bar.update(trainer.items)
+            shown.update(trainer.items)
             if self.progress:
                 self.progress.set_step(self.learner.step)
             if (
@@ -248,7 +273,7 @@ class Training:
                 speed = timed * trainer.items / (time.perf_counter() - began)
                 mean["train/images_per_s"] = speed
                 self.journal.numbers(mean, self.learner.step)
-                bar.set_postfix_str(f"{stage.name} loss {mean['train/loss']:.4f}")
+                shown.set_postfix_str(f"{stage.name} loss {mean['train/loss']:.4f}")
                 self.unlogged, self.unlogged_steps = {}, 0
                 timed, began = 0, time.perf_counter()
             ended = self.learner.step == self.learner.total
@@ -257,7 +282,7 @@ class Training:
                 began = time.perf_counter()
             stop = distributed.any_true(self.stop, self.device)
             if self.learner.step % trainer.save_every == 0 or ended or stop:
-                self.save("last")
+                self.save("last", needed=ended or stop)
             if stop:
                 self.stop = True
                 return
@@ -280,16 +305,18 @@ class Training:
             mask, count = problem.hole_mask, self.setting.trainer.pictures
             if self.first_process and mask is not None and len(holes) < count:
                 path = folder / f"{len(holes):03d}_filled.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
                 overlay = mask[0, 0].round().byte().cpu().numpy()
-                holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
+                with optional("pictures of holes are missing"):
+                    make_folder(folder)
+                    save_png(path, (restored.image[0].clamp(0, 1) * 255).round().byte().cpu())
+                    holes[f"valid/holes/{problem.keys[0]}"] = path, overlay
             score = restored.score
             if self.first_process and score is not None and len(scores) < count:
                 path = folder / f"{len(scores):03d}_score.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_png(path, sheets.score_map(restored))
-                scores[f"valid/score/{problem.keys[0]}"] = path
+                with optional("pictures of scores are missing"):
+                    make_folder(folder)
+                    save_png(path, sheets.score_map(restored))
+                    scores[f"valid/score/{problem.keys[0]}"] = path
             return {}
 
         report = evaluate(
@@ -322,8 +349,9 @@ class Training:
             len(report.rows),
         )
         if self.best is None or value > self.best:
-            self.best = value
-            self.save("best")
+            before, self.best = self.best, value
+            if not self.save("best"):
+                self.best = before  # that of the file that is there
         if self.progress:
             self.progress.measured(self.learner.step, name, value, self.best)
         self.last_values = values | base
@@ -394,6 +422,12 @@ def _size(picture: Tensor) -> Any:
 def _last_values(path: Path) -> dict[str, float]:
     with open(path, newline="", encoding="utf-8") as file:
         return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def _write(path: Path, state: dict[str, Any]) -> bool:
+    make_folder(path.parent)
+    checkpoint.write(path, state)
+    return True
 
 
 def _terminal() -> bool:

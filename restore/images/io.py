@@ -1,7 +1,6 @@
 """Picture files: reading any usual kind, writing without losing what the kind can hold."""
 
 import math
-import os
 import re
 import struct
 import zlib
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from restore.errors import UnreadableImage, UserError
+from restore.utils.files import whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
 _WRITABLE = {
@@ -273,8 +273,7 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
     fits(path, *picture.colour.shape[-2:])
     kind = _WRITABLE[path.suffix.lower()]
     array = to_array(picture, opaque=kind == "JPEG", deep=kind in ("PNG", "TIFF"))
-    temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}{path.suffix}")
-    try:
+    with whole(path) as temporary:
         if kind == "TIFF":
             _save_tiff(temporary, array, picture.icc)
         elif array.dtype == np.uint16:
@@ -285,11 +284,6 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
             if kind in ("JPEG", "WEBP"):
                 more |= {"quality": quality}
             image.save(temporary, kind, **more)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_array(picture: Picture, opaque: bool, deep: bool) -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from restore.config.settings import Loader, Runtime
 from restore.data.loading import EvalItems, eval_batches, to_device
@@ -21,6 +20,8 @@ from restore.metrics import holes
 from restore.metrics.protocol import Protocol
 from restore.types import Problem, Restoration, Task, map_tensors
 from restore.utils import distributed
+from restore.utils.files import optional
+from restore.utils.progress import bar
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -142,7 +143,7 @@ def evaluate(
     failure: UserError | None = None
     try:
         with evaluating(runner.model):
-            for batch in tqdm(batches, desc=title, unit="img", disable=rank != 0, leave=False):
+            for batch in bar(batches, title, unit="img", disable=rank != 0, leave=False):
                 skipped += batch["skipped"]
                 if "key" not in batch:
                     continue
@@ -169,14 +170,16 @@ def evaluate(
                     rows[-1]["restored"] |= on_image(problem, restored, baseline)
                 if pictures is not None and place < count:
                     name = f"{place:03d}_{_safe(key)}"
-                    drawn[name] = pictures / f"{name}.png"
-                    drawn[name].parent.mkdir(parents=True, exist_ok=True)
-                    save_png(
-                        drawn[name], sheets.comparison(problem, restored, baseline_name, baseline)
-                    )
+                    made = {
+                        name: sheets.comparison(problem, restored, baseline_name, baseline),
+                    }
                     if restored.block_masks:
-                        drawn[f"{name}_masks"] = pictures / f"{name}_masks.png"
-                        save_png(drawn[f"{name}_masks"], mask_sheets.sheet(restored.block_masks))
+                        made[f"{name}_masks"] = mask_sheets.sheet(restored.block_masks)
+                    with optional("comparison sheets are missing"):
+                        pictures.mkdir(parents=True, exist_ok=True)
+                        for name, sheet in made.items():
+                            save_png(pictures / f"{name}.png", sheet)
+                            drawn[name] = pictures / f"{name}.png"
     except UserError as error:
         failure = error  # told to the others first, or they would wait for this process for ever
     merged = EvaluationResult([], baseline_name, [])

@@ -1,7 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code from them."""
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from restore.errors import UserError
+from restore.utils.files import whole
 
 FORMAT = "restore/1"
 
@@ -21,18 +21,10 @@ FORMAT = "restore/1"
 def write(path: Path, state: dict[str, Any]) -> None:
     """Saves the state; at any moment `path` holds the old file or the new one, never a part.
 
-    Raises UserError when the disk refuses (full, read-only); the old file is then untouched.
+    Raises Unwritable when the disk refuses (full, read-only); the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write the checkpoint {path}: {error}") from error
+    with whole(path, sync=True) as temporary:
+        torch.save({"format": FORMAT, **state}, temporary)
 
 
 def read(path: Path) -> dict[str, Any]:

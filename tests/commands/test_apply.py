@@ -23,6 +23,7 @@ from restore.inference.pipeline import automatic_tile
 from restore.inference.restorer import Restorer
 from restore.models import checkpoint, weights
 from tests.helpers import published
+from tests.helpers.disk import no_larger_than
 from tests.helpers.untrained import write_run
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -657,3 +658,21 @@ def test_what_is_said(run, folder: Path, capfd):
     assert "RANDOM" in told.out
     assert "1 of 1" in told.out
     assert told.err == ""
+
+
+def test_what_a_full_disk_cut_short_goes_on(run: Path, folder: Path, capfd):
+    write(folder / "in" / "a.png", 8, 8)
+    write(folder / "in" / "b.png", 24, 24)
+    line = [run, "input=in", "output=out"]
+    with no_larger_than(6000):
+        assert apply(*line) == 2
+    assert "out/b.png: the file would become larger than files may be" in capfd.readouterr().err
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [".unfinished", "a.png"]
+    assert apply(*line, "ensemble=true") == 2, "that is something else"
+    assert "a.png is there already" in capfd.readouterr().err
+    before = (folder / "out" / "a.png").stat().st_mtime_ns
+    assert apply(*line) == 0
+    assert "going on: 1 of 2 are there" in capfd.readouterr().out
+    assert before == (folder / "out" / "a.png").stat().st_mtime_ns
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "b.png"]
+    assert apply(*line) == 2, "it is done"

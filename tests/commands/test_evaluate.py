@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -382,3 +384,23 @@ def test_a_measure_can_be_left_out(trained: Path, photos: Path, tmp_path: Path):
     folder = tmp_path / "evaluation"
     assert evaluate(folder, trained, *on(photos), "limit=1", "~perceptual.fid") == 0
     assert set(summary(folder)["not measured"]) == {"lpips"}
+
+
+def test_an_evaluation_that_was_ended_can_be_typed_again(
+    tmp_path: Path, trained: Path, options: list[str], monkeypatch, capfd
+):
+    line = ["evaluate", f"weights={trained}", f"folder={tmp_path / 'out'}", "limit=1", *options]
+
+    def ended(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("restore.commands.evaluate._write", ended)
+        assert main(line) == 130
+    assert not (tmp_path / "out" / "summary.json").exists()
+    assert main([*line[:-1], "limit=2", line[-1]]) == 2
+    assert "begun with other settings" in capfd.readouterr().err
+    assert main(line) == 0
+    assert (tmp_path / "out" / "summary.json").exists()
+    assert main(line) == 2
+    assert "holds an evaluation already" in capfd.readouterr().err

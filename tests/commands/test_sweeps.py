@@ -27,17 +27,14 @@ from restore.engine import memory, status
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.tools.sweep import devices, sweeps
-from tests.helpers.runs import TINY, assert_equal_runs, train, wait_for
+from tests.helpers.runs import LIGHT, TINY, assert_equal_runs, train, wait_for
 
-SMALL = [*TINY, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
-# A network of steps so short that hundreds go by while one looks.
-LIGHT = [
-    *(word for word in TINY if not word.startswith(("backbone.", "task.reference"))),
-    *("backbone=edsr", "backbone.blocks=1", "backbone.features=8", "trainer.pictures=0"),
+SMALL = [*LIGHT, "stages.reconstruction.steps=4", "trainer.save_every=1", "trainer.valid_every=4"]
+# Hundreds of steps go by while one looks.
+LONG = [
+    *LIGHT,
     *("stages.reconstruction.steps=600", "trainer.valid_every=600", "trainer.save_every=10"),
 ]
-
-
 TWO_AT_ONCE = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
@@ -61,7 +58,7 @@ def wait_until_gone(pid: int) -> None:
 
 def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
-    process = start(folder, "seed=1,2", *LIGHT)
+    process = start(folder, "seed=1,2", *LONG)
     first = folder / "seed=1"
     wait_for(lambda: status.read(first).get("step", 0) >= 1, process)
     child = status.read(first)["pid"]
@@ -69,13 +66,13 @@ def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path
     process.communicate()
     wait_until_gone(child)  # the job's own process does not train on alone
     assert states(folder) == {"seed=1": "interrupted", "seed=2": "waiting"}
-    again = ["train", "-m", *LIGHT, "seed=2,1", f"folder={folder}"]
+    again = ["train", "-m", *LONG, "seed=2,1", f"folder={folder}"]
     assert main(again) == 0, "in another order"
     said = capfd.readouterr().out
     assert "2 jobs, 1 to go on with, 1 from the start" in said
     assert "going on at step" in said
     assert states(folder) == {"seed=1": "finished", "seed=2": "finished"}
-    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LIGHT, "seed=1"]) == 0
+    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LONG, "seed=1"]) == 0
     assert_equal_runs(first, tmp_path / "undisturbed")
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/checkpoints/*")}
     assert main(again) == 0
@@ -85,10 +82,11 @@ def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/checkpoints/*")}
 
 
+@pytest.mark.slow
 def test_kill_9_of_two_at_once_then_the_same_command_equals_the_undisturbed(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
     short = ["stages.reconstruction.steps=300", "trainer.valid_every=300"]
-    process = start(folder, "seed=1,2", *LIGHT, *short, *TWO_AT_ONCE)
+    process = start(folder, "seed=1,2", *LONG, *short, *TWO_AT_ONCE)
     jobs = [folder / "seed=1", folder / "seed=2"]
     saved = [job / "checkpoints" / "last.pt" for job in jobs]
     wait_for(lambda: all(path.exists() for path in saved), process)
@@ -100,17 +98,18 @@ def test_kill_9_of_two_at_once_then_the_same_command_equals_the_undisturbed(tmp_
     assert states(folder) == {"seed=1": "interrupted", "seed=2": "interrupted"}
     steps = [checkpoint.read(path)["step"] for path in saved]
     assert all(0 < step < 300 for step in steps)
-    assert main(["train", "-m", *TWO_AT_ONCE, *LIGHT, *short, "seed=2,1", f"folder={folder}"]) == 0
+    assert main(["train", "-m", *TWO_AT_ONCE, *LONG, *short, "seed=2,1", f"folder={folder}"]) == 0
     assert "2 jobs, 2 to go on with, 0 from the start" in capfd.readouterr().out
     assert states(folder) == {"seed=1": "finished", "seed=2": "finished"}
-    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LIGHT, *short, "seed=2"]) == 0
+    assert main(["train", f"folder={tmp_path / 'undisturbed'}", *LONG, *short, "seed=2"]) == 0
     assert_equal_runs(jobs[1], tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_jobs_at_once_say_that_they_search_and_share_the_memory(tmp_path: Path):
     folder = tmp_path / "sweep"
     there = memory.available()
-    process = start(folder, "seed=1,2", *LIGHT, *TWO_AT_ONCE, "trainer.batch_size=auto")
+    process = start(folder, "seed=1,2", *LONG, *TWO_AT_ONCE, "trainer.batch_size=auto")
     jobs = [folder / "seed=1", folder / "seed=2"]
     shares: dict[Path, int] = {}
     place = rf"{re.escape(socket.gethostname())}:(\d+)"
@@ -150,9 +149,10 @@ def test_how_many_jobs_run_side_by_side(words, jobs, expected):
     assert multirun.at_once(about, jobs) == expected
 
 
+@pytest.mark.slow
 def test_of_two_at_once_one_is_killed_and_then_the_sweep(tmp_path: Path):
     folder = tmp_path / "sweep"
-    process = start(folder, "seed=1,2", *LIGHT, *TWO_AT_ONCE, "stages.reconstruction.steps=100000")
+    process = start(folder, "seed=1,2", *LONG, *TWO_AT_ONCE, "stages.reconstruction.steps=100000")
     one, other = folder / "seed=1", folder / "seed=2"
     wait_for(lambda: all(status.read(job).get("step", 0) >= 1 for job in (one, other)), process)
     os.kill(status.read(one)["pid"], signal.SIGKILL)
@@ -183,7 +183,7 @@ def owned(folder: Path) -> str:
 
 
 def test_what_a_killed_process_was_writing_goes(tmp_path: Path):
-    left = tmp_path / "checkpoints" / ".last.pt.123"
+    left = tmp_path / "checkpoints" / ".last.123.pt"
     left.parent.mkdir()
     left.touch()
     with status.held(tmp_path):
@@ -215,11 +215,13 @@ def test_a_setting_that_is_refused_fails_its_job_alone(tmp_path: Path, capfd):
 
 
 def test_a_name_that_is_not_there_is_refused_before_any_job(tmp_path: Path, capfd):
-    assert sweep(tmp_path / "sweep", "attention=hard,sofft") == 2
+    line = ["train", "-m", f"folder={tmp_path / 'sweep'}", *TINY, "attention=hard,sofft"]
+    assert main(line) == 2
     assert "attention=sofft: no such choice" in capfd.readouterr().err
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_of_two_processes_each(tmp_path: Path):
     folder = tmp_path / "sweep"
     jobs = ["seed=1,2", "runtime.devices=2", "stages.reconstruction.steps=1"]
@@ -233,9 +235,9 @@ def test_two_jobs_at_once_of_two_processes_each(tmp_path: Path):
 def test_ctrl_c_ends_the_sweep_and_the_job_is_saved(tmp_path: Path):
     folder = tmp_path / "sweep"
     command = [sys.executable, "-m", "restore", "train", "-m", f"folder={folder}", "seed=1,2"]
-    long = ["stages.reconstruction.steps=500", "trainer.save_every=500", "trainer.valid_every=500"]
+    long = ["stages.reconstruction.steps=9999", "trainer.save_every=999", "trainer.valid_every=999"]
     process = subprocess.Popen(
-        [*command, *TINY, *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *LIGHT, *long], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     wait_for(lambda: status.read(folder / "seed=1").get("step", 0) >= 1, process)
     process.send_signal(signal.SIGINT)
@@ -417,7 +419,7 @@ def test_a_run_in_use_is_not_trained_in_twice(tmp_path: Path, capfd):
     with status.held(folder):
         assert status.busy(folder)
         assert main(["train", f"resume={folder}"]) == 2
-    assert "is being trained in" in capfd.readouterr().err
+    assert "is being worked in" in capfd.readouterr().err
     assert not status.busy(folder)
     assert status.read(folder)["state"] == "finished", "who was refused leaves the status alone"
 

@@ -296,6 +296,7 @@ def test_the_sweep_equals_separate_runs(trained: Path, tmp_path: Path):
     assert f"Of the {gain:+.4f} psnr_rgb that 'given' gains over bicubic" in table
 
 
+@pytest.mark.slow
 def test_the_sweep_on_two_processes(trained: Path, tmp_path: Path):
     kinds = "references=[other_image,black,none]"
     one = evaluate(trained, tmp_path / "one", kinds)

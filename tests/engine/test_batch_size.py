@@ -235,6 +235,7 @@ def test_what_cannot_fit_is_said_and_leaves_no_run(tmp_path: Path, capfd):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_processes_agree_on_no_more_than_an_epoch(tmp_path: Path):
     line = [*TINY, "trainer.batch_size=auto", "runtime.devices=2", "trainer.memory_fraction=0.3"]
     line += ["stages.reconstruction.steps=null", "stages.reconstruction.epochs=1"]

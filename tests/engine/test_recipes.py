@@ -242,6 +242,7 @@ def test_going_on_with_a_critic_equals_never_having_stopped(tmp_path: Path):
     assert all(torch.equal(a[name], b[name]) for name in b)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path):
     # With places between the pictures that the penalty draws at random.
     more = [*FIXED[:3], "stages.full.steps=2"]
@@ -270,7 +271,7 @@ def test_micro_batches_equal_a_whole_one(tmp_path: Path):
             assert (a.grad - b.grad).abs().max() <= 1e-4 * a.grad.abs().max() + 1e-8, name
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_half_precision_plays_too(tmp_path: Path, precision):
     # The CPU takes its time over convolutions in fp16.
     lighter = "stages.full.objectives.restoration.losses.perceptual.weight=0"

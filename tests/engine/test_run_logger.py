@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import torch
 import yaml
 from PIL import Image
 
-from restore.engine import run_folder
+from restore.engine import run_folder, status
 from restore.engine.run_logger import Journal, Numbers
+from restore.engine.status import Progress
 from restore.errors import UserError
 from restore.utils import files
 from restore.utils.files import to_json
+from tests.helpers.disk import no_larger_than
 from tests.helpers.wandb_files import entries, wandb_run
 
 WANDB = {"mode": "disabled", "project": "p", "entity": None, "group": "g", "tags": ["t", "u"]}
@@ -155,7 +158,7 @@ def test_a_full_disk_costs_numbers_and_not_the_training(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert "went on to the end" in done.stdout
-    assert done.stdout.count("metrics.csv misses numbers") == 1
+    assert done.stdout.count("numbers are missing in") == 1
 
 
 def test_a_failed_run_is_marked(tmp_path: Path):
@@ -287,7 +290,7 @@ def test_a_folder_in_use_is_refused(config, said, tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the run folder"):
+    with pytest.raises(UserError, match="cannot make the folder"):
         run_folder.make_folder(tmp_path / "file" / "run", {})
 
 
@@ -319,3 +322,51 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path):
         files.write_text(path, "second \ud800")
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_numbers_wait_for_a_disk_that_is_full_for_a_moment(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    kept = Numbers(path, 0)
+    for step in range(1, 40):
+        with no_larger_than(200 if 10 < step < 30 else 10**6):
+            kept.write({"loss": 1 / step, "lr": 0.1}, step)
+        for line in path.read_text().splitlines():
+            assert line.count(",") == 2, "no part of a line"
+    kept.close()
+    expected = [(s, name, v) for s in range(1, 40) for name, v in (("loss", 1 / s), ("lr", 0.1))]
+    assert lines(tmp_path) == expected
+
+
+CONFIG = {"weights": "w.pt", "folder": "here", "limit": None, "runtime": {"devices": 1}}
+
+
+def test_what_did_not_end_may_be_begun_again(tmp_path: Path):
+    folder = tmp_path / "out"
+    again = {**CONFIG, "folder": "there", "runtime": {"devices": 2}}
+    with suppress(KeyboardInterrupt), run_folder.filling(folder, CONFIG):
+        (folder / "a.png").write_bytes(b"")
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="begun with other settings"):
+        run_folder.refuse_taken(folder, {**CONFIG, "limit": 3})
+    with run_folder.filling(folder, again):
+        with pytest.raises(UserError, match="being written by another process"):
+            run_folder.filling(folder, CONFIG).__enter__()
+        run_folder.finish(folder)
+    with pytest.raises(UserError, match="holds an evaluation already"):
+        run_folder.filling(folder, again).__enter__()
+
+
+def test_a_folder_without_results_does_not_stand_in_the_way(tmp_path: Path):
+    with pytest.raises(UserError, match="a mistake"), run_folder.filling(tmp_path / "out", CONFIG):
+        raise UserError("a mistake")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_costs_the_status_and_nothing_else(tmp_path: Path):
+    progress = Progress(tmp_path, 0, 10)
+    with no_larger_than(20):
+        progress.measured(3, "psnr", 30.0, None)
+        status.fail(tmp_path, "a reason")
+    assert status.read(tmp_path)["step"] == 0
+    progress.measured(4, "psnr", 30.0, 30.0)
+    assert status.read(tmp_path)["step"] == 4

@@ -18,7 +18,16 @@ from restore.engine import status
 from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
 from restore.models import checkpoint
-from tests.helpers.runs import TINY, assert_equal_runs, final, numbers, start, train, wait_for
+from tests.helpers.runs import (
+    LIGHT,
+    TINY,
+    assert_equal_runs,
+    final,
+    numbers,
+    start,
+    train,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +104,7 @@ def test_what_ends_the_whole_group_of_processes_saves(tmp_path: Path, number, ov
     assert held["step"] == status.read(folder)["step"] >= 1
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
     folder, chance = tmp_path / "run", random.Random(0)
     process = start(folder, "trainer.ema=0.9", "trainer.save_every=1")
@@ -200,6 +210,7 @@ def test_going_on_cannot_become_another_run(undisturbed: Path, capfd):
     assert "trainer.batch_size cannot change" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_joins_processes_that_a_launcher_made(tmp_path: Path):
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "restore"]
     line = ["train", f"folder={tmp_path / 'run'}", *TINY, "stages.reconstruction.steps=2"]
@@ -214,10 +225,19 @@ def test_joins_processes_that_a_launcher_made(tmp_path: Path):
     assert {step for step, name in numbers(tmp_path / "run") if name == "train/loss"} == {1, 2}
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains(tmp_path: Path, precision):
+@pytest.mark.parametrize(
+    ("precision", "line"),
+    [
+        ("bf16", TINY),
+        ("fp16", LIGHT),
+        pytest.param("fp16", TINY, marks=pytest.mark.slow),  # a CPU takes its time over it
+    ],
+    ids=["bf16", "fp16-light", "fp16"],
+)
+def test_half_precision_trains(tmp_path: Path, precision, line):
     folder = tmp_path / "run"
-    assert train(folder, f"runtime.precision={precision}", "stages.reconstruction.steps=3") == 0
+    more = [f"runtime.precision={precision}", "stages.reconstruction.steps=3"]
+    assert main(["train", f"folder={folder}", *line, *more]) == 0
     assert all(torch.isfinite(value).all() for value in final(folder).values())
 
 

@@ -66,8 +66,14 @@ MENTIONED = once_a_page(command for page in PAGES for command in pages.mentioned
 MEASURED = ("matching", "forward", "train_step", "backbone", "data")
 ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench benchmark={name}" for name in MEASURED))
 RUN = [c for c in BLOCKS if c.needs is None and not c.text.startswith(ELSEWHERE)]
-# What two pages have alike is run once, unless RUN is another network on each.
-RUN = list({(c.text, c.page if "RUN" in c.text else ""): c for c in RUN}.values())
+
+
+def once(found: list[Command]) -> list[Command]:
+    """What two pages have alike once, unless RUN is another network on each."""
+    return list({(c.text, c.page if "RUN" in c.text else ""): c for c in found}.values())
+
+
+RUN = once(RUN)
 
 
 def first_of_a_kind(commands: list[Command]) -> list[Command]:
@@ -218,9 +224,17 @@ def installs(words: list[str]) -> None:
 # What a command does
 
 
+# What takes long and runs in other tests too: several processes, named sweeps, measurements, and
+# the slower exporters.
+LONG = re.compile(r"torchrun|devices=2|-m .*sweep=|restore bench|format=(onnx|torch_export)")
+
+
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(c, marks=() if c in FIRST else pytest.mark.slow) for c in RUN],
+    [
+        pytest.param(c, marks=pytest.mark.slow if c not in FIRST or LONG.search(c.text) else ())
+        for c in RUN
+    ],
     ids=str,
 )
 def test_it_runs(command: Command, place: Path, stand_ins: StandIns):

@@ -18,6 +18,9 @@ from tests.helpers.ablations import VARIANTS
 DOCUMENTS = [
     name for name in registry.names("experiment") if name.startswith(("course/", "thesis/"))
 ]
+# Each is held against its settings by tests/config/test_config.py; one of each kind is trained here
+# every time.
+EVERY_TIME = ("course/3_1", "thesis/6")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,13 @@ def begun(cufed: Path, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in EVERY_TIME else [pytest.mark.slow])
+        for name in DOCUMENTS
+    ],
+)
 def test_it_trains_two_steps(name: str, request: pytest.FixtureRequest, tmp_path: Path):
     data = compose("train", [f"experiment={name}"]).data._target_
     if data.endswith(".SrRaw"):

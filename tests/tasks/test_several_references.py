@@ -137,6 +137,7 @@ def test_apply_gives_what_evaluation_gives(made: Path, tmp_path: Path):
     assert (one.int() - other.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_two_processes_and_pictures(made: Path, tmp_path: Path):
     more = [*data(made, "a", "b"), "references=[given,black]"]
     one = evaluate(made, tmp_path / "one", *more, "pictures=2")

@@ -32,8 +32,16 @@ def test_the_plain_network_computes_the_same():
     ("benchmark", "more"),
     [
         ("matching", ["benchmark.sizes=[16]"]),
-        ("forward", ["benchmark.sizes=[32]", "benchmark.precisions=[bf16]"]),
-        ("train_step", ["benchmark.sizes=[32]", "benchmark.precisions=[fp32]"]),
+        pytest.param(
+            "forward",
+            ["benchmark.sizes=[32]", "benchmark.precisions=[bf16]"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "train_step",
+            ["benchmark.sizes=[32]", "benchmark.precisions=[fp32]"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
@@ -48,6 +56,7 @@ def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
     assert float(row["speed-up"]) == pytest.approx(ratio, abs=0.06)
 
 
+@pytest.mark.slow
 def test_networks_of_one_picture_beside_the_same_run_plainly(tmp_path):
     line = [
         "benchmark=backbone",

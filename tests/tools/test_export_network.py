@@ -14,6 +14,7 @@ from restore.models import weights
 from restore.models.checkpoint import write as write_checkpoint
 from restore.tools.export.attention import WholeAttention
 from restore.tools.export.network import TorchScript
+from tests.helpers.disk import no_larger_than
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".pt", "torch_export": ".pt2"}
 SMALL = ["backbone.blocks=1", "backbone.features=8"]
@@ -67,7 +68,7 @@ def run(form: str, folder: Path, *pictures: torch.Tensor) -> torch.Tensor:
         ("edsr", [*SMALL, "task.scale=3"], "torchscript"),
         ("srresnet", SMALL, "torch_export"),
         ("srresnet", SMALL, "torchscript"),
-        ("fsdn", [*TRUNK, "task.scale=3"], "onnx"),
+        pytest.param("fsdn", [*TRUNK, "task.scale=3"], "onnx", marks=pytest.mark.slow),
         ("fsdn", [*TRUNK, "task.scale=4"], "torchscript"),
     ],
 )
@@ -87,7 +88,7 @@ def test_the_file_computes_the_same_at_any_size(form, name, overrides, tmp_path:
     assert 0 <= facts["largest difference"] < 1e-4
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.slow), "torchscript"])
 def test_a_network_of_any_scale_writes_a_step(form, tmp_path: Path):
     path = checkpoint(tmp_path, "asdn", *TRUNK)
     assert export(path, form, tmp_path / "out", "format.ratio=1.37") == 0
@@ -119,7 +120,7 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
 @pytest.mark.parametrize(
     ("form", "more"),
     [
-        ("onnx", []),
+        pytest.param("onnx", [], marks=pytest.mark.slow),
         ("torchscript", ["attention=soft", "backbone.inputs=4", "backbone.details=true"]),
         ("torchscript", ["trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"]),
     ],
@@ -176,3 +177,13 @@ def test_what_cannot_be_written_is_one_sentence(
 def test_without_weights_it_says_so(tmp_path: Path, capfd):
     assert main(["export", "format=torchscript", f"folder={tmp_path / 'out'}"]) == 2
     assert "give weights=" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_disk_that_refuses_is_one_sentence_and_leaves_no_half(form, tmp_path: Path, capfd):
+    path = checkpoint(tmp_path, "edsr", *SMALL)
+    with no_larger_than(9000):
+        assert export(path, form, tmp_path / "out") == 2
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert said.endswith("the file would become larger than files may be (ulimit -f)")
+    assert not (tmp_path / "out").exists()

@@ -436,6 +436,7 @@ def test_two_processes_make_the_same(raw: Path, prepared: Path, tmp_path: Path):
     assert content(tmp_path / "out") == content(prepared)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_makes_the_same(raw: Path, prepared: Path, tmp_path: Path, capsys):
     output = tmp_path / "out"
     line = ["prepare", "data=sr_raw", f"root={raw}", f"output={output}", "data.valid=0"]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from restore.cli import reporting
+from restore.commands.outcome import reporting
 from restore.utils import signals
 
 CHILD = """

@@ -8,6 +8,7 @@ import numpy as np
 
 from restore.errors import UserError
 from restore.types import Restoration
+from restore.utils.files import whole
 
 FOLDER = "attention"  # beside the folder of restored pictures
 
@@ -38,12 +39,13 @@ def write(path: Path, restored: Restoration) -> None:
     """Keeps what matching chose for a batch's first picture, as an npz file."""
     assert restored.index is not None
     assert restored.score is not None
-    np.savez_compressed(
-        path,
-        index=restored.index[0].cpu().numpy().astype(np.int32),
-        score=restored.score[0, 0].float().cpu().numpy().astype(np.float16),
-        grids=np.array(restored.grids, np.int32),
-    )
+    with whole(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            index=restored.index[0].cpu().numpy().astype(np.int32),
+            score=restored.score[0, 0].float().cpu().numpy().astype(np.float16),
+            grids=np.array(restored.grids, np.int32),
+        )
 
 
 def read(path: Path) -> Choices:

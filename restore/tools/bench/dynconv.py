@@ -15,6 +15,7 @@ from restore.config import registry
 from restore.models.backbones.dynamic import DynamicBlock
 from restore.models.backbones.sparse import executed
 from restore.tools.bench.measure import log, write_table
+from restore.utils import files
 
 _COLUMNS = ["size", "mask %", "work %", "blocks ms", "blocks ×", "network ms", "network ×"]
 # Mask cells: as coarse as the masks that networks learn, which follow a picture's contents.
@@ -159,5 +160,6 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_ylabel(f"{part}: dense time / time")
         axis.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)

@@ -21,6 +21,7 @@ from restore.tools.bench.measure import (
     write_table,
 )
 from restore.tools.bench.plain import attend
+from restore.utils import files
 
 # The three feature pictures of TTSR: channels, and size relative to the coarsest.
 _VALUES = ((256, 1), (128, 2), (64, 4))
@@ -75,7 +76,8 @@ def _plot(rows: list[Row], path: Path) -> None:
         axis.set_ylabel(unit)
         axis.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
 
 

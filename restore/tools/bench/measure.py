@@ -1,6 +1,7 @@
 """What the measurements share: a process of its own for each, and tables."""
 
 import csv
+import io
 import json
 import logging
 import statistics
@@ -15,6 +16,7 @@ import torch
 
 from restore.engine import memory
 from restore.errors import RunFailure
+from restore.utils.files import write_text
 
 log = logging.getLogger("restore")
 
@@ -67,10 +69,11 @@ def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) ->
         "| " + " | ".join(str(row.get(column, "–")) for column in columns) + " |" for row in rows
     ]
     log.info("\n%s", "\n".join(lines))
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / f"{name}.csv", file.getvalue())
     log.info("%s", folder / f"{name}.csv")
 
 

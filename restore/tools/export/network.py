@@ -5,6 +5,7 @@ network that it was made of, on pictures of several sizes, before it is left to 
 """
 
 import copy
+import io
 import json
 import logging
 import math
@@ -255,9 +256,13 @@ class TorchScript(NetworkFormat):
             warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             try:
-                torch.jit.trace(self.plain, tuple(example), check_trace=False).save(str(path))
+                traced = torch.jit.trace(self.plain, tuple(example), check_trace=False)
             except (TypeError, RuntimeError) as error:
                 raise self.refused(error) from error
+            # Torch's own writer ends the process where the disk is full.
+            held = io.BytesIO()
+            torch.jit.save(traced, held)
+            files.write_bytes(path, held.getvalue())
             network = torch.jit.load(str(path))
         return network
 
@@ -268,7 +273,9 @@ class TorchExport(NetworkFormat):
     suffix = ".pt2"
 
     def make(self, example: list[Tensor], path: Path) -> Run:
-        torch.export.save(self.program(example), path)
+        held = io.BytesIO()
+        torch.export.save(self.program(example), held)
+        files.write_bytes(path, held.getvalue())
         network = torch.export.load(path).module()
         return network
 
@@ -297,18 +304,16 @@ class Onnx(TorchExport):
 
     def make(self, example: list[Tensor], path: Path) -> Run:
         names = [*self.plain.about]
+        program = self.program(example)
         try:
-            torch.onnx.export(
-                self.program(example),
-                (),
-                path,
-                input_names=names,
-                output_names=["image"],
-                external_data=False,
-                verbose=False,
+            made = torch.onnx.export(
+                program, (), input_names=names, output_names=["image"], verbose=False
             )
         except (TypeError, RuntimeError) as error:
             raise self.refused(error.__cause__ or error) from error  # type: ignore[arg-type]
+        assert made is not None
+        with files.whole(path) as temporary:
+            made.save(temporary, external_data=False)
         session = import_module("onnxruntime").InferenceSession(path)
 
         def run(*given: Tensor) -> Tensor:

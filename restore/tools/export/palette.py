@@ -1,7 +1,6 @@
 """Pictures and masks as the public Palette implementation takes them."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from restore.images.io import save_png
 from restore.tools.compare.sources import flat
 from restore.tools.export import palette_pictures
 from restore.types import Dataset, SplitAware, Task
+from restore.utils import files
 
 # Of an item, what Palette is given and what its results are measured against.
 _PICTURES = ("whole", "target", "reference")
@@ -67,7 +67,7 @@ class PaletteFormat:
                 )
             for kind, name in (("whole", split), ("mask", f"{split}_mask")):
                 lines = [f"{root / split / kind / key}.png\n" for key in shares]
-                (folder / f"{name}.flist").write_text("".join(lines), encoding="utf-8")
+                files.write_text(folder / f"{name}.flist", "".join(lines))
             configured[split] = self._configured(root, split)
             holes = [share for share in shares.values() if share > 0]
             told.append(
@@ -77,8 +77,9 @@ class PaletteFormat:
             if left:
                 told.append(f"{split}: {len(left)} left out: {', '.join(left)}")
         text = json.dumps({"datasets": configured}, indent=4)
-        (folder / "datasets.json").write_text(text + "\n", encoding="utf-8")
-        shutil.copyfile(palette_pictures.__file__, folder / "palette_pictures.py")
+        files.write_text(folder / "datasets.json", text + "\n")
+        program = Path(palette_pictures.__file__).read_bytes()
+        files.write_bytes(folder / "palette_pictures.py", program)
         return told
 
     def _write(self, folder: Path, items: Any) -> tuple[dict[str, float], list[str]]:
