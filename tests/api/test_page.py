@@ -1,4 +1,4 @@
-"""The Python of docs/python.md and docs/quickstart.md runs, and the examples of docstrings."""
+"""The Python of README, docs/quickstart.md and docs/python.md runs, and that of docstrings."""
 
 import doctest
 from pathlib import Path
@@ -43,6 +43,11 @@ def test_the_quickstart_runs(run_page):
     names = run_page("docs/quickstart.md")
     assert names["result"].mean["psnr_y_ttsr"] > 10
     assert Path("sharp.png").exists()
+
+
+def test_the_readme_runs(run_page):
+    assert run_page("README.md")["net"].scale == 4
+    assert len(list(Path.cwd().glob("*.png"))) == 1
 
 
 def test_the_page_runs(run_page, capsys):
