@@ -8,7 +8,6 @@ import torch
 from restore.config import check
 from restore.engine import launcher, run_folder
 from restore.tools.compare import report
-from restore.tools.compare.distances import Distances
 from restore.tools.compare.job import Compare, CompareJob
 from restore.tools.compare.measuring import measure
 
@@ -26,11 +25,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     job = CompareJob(setting, device)
-    distances = Distances(job.measures["fid"], device) if "fid" in job.measures else None
-    lpips = job.measures["lpips"].to(device) if "lpips" in job.measures else None
-    found = measure(job.pictures, job.keys, job.protocol, lpips, distances, device)
+    results = measure(job.pictures, job.keys, job.metrics, device)
     with run_folder.filling(folder, config):
         run_folder.log_to(folder)
-        report.write(folder, job, found, distances)
+        report.write(folder, job, results)
         run_folder.finish(folder)
     return 0

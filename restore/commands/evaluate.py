@@ -1,6 +1,5 @@
 """`restore evaluate`: weights on a data set by a named protocol, beside the baseline."""
 
-import copy
 import csv
 import io
 import logging
@@ -20,8 +19,9 @@ from restore.engine import launcher, run_folder, run_logger
 from restore.errors import UserError
 from restore.images.io import save_png
 from restore.inference import reference_table
-from restore.inference.evaluation import EvaluationResult, Runner, evaluate
-from restore.metrics import holes
+from restore.inference.evaluation import EvaluationResult, Evaluator, Options, Runner
+from restore.metrics import holes, selection
+from restore.metrics.legend import Legend
 from restore.models import weights
 from restore.models.attention import choices
 from restore.types import Problem, Restoration, SplitAware
@@ -46,12 +46,7 @@ class EvaluateJob:
         self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
         node = setting.protocol or self.loaded.config["protocol"]
         self.protocol = registry.instantiate(node, "protocol")
-        measures = {
-            name: registry.instantiate(node, f"perceptual.{name}")
-            for name, node in setting.perceptual.items()
-        }
-        self.missing = {n: m.missing for n, m in measures.items() if m.missing is not None}
-        self.measures = {n: m for n, m in measures.items() if m.missing is None}
+        self.metrics = selection.build(setting.metric, self.protocol)
 
 
 def _changes(setting: settings.Evaluate) -> dict[str, Any]:
@@ -136,71 +131,49 @@ def _measure_all(
     dashboard: run_logger.Journal,
 ) -> None:
     """Evaluates with each kind of reference; several come into folders of their own."""
-    found: dict[str, tuple[EvaluationResult, dict[str, Any]]] = {}
+    results: dict[str, tuple[EvaluationResult, dict[str, Any]]] = {}
     alone = len(job.items) == 1
     for kind in job.items:
         place = folder if alone else folder / kind.replace("/", "_")
-        found[kind] = report, summary = _measure(place, setting, job, kind, device)
+        results[kind] = result, summary = _measure(place, setting, job, kind, device)
         if distributed.rank() == 0:
             prefix = setting.split if alone else f"{setting.split}/{kind}"
-            _show(dashboard, prefix, report, summary)
+            _show(dashboard, prefix, result, summary)
     if distributed.rank() == 0:
-        dashboard.summary(summary if alone else _compare(folder, found))
+        dashboard.summary(summary if alone else _compare(folder, results))
 
 
 def _measure(
     folder: Path, setting: settings.Evaluate, job: EvaluateJob, kind: str, device: torch.device
 ) -> tuple[EvaluationResult, dict[str, Any]]:
     """Evaluates with one kind of reference; the first process writes the results."""
-    measures = {name: copy.deepcopy(m).to(device) for name, m in job.measures.items()}
 
-    def on_image(problem: Problem, restored: Restoration, baseline: Tensor) -> dict[str, float]:
-        if setting.save:
-            _save(folder, problem, restored)
-        values: dict[str, float] = {}
-        for name, measure in measures.items():
-            values |= measure.update(name, restored.image, baseline, problem.target)
-        return values
+    def keep(problem: Problem, restored: Restoration, _: Tensor) -> None:
+        _save(folder, problem, restored)
 
-    items = job.items[kind]
-    report = evaluate(
+    evaluator = Evaluator(
         Runner(job.model.to(device), setting.runtime, device),
-        items.task,
-        items,
-        job.protocol,
+        job.metrics,
         setting.loader,
-        seed=setting.seed,
-        limit=setting.limit,
-        pictures=folder / "pictures",
-        count=setting.pictures,
-        on_image=on_image,
+        Options(setting.seed, setting.limit, folder / "pictures", setting.pictures),
+        keep if setting.save else None,
     )
-    if not report.rows:
-        nothing = UserError(f"no image of the split could be read: {report.skipped[0]}")
+    result = evaluator.evaluate(job.items[kind])
+    if not result.rows:
+        nothing = UserError(f"no image of the split could be read: {result.skipped[0]}")
         distributed.fail_together([nothing])
-    pooled: dict[str, float] = {}
-    for name, measure in measures.items():
-        pooled |= measure.pooled(name, distributed.gather)
-    facts = _facts(setting, job, kind, measures, report)
-    values = {
-        "restored": {**report.mean("restored"), **pooled},
-        report.baseline: report.mean("baseline"),
-    }
+    facts = _facts(setting, job, kind, result)
+    values = {"restored": result.mean(), result.baseline: result.mean("baseline")}
     if distributed.rank() == 0:
         folder.mkdir(exist_ok=True)
-        _write(folder, facts, report, values)
-    return report, {**facts, **values}
+        _write(folder, facts, result, values)
+    return result, {**facts, **values}
 
 
 def _facts(
-    setting: settings.Evaluate,
-    job: EvaluateJob,
-    kind: str,
-    measures: dict[str, Any],
-    report: EvaluationResult,
+    setting: settings.Evaluate, job: EvaluateJob, kind: str, result: EvaluationResult
 ) -> dict[str, Any]:
     """Everything that says what the numbers mean."""
-    without = report.without("baseline") | report.without("restored")
     return {
         "weights": str(job.loaded.path),
         "sha256": job.loaded.fingerprint,
@@ -210,11 +183,13 @@ def _facts(
         "references": _given(setting.data) if kind == "given" else kind,
         "protocol": job.protocol.name,
         "task changed": _changes(setting),
-        "images": len(report.rows),
-        "without a value": without,
-        "skipped": [list(entry) for entry in report.skipped],
-        "not measured": job.missing,
-        "measured by": {name: measure.sentence() for name, measure in measures.items()},
+        "images": len(result.rows),
+        "without a value": result.without(),
+        "why without": result.reasons,
+        "skipped": [list(entry) for entry in result.skipped],
+        "not measured": result.missing,
+        "measured by": result.sentences,
+        "higher is better": result.directions,
     }
 
 
@@ -243,53 +218,53 @@ def _save(folder: Path, problem: Problem, restored: Restoration) -> None:
 
 
 def _write(
-    folder: Path, facts: dict[str, Any], report: EvaluationResult, values: dict[str, Any]
+    folder: Path, facts: dict[str, Any], result: EvaluationResult, values: dict[str, Any]
 ) -> None:
     """`images.csv`, `summary.json`, `table.md`."""
-    names = list(report.rows[0]["restored"])
-    base = [f"{report.baseline}/{name}" for name in report.rows[0]["baseline"]]
+    names = list(result.rows[0]["restored"])
+    base = [f"{result.baseline}/{name}" for name in result.rows[0]["baseline"]]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["key", *names, *base, *report.rows[0]["facts"]])
-    for row in report.rows:
-        found = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
-        writer.writerow([row["key"], *("" if math.isnan(v) else v for v in found)])
+    writer.writerow(["key", *names, *base, *result.rows[0]["facts"]])
+    for row in result.rows:
+        cells = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
+        writer.writerow([row["key"], *("" if math.isnan(v) else v for v in cells)])
     files.write_text(folder / "images.csv", file.getvalue())
-    binned = {"by share of holes": holes.by_share(report.rows)} if holes.known(report.rows) else {}
+    binned = {"by share of holes": holes.by_share(result.rows)} if holes.known(result.rows) else {}
     files.write_text(folder / "summary.json", files.to_json({**facts, **values, **binned}))
-    text = table(facts, report.baseline, values) + holes.section(report.rows, report.baseline)
+    text = table(facts, result.baseline, values) + holes.section(result.rows, result.baseline)
     files.write_text(folder / "table.md", text)
     log.info("\n%s", text)
     log.info("images.csv, summary.json and pictures in %s", folder)
 
 
 def _show(
-    dashboard: run_logger.Journal, prefix: str, report: EvaluationResult, summary: dict[str, Any]
+    dashboard: run_logger.Journal, prefix: str, result: EvaluationResult, summary: dict[str, Any]
 ) -> None:
     """Numbers and pictures on the dashboard, their names behind the prefix."""
-    base = report.baseline
+    base = result.baseline
     dashboard.numbers({f"{prefix}/{k}": v for k, v in summary["restored"].items()}, 0)
     dashboard.numbers({f"{prefix}/{base}/{k}": v for k, v in summary[base].items()}, 0)
-    dashboard.pictures({f"{prefix}/{k}": v for k, v in report.sheets.items()}, 0)
+    dashboard.pictures({f"{prefix}/{k}": v for k, v in result.sheets.items()}, 0)
 
 
 def _compare(
-    folder: Path, found: dict[str, tuple[EvaluationResult, dict[str, Any]]]
+    folder: Path, results: dict[str, tuple[EvaluationResult, dict[str, Any]]]
 ) -> dict[str, Any]:
     """`references.csv`, `references.md` and `summary.json`: kinds of references side by side.
 
     Returns the summary.
     """
-    rows = reference_table.shared({kind: report for kind, (report, _) in found.items()})
+    rows = reference_table.shared({kind: result for kind, (result, _) in results.items()})
     if not any(rows.values()):
         raise UserError("references: no image could be read with every kind")
-    report, facts = next(iter(found.values()))
+    result, facts = next(iter(results.values()))
     facts = {**facts, "references": "compared", "images": len(next(iter(rows.values())))}
     del facts["restored"]
     summary = {**facts, "references": reference_table.means(rows)}
     files.write_text(folder / "summary.json", files.to_json(summary))
     files.write_text(folder / "references.csv", reference_table.per_image(rows))
-    text = "\n".join([*_heading(facts), "", reference_table.table(rows, report.baseline)])
+    text = "\n".join([*_heading(facts), "", reference_table.table(rows, result.baseline)])
     files.write_text(folder / "references.md", text)
     log.info("\n%s", text)
     log.info("references.csv, summary.json and a folder for each kind in %s", folder)
@@ -309,18 +284,19 @@ def _heading(facts: dict[str, Any]) -> list[str]:
 
 def _plainly(changes: dict[str, Any]) -> str:
     """Settings in a line, parts by their class."""
-    told = []
+    words = []
     for name, value in changes.items():
         if isinstance(value, dict) and "_target_" in value:
             inner = {key: inside for key, inside in value.items() if key != "_target_"}
             value = f"{value['_target_'].rpartition('.')[2]}({_plainly(inner)})"
-        told.append(f"{name}={value}")
-    return ", ".join(told)
+        words.append(f"{name}={value}")
+    return ", ".join(words)
 
 
 def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str:
     """The result as a Markdown table, with everything that says what its numbers mean."""
     values, base = measured["restored"], measured[baseline]
+    legend = Legend(facts["higher is better"])
     lines = [
         *_heading(facts),
         "",
@@ -332,9 +308,9 @@ def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines.append("")
     for name, count in facts["without a value"].items():
-        lines.append(
-            f"{name}: {count} of {facts['images']} image(s) too small or without such pixels"
-        )
+        metric = legend.metric(name)
+        why = facts["why without"].get(metric, "too small or without such pixels")
+        lines.append(f"{name}: {count} of {facts['images']} image(s) have no value ({why})")
     for name, reason in facts["not measured"].items():
         lines.append(f"{name}: not measured: {reason}")
     lines += facts["measured by"].values()

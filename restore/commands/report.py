@@ -13,7 +13,7 @@ from restore.config import check, registry
 from restore.config.settings import Count, Node, Positive
 from restore.engine import run_folder
 from restore.errors import UserError
-from restore.tools.compare.tables import Layout, Table, lower
+from restore.tools.compare.tables import Layout, Table
 from restore.tools.report import costs, curves, results
 from restore.tools.report.comparable_groups import (
     Base,
@@ -21,7 +21,6 @@ from restore.tools.report.comparable_groups import (
     Row,
     bases,
     conditions,
-    title,
 )
 from restore.tools.report.page import page
 from restore.tools.report.pictures import Album, gather
@@ -197,8 +196,8 @@ def content(
                 "measures": [
                     {
                         "name": name,
-                        "title": title(name),
-                        "lower": lower(name),
+                        "title": condition.title(name),
+                        "lower": condition.lower(name),
                         "digits": layout.digits.get(name.partition("_")[0], 4),
                     }
                     for name in condition.measures

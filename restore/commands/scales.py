@@ -19,8 +19,11 @@ from restore.data.loading import EvalItems
 from restore.engine import launcher, run_folder
 from restore.errors import UserError
 from restore.images.bicubic import resized
-from restore.inference.evaluation import Runner, evaluate
-from restore.metrics.protocol import Protocol
+from restore.inference.evaluation import Evaluator, Options, Runner
+from restore.metrics import selection
+from restore.metrics.legend import Legend
+from restore.metrics.protocol import MeasurementProtocol
+from restore.metrics.selection import Selection
 from restore.models import weights
 from restore.models.weights import Loaded
 from restore.types import Restoration
@@ -28,8 +31,8 @@ from restore.utils import files
 
 log = logging.getLogger("restore")
 
-# By method, then scale: the means of the measures, under names without channel and border.
-Found = dict[str, dict[float, dict[str, float]]]
+# By method, then scale: the metrics' values, under names without channel and border.
+Results = dict[str, dict[float, dict[str, float]]]
 
 
 @dataclass
@@ -42,10 +45,12 @@ class Scales:
     data: settings.Node
     split: Literal["train", "valid", "test"]
     protocol: settings.Node
+    pretrained: settings.Node
     runtime: settings.Runtime
     loader: settings.Loader
     limit: settings.Positive | None
     folder: str
+    metric: dict[str, settings.Node] | None = None
 
 
 class Resized(nn.Module):
@@ -95,11 +100,14 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if len(methods) <= len(setting.beside):
         raise UserError(f"beside={setting.beside} has the same weights twice")
     protocol = registry.instantiate(setting.protocol, "protocol")
+    metrics = selection.build(setting.metric, protocol)
+    for key, reason in metrics.missing.items():
+        log.warning("%s is not measured: %s", key, reason)
     scales = sorted({float(scale) for scale in setting.scales})
     splits = {scale: _split(setting, loaded, scale) for scale in scales}
     with run_folder.filling(folder, config):
         run_folder.log_to(folder)
-        _write(folder, *_measure(setting, methods, splits, protocol, device))
+        _write(folder, *_measure(setting, methods, splits, protocol, metrics, device))
         run_folder.finish(folder)
     return 0
 
@@ -108,39 +116,42 @@ def _measure(
     setting: Scales,
     methods: dict[str, tuple[Loaded, nn.Module]],
     splits: dict[float, EvalItems],
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
+    metrics: Selection,
     device: torch.device,
-) -> tuple[dict[str, Any], Found]:
+) -> tuple[dict[str, Any], Results]:
     """Every method at every scale, and what the numbers mean."""
-    found: Found = {}
+    results: Results = {}
     count = 0
     for scale, items in splits.items():
         for title, (_, model) in methods.items():
-            report = evaluate(
+            evaluator = Evaluator(
                 Runner(model.to(device), setting.runtime, device),
-                items.task,
-                items,
-                protocol,
+                metrics,
                 setting.loader,
-                limit=setting.limit,
-                title=f"×{scale:g} {title}",
+                Options(limit=setting.limit, title=f"×{scale:g} {title}"),
             )
-            if not report.rows:
-                raise UserError(f"no image of the split could be read: {report.skipped[0]}")
-            count = len(report.rows)
-            base = _plainly(report.mean("baseline"))
-            found.setdefault(report.baseline, {})[scale] = base
-            values = _plainly(report.mean("restored"))
-            found.setdefault(title, {})[scale] = values
-            log.info("×%g: %s %.4f, %s %.4f", scale, title, *_firsts(values, base, report.baseline))
+            result = evaluator.evaluate(items)
+            if not result.rows:
+                raise UserError(f"no image of the split could be read: {result.skipped[0]}")
+            count = len(result.rows)
+            names = {metric.name(items.task.scale): metric.key for metric in metrics.metrics}
+            base, values = (
+                {key: result.mean(method)[name] for name, key in names.items()}
+                for method in ("baseline", "restored")
+            )
+            results.setdefault(result.baseline, {})[scale] = base
+            results.setdefault(title, {})[scale] = values
+            log.info("×%g: %s %.4f, %s %.4f", scale, title, *_firsts(values, base, result.baseline))
     facts = {
         "weights": {title: (str(w.path), w.fingerprint) for title, (w, _) in methods.items()},
         "data": dict(setting.data),
         "split": setting.split,
         "protocol": protocol.name,
         "images": count,
+        "higher is better": metrics.directions(),
     }
-    return facts, found
+    return facts, results
 
 
 def _any_scale(loaded: Loaded, path: str) -> nn.Module:
@@ -169,11 +180,6 @@ def _split(setting: Scales, loaded: Loaded, scale: float) -> EvalItems:
     return EvalItems(source, task, setting.loader.on_error)
 
 
-def _plainly(means: dict[str, float]) -> dict[str, float]:
-    """Names without channel and border, which is another at each scale: `psnr`, `ssim`."""
-    return {name.partition("_")[0]: value for name, value in means.items()}
-
-
 def _firsts(
     values: dict[str, float], base: dict[str, float], baseline: str
 ) -> tuple[float, str, float]:
@@ -181,21 +187,21 @@ def _firsts(
     return values[name], baseline, base[name]
 
 
-def _write(folder: Path, facts: dict[str, Any], found: Found) -> None:
+def _write(folder: Path, facts: dict[str, Any], results: Results) -> None:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = list(next(iter(next(iter(found.values())).values())))
+    names = list(next(iter(next(iter(results.values())).values())))
     writer.writerow(["scale", "method", *names])
-    for method, by_scale in found.items():
+    for method, by_scale in results.items():
         for scale, values in by_scale.items():
             cells = ["" if math.isnan(value) else value for value in values.values()]
             writer.writerow([f"{scale:g}", method, *cells])
     files.write_text(folder / "scales.csv", file.getvalue())
-    text = "\n".join([*_heading(facts), "", *table(found)]) + "\n"
+    text = "\n".join([*_heading(facts), "", *table(results)]) + "\n"
     files.write_text(folder / "scales.md", text)
-    plain = {method: {f"{s:g}": v for s, v in by.items()} for method, by in found.items()}
+    plain = {method: {f"{s:g}": v for s, v in by.items()} for method, by in results.items()}
     files.write_text(folder / "summary.json", files.to_json({**facts, "scales": plain}))
-    plot(found, facts, folder / "scales.png")
+    plot(results, facts, folder / "scales.png")
     log.info("\n%s", text)
     log.info("scales.csv, scales.md, scales.png and summary.json in %s", folder)
 
@@ -211,37 +217,41 @@ def _heading(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{title}: {path} (sha256 {mark}…)"
 
 
-def table(found: Found) -> list[str]:
-    """PSNR and SSIM as Markdown, a row for each scale and a column for each method."""
-    lines = ["| scale | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
-    for scale in next(iter(found.values())):
-        cells = [
-            f"{by[scale]['psnr']:.2f} / "
-            + ("–" if math.isnan(s := by[scale]["ssim"]) else f"{s:.4f}")
-            for by in found.values()
-        ]
+def table(results: Results) -> list[str]:
+    """Every metric as Markdown, a row for each scale and a column for each method."""
+    lines = ["| scale | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
+    for scale in next(iter(results.values())):
+        cells = [" / ".join(map(_cell, by[scale].values())) for by in results.values()]
         lines.append(f"| ×{scale:g} | " + " | ".join(cells) + " |")
     return lines
 
 
-def plot(found: Found, facts: dict[str, Any], path: Path) -> None:
-    """PSNR against scale, which doubles from tick to tick, and its gain over the first method."""
+def _cell(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def plot(results: Results, facts: dict[str, Any], path: Path) -> None:
+    """The first metric against scale, which doubles from tick to tick, and its gain."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
-    base = next(iter(found.values()))
-    for method, by_scale in found.items():
+    base = next(iter(results.values()))
+    key = next(iter(next(iter(base.values()))))
+    words = Legend(facts["higher is better"]).words(key)
+    for method, by_scale in results.items():
         scales = list(by_scale)
-        psnr = [values["psnr"] for values in by_scale.values()]
-        gain = [value - base[scale]["psnr"] for scale, value in zip(scales, psnr)]
-        axes[0].plot(scales, psnr, marker=".", label=method)
+        values = [of_scale[key] for of_scale in by_scale.values()]
+        gain = [value - base[scale][key] for scale, value in zip(scales, values)]
+        axes[0].plot(scales, values, marker=".", label=method)
         axes[1].plot(scales, gain, marker=".", label=method)
-    for axis, words in zip(axes, ("PSNR (dB)", f"gain over {next(iter(found))} (dB)")):
+    for axis, label in zip(axes, (words, f"{words}, gain over {next(iter(results))}")):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"×{value:g}")
         axis.set_xlabel("scale")
-        axis.set_ylabel(words)
+        axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     axes[0].set_title(f"N = {facts['images']}, protocol {facts['protocol']}", fontsize="small")

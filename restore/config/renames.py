@@ -26,6 +26,11 @@ _MODULES = {
     "restore.preparation": "restore.tools.prepare",
 }
 
+# Classes by their old name, in modules that stayed.
+_CLASSES = {
+    "restore.metrics.protocol.Protocol": "restore.metrics.protocol.MeasurementProtocol",
+}
+
 # Settings of a run by their old name, where they stand.
 _TRAINER = {
     "accumulate": "accumulate_steps",
@@ -87,6 +92,8 @@ def _targets(config: Any) -> Any:
 
 
 def _target(target: str) -> str:
+    if target in _CLASSES:
+        return _CLASSES[target]
     parts = target.split(".")
     for count in range(len(parts) - 1, 1, -1):
         if moved := _MODULES.get(".".join(parts[:count])):

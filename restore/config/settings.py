@@ -121,6 +121,8 @@ class Trainer:
     memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
     lr_scaling: Literal["constant", "linear", "sqrt"] = "constant"
     base_batch_size: Positive | None = None
+    slow_metrics_every: Positive | None = None
+    best: str | None = None
 
     @property
     def items(self) -> int:
@@ -178,6 +180,8 @@ class Train:
     init_partial: bool
     resume: str | None
     folder: str
+    # None: PSNR and SSIM, as before metrics could be chosen.
+    metric: dict[str, Node] | None = None
 
 
 @dataclass
@@ -191,7 +195,6 @@ class Evaluate:
     references: list[str | int | list[str | int]] | None
     task: dict[str, Any] | None
     pretrained: Node
-    perceptual: dict[str, Node]
     runtime: Runtime
     loader: Loader
     wandb: Wandb
@@ -200,6 +203,8 @@ class Evaluate:
     limit: Positive | None
     seed: Count
     folder: str
+    # Null: PSNR and SSIM.
+    metric: dict[str, Node] | None = None
     # Null: that of the weights' own configuration.
     protocol: Node | None = None
     masks: Node | None = None

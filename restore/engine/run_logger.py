@@ -14,13 +14,12 @@ import numpy as np
 
 from restore.engine.run_folder import variant
 from restore.errors import Unwritable
+from restore.metrics.legend import Legend
 from restore.utils import distributed
 from restore.utils.files import optional, refusal, to_json, write_text
 
 log = logging.getLogger("restore")
 
-# Which way a metric is better, by a part of its name: what the dashboard's summary keeps.
-_BEST = {"psnr": "max", "ssim": "max", "lpips": "min", "fid": "min", "mae": "min"}
 _TAG = 64  # letters that the dashboard takes
 _IDENTITY = "wandb_id.txt"
 SHOWN = "shown.json"  # what pictures and tables the dashboard has, for a layout of it
@@ -170,19 +169,26 @@ class Journal:
         """Logs values by name."""
         if self._numbers is not None:
             self._numbers.write(values, step)
-            self._define(values)
             self._tell(lambda run: run.log({**values, "step": step}))
 
-    def _define(self, values: Mapping[str, float]) -> None:
-        """Lets the summary keep a validation's best value beside the last."""
-        for name in values.keys() - self._defined:
-            way = next((way for part, way in _BEST.items() if part in name), None)
-            if name.startswith("valid/") and way is not None:
-                self._tell(
-                    lambda run, n=name, w=way: run.define_metric(  # type: ignore[misc]
-                        n, step_metric="step", summary=f"{w},last"
-                    )
+    def define(self, names: Iterable[str], directions: Mapping[str, bool | None]) -> None:
+        """Lets the dashboard's summary keep the best value of names beside the last.
+
+        Args:
+            names: of numbers, metrics' names behind a slash.
+            directions: by metric whether higher is better; of None only the last value is kept.
+        """
+        legend = Legend(directions)
+        for name in names:
+            better = legend.higher_is_better(name.rpartition("/")[2])
+            if name in self._defined or better is None:
+                continue
+            way = "max" if better else "min"
+            self._tell(
+                lambda run, n=name, w=way: run.define_metric(  # type: ignore[misc]
+                    n, step_metric="step", summary=f"{w},last"
                 )
+            )
             self._defined.add(name)
 
     def table(self, rows: Iterable[Mapping[str, Any]], step: int) -> None:

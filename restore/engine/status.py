@@ -128,7 +128,7 @@ class Progress:
             tell(self.folder, step=step, seconds_left=round(left, 1))
 
     def measured(self, step: int, name: str, value: float, best: float | None) -> None:
-        """Notes a validation's first metric and the stage's best value of it."""
+        """Notes the metric that best.pt goes by, and the stage's best value of it, if any."""
         tell(self.folder, step=step, metric=name, last=value, best=best)
 
     def end(self, step: int, finished: bool) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +32,10 @@ from restore.engine.status import Progress
 from restore.errors import Unwritable, UserError
 from restore.images import sheets
 from restore.images.io import save_png
-from restore.inference.evaluation import EvaluationResult, Runner, evaluate
+from restore.inference.evaluation import EvaluationResult, Evaluator, Options, Runner
+from restore.metrics import selection
+from restore.metrics.image_metric import ImageMetric
+from restore.metrics.legend import is_better
 from restore.models import checkpoint
 from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed, signals
@@ -71,8 +75,10 @@ class Training:
         valid, _ = replaced(setting.reference, dataset.split("valid"), task)
         self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
         self.valid_items = EvalItems(valid, self.task, setting.loader.on_error)
-        self.protocol = registry.instantiate(setting.protocol, "protocol")
-
+        self.metrics = selection.build(
+            setting.metric, registry.instantiate(setting.protocol, "protocol")
+        )
+        self.best_metric = self._best_metric()
         self.learner = Learner(
             setting,
             self.task,
@@ -86,6 +92,25 @@ class Training:
         self.unlogged_steps = 0
         self.skipped: set[tuple[str, str]] = set()
         self.stop = False
+
+    def _best_metric(self) -> ImageMetric:
+        """The metric that best.pt is the best by.
+
+        Raises UserError for one that is not measured, or of which neither more nor less is better.
+        """
+        wanted = self.setting.trainer.best or self.metrics.keys()[0]
+        metric = next((one for one in self.metrics.metrics if one.key == wanted), None)
+        if metric is None:
+            reason = self.metrics.missing.get(wanted)
+            raise UserError(
+                f"trainer.best={wanted}: {reason or 'it is not measured'}; choose of "
+                + ", ".join(self.metrics.keys())
+            )
+        if metric.higher_is_better is None:
+            raise UserError(
+                f"trainer.best={wanted}: nobody says whether more of it is better; give another one"
+            )
+        return metric
 
     # Checkpoints ----------------------------------------------------------------------------
 
@@ -129,7 +154,8 @@ class Training:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.learner.load(state, str(self._last))
-        self.best = state["best"]
+        best = state["best"]
+        self.best = None if best is None or math.isnan(best) else best
         parts = state["unlogged"]
         self.unlogged_steps = parts[0][1]
         if len(parts) == distributed.world():
@@ -187,6 +213,8 @@ class Training:
     def _introduce(self) -> None:
         if self.learner.begun:
             log.info(self.learner.begun)
+        for key, reason in self.metrics.missing.items():
+            log.warning("%s is not measured: %s", key, reason)
         origins: dict[str, list[str]] = {}  # users of other people's networks, by what is said
         extractor = getattr(self.learner.models["backbone"], "extractor", None)
         for name, user in [("the extractor", extractor), *self.learner.terms()]:
@@ -297,11 +325,11 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """Measures the validation split, logs it and keeps the stage's best checkpoint."""
-        folder = self.folder / "pictures" / f"step_{self.learner.step:07d}"
+        step, folder = self.learner.step, self.folder / "pictures" / f"step_{self.learner.step:07d}"
         holes: dict[str, tuple[Path, np.ndarray]] = {}
         scores: dict[str, Path] = {}
 
-        def keep(problem: Problem, restored: Restoration, _: Tensor) -> dict[str, float]:
+        def keep(problem: Problem, restored: Restoration, _: Tensor) -> None:
             mask, count = problem.hole_mask, self.setting.trainer.pictures
             if self.first_process and mask is not None and len(holes) < count:
                 path = folder / f"{len(holes):03d}_filled.png"
@@ -317,45 +345,59 @@ class Training:
                     make_folder(folder)
                     save_png(path, sheets.score_map(restored))
                     scores[f"valid/score/{problem.keys[0]}"] = path
-            return {}
 
-        report = evaluate(
+        evaluator = Evaluator(
             Runner(self.learner.measured, self.setting.runtime, self.device),
-            self.task,
-            self.valid_items,
-            self.protocol,
+            self.metrics,
             self.setting.loader,
-            pictures=folder,
-            count=self.setting.trainer.pictures,
-            on_image=keep,
-            title="validate",
+            Options(sheets=folder, sheet_count=self.setting.trainer.pictures, title="validate"),
+            keep,
+            whole_sets=self._whole_sets_due(),
         )
-        if not report.rows:
+        result = evaluator.evaluate(self.valid_items)
+        if not result.rows:
             raise UserError("no validation image could be read")
-        values = {f"valid/{k}": v for k, v in report.mean("restored").items()}
-        base = {f"valid/{report.baseline}/{k}": v for k, v in report.mean("baseline").items()}
-        self.journal.numbers({**values, **base}, self.learner.step)
-        self.journal.pictures(
-            {f"valid/{k}": v for k, v in report.sheets.items()}, self.learner.step
-        )
-        self.journal.table(_table_rows(report), self.learner.step)
-        self.journal.masked(holes, self.learner.step)
-        self.journal.pictures(scores, self.learner.step, kind="scores")
-        name, value = next(iter(values.items()))
-        against = base[f"valid/{report.baseline}/{name.partition('/')[2]}"]
+        values = {f"valid/{k}": v for k, v in result.mean().items()}
+        base = {f"valid/{result.baseline}/{k}": v for k, v in result.mean("baseline").items()}
+        self.journal.define([*values, *base], result.directions)
+        self.journal.numbers({**values, **base}, step)
+        self.journal.pictures({f"valid/{k}": v for k, v in result.sheets.items()}, step)
+        self.journal.table(_table_rows(result), step)
+        self.journal.masked(holes, step)
+        self.journal.pictures(scores, step, kind="scores")
+        self._keep_best(values, base, result)
+        self.last_values = values | base
+        return values
+
+    def _whole_sets_due(self) -> bool:
+        """Whether metrics of whole sets (FID) are measured in the validation of this step."""
+        trainer, step = self.setting.trainer, self.learner.step
+        every = trainer.slow_metrics_every or trainer.valid_every
+        before = max(0, step - trainer.valid_every)
+        return step // every > before // every or step == self.learner.total
+
+    def _keep_best(
+        self, values: dict[str, float], base: dict[str, float], result: EvaluationResult
+    ) -> None:
+        """Saves best.pt where the metric that it goes by is better than in the stage before."""
+        metric, step = self.best_metric, self.learner.step
+        name = f"valid/{metric.name(self.task.scale)}"
+        if name not in values:
+            return  # of whole sets, and not measured this time
+        value, against = values[name], base[f"valid/{result.baseline}/{name.partition('/')[2]}"]
         log.info(
             "step %d: %s %.4f (%s %.4f, %+.4f) over %d images",
-            *(self.learner.step, name, value, report.baseline, against, value - against),
-            len(report.rows),
+            *(step, name, value, result.baseline, against, value - against, len(result.rows)),
         )
-        if self.best is None or value > self.best:
-            before, self.best = self.best, value
+        better = is_better(
+            value, math.nan if self.best is None else self.best, bool(metric.higher_is_better)
+        )
+        if better or self.best is None:  # where none has a value yet, the last one
+            before, self.best = self.best, value if better else None
             if not self.save("best"):
                 self.best = before  # that of the file that is there
         if self.progress:
-            self.progress.measured(self.learner.step, name, value, self.best)
-        self.last_values = values | base
-        return values
+            self.progress.measured(step, name, value, self.best)
 
     def _conclude(self, finished: bool) -> None:
         if self.skipped:
@@ -375,6 +417,8 @@ class Training:
         best = {
             "step": self.learner.step,
             "best": self.best,
+            "best metric": self.best_metric.key,
+            "higher is better": self.metrics.directions(),
             **values,
             "batch_size": trainer.items,
             "cost": spent,
@@ -404,13 +448,13 @@ class Training:
         }
 
 
-def _table_rows(report: EvaluationResult) -> list[dict[str, Any]]:
+def _table_rows(result: EvaluationResult) -> list[dict[str, Any]]:
     """Each picture of a validation that has a sheet, with its metrics."""
-    found = {row["place"]: row for row in report.rows}
-    files = {name: f for name, f in report.sheets.items() if not name.endswith("_masks")}
+    rows = {row["place"]: row for row in result.rows}
+    files = {name: f for name, f in result.sheets.items() if not name.endswith("_masks")}
     places = {int(name.partition("_")[0]): file for name, file in files.items()}
     return [
-        {"picture": found[place]["key"], "file": file, **found[place]["restored"]}
+        {"picture": rows[place]["key"], "file": file, **rows[place]["restored"]}
         for place, file in places.items()
     ]
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from restore.config.settings import Loader, Runtime
-from restore.data.loading import EvalItems, eval_batches, to_device
+from restore.data.loading import Batch, EvalItems, eval_batches, to_device
 from restore.errors import UserError
 from restore.images import mask_sheets, sheets
 from restore.images.io import save_png
 from restore.metrics import holes
-from restore.metrics.protocol import Protocol
+from restore.metrics.image_metric import About
+from restore.metrics.selection import Selection, regions
 from restore.types import Problem, Restoration, Task, map_tensors
 from restore.utils import distributed
 from restore.utils.files import optional
@@ -31,30 +32,40 @@ class EvaluationResult:
     """What was measured: one row an image, for the restored picture and for the baseline.
 
     A row holds `key`, `restored` and `baseline`, the two latter dicts of metric name → value, and
-    `facts`, numbers about the image itself.
+    `facts`, numbers about the image itself. `pooled` holds by `restored` and `baseline` the values
+    of metrics that whole sets have (FID), `baseline` the baseline's name.
+
+    `directions` says by metric whether higher is better, `sentences` what measured it, `missing`
+    why a chosen metric was not taken, `reasons` why images have no value.
     """
 
     rows: list[dict[str, Any]]
     baseline: str
     skipped: list[tuple[str, str]]
     sheets: dict[str, Path] = field(default_factory=dict)
+    pooled: dict[str, dict[str, float]] = field(default_factory=dict)
+    directions: dict[str, bool | None] = field(default_factory=dict)
+    sentences: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
-    def mean(self, method: str) -> dict[str, float]:
-        """Mean of each metric of `restored` or `baseline` over the images that have a value."""
-        return {
-            name: math.fsum(values) / len(values) if values else math.nan
-            for name, values in self._values(method).items()
+    def mean(self, method: str = "restored") -> dict[str, float]:
+        """Each metric's value of `restored` or `baseline`.
+
+        The mean over the images where both have a value, or the value of the whole set.
+        """
+        return {**holes.means(self.rows)[method], **self.pooled.get(method, {})}
+
+    def without(self) -> dict[str, int]:
+        """How many images have no value (NaN) for either method, of metrics that lack some."""
+        counts = {
+            name: sum(
+                any(math.isnan(row[method][name]) for method in ("restored", "baseline"))
+                for row in self.rows
+            )
+            for name in (self.rows[0]["restored"] if self.rows else ())
         }
-
-    def without(self, method: str) -> dict[str, int]:
-        """How many images have no value (NaN), for each metric that some image has none of."""
-        counts = {name: len(self.rows) - len(v) for name, v in self._values(method).items()}
         return {name: count for name, count in counts.items() if count}
-
-    def _values(self, method: str) -> dict[str, list[float]]:
-        names = self.rows[0][method] if self.rows else {}
-        every = {name: [row[method][name] for row in self.rows] for name in names}
-        return {name: [v for v in values if not math.isnan(v)] for name, values in every.items()}
 
 
 class Runner:
@@ -99,101 +110,139 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
-def evaluate(
-    runner: Runner,
-    task: Task,
-    items: EvalItems,
-    protocol: Protocol,
-    loader: Loader,
-    *,
-    seed: int = 0,
-    limit: int | None = None,
-    pictures: Path | None = None,
-    count: int = 0,
-    on_image: Callable[[Problem, Restoration, Tensor], dict[str, float]] | None = None,
-    title: str = "evaluate",
-) -> EvaluationResult:
+OnImage = Callable[[Problem, Restoration, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a split is gone through.
+
+    `seed` is of the chance in degradations, drawn for each sample by its place in the split: the
+    same for any number of processes, and by default the same in every validation. Only the first
+    `limit` samples are taken (None: all). `sheets` is a folder for comparison sheets of the first
+    `sheet_count`. `title` is what the progress bar says.
+    """
+
+    seed: int = 0
+    limit: int | None = None
+    sheets: Path | None = None
+    sheet_count: int = 0
+    title: str = "evaluate"
+
+
+class Evaluator:
     """Restores every sample of a split and measures it, shared out among the processes.
 
     Args:
         runner: the network.
-        task: makes problems of samples.
-        items: the split.
-        protocol: what is measured, and how.
+        metrics: what is measured; they keep no values.
         loader: workers.
-        seed: of the chance in degradations, drawn for each sample by its place in the split: the
-            same for any number of processes, and by default the same in every validation.
-        limit: only the first so many samples.
-        pictures: folder for comparison sheets of the first `count` samples.
+        options: how the split is gone through.
         on_image: called with problem, restoration and baseline (13HW in [0, 1]) of each of this
-            process's samples; what it returns joins the restored picture's metrics.
-        title: what the progress bar says.
-
-    Returns:
-        The report over all processes' samples, in the split's order, the same in each process.
-
-    Raises:
-        UserError: a picture that cannot be read or measured; on the first process, whichever met
-            it, while the others end quietly.
+            process's samples.
+        whole_sets: whether metrics that only whole sets have are taken.
     """
-    rank, world = distributed.rank(), distributed.world()
-    batches = eval_batches(items, loader, rank, world, limit)
-    rows, skipped, drawn = [], [], {}
-    baseline_name = ""
-    failure: UserError | None = None
-    try:
-        with evaluating(runner.model):
-            for batch in bar(batches, title, unit="img", disable=rank != 0, leave=False):
-                skipped += batch["skipped"]
-                if "key" not in batch:
-                    continue
-                place = batch["place"][0]
-                chance = _generator(seed, place, runner.device)
-                problem = task.prepare(to_device(batch, runner.device), chance)
-                restored = task.postprocess(runner(problem), problem)
-                baseline_name, baseline = task.baseline(problem)
-                key, target = problem.keys[0], _target(problem, restored.image)
-                measured = (
-                    protocol.measure(image, target, task.scale, problem.weight, problem.grey)[0]
-                    | holes.measure(protocol, image, target, task.scale, problem)
-                    for image in (restored.image, baseline)
-                )
-                rows.append(
-                    {
-                        "place": place,
-                        "key": key,
-                        "facts": holes.facts(problem),
-                        **dict(zip(("restored", "baseline"), measured)),
-                    }
-                )
-                if on_image is not None:
-                    rows[-1]["restored"] |= on_image(problem, restored, baseline)
-                if pictures is not None and place < count:
-                    name = f"{place:03d}_{_safe(key)}"
-                    made = {
-                        name: sheets.comparison(problem, restored, baseline_name, baseline),
-                    }
-                    if restored.block_masks:
-                        made[f"{name}_masks"] = mask_sheets.sheet(restored.block_masks)
-                    with optional("comparison sheets are missing"):
-                        pictures.mkdir(parents=True, exist_ok=True)
-                        for name, sheet in made.items():
-                            save_png(pictures / f"{name}.png", sheet)
-                            drawn[name] = pictures / f"{name}.png"
-    except UserError as error:
-        failure = error  # told to the others first, or they would wait for this process for ever
-    merged = EvaluationResult([], baseline_name, [])
-    parts = distributed.gather((rows, skipped, drawn, baseline_name, failure))
-    distributed.fail_together([part[4] for part in parts])
-    for part in parts:
-        merged.rows += part[0]
-        merged.skipped += part[1]
-        merged.sheets.update(part[2])
-        merged.baseline = merged.baseline or part[3]
-    merged.rows.sort(key=lambda row: row["place"])
-    merged.skipped.sort()
-    merged.sheets = dict(sorted(merged.sheets.items()))
-    return merged
+
+    def __init__(
+        self,
+        runner: Runner,
+        metrics: Selection,
+        loader: Loader,
+        options: Options | None = None,
+        on_image: OnImage | None = None,
+        whole_sets: bool = True,
+    ):
+        self.runner, self.loader, self.on_image = runner, loader, on_image
+        self.options = options or Options()
+        metrics = metrics.to(runner.device)
+        self._metrics = {name: metrics.fresh(whole_sets) for name in ("restored", "baseline")}
+        self._result = EvaluationResult([], "", [], missing=metrics.missing)
+
+    def evaluate(self, items: EvalItems) -> EvaluationResult:
+        """The result over all processes' samples, in the split's order, the same in each process.
+
+        Raises:
+            UserError: a picture that cannot be read or measured; on the first process, whichever
+                met it, while the others end quietly.
+        """
+        rank, world = distributed.rank(), distributed.world()
+        options = self.options
+        batches = eval_batches(items, self.loader, rank, world, options.limit)
+        failure: UserError | None = None
+        try:
+            with evaluating(self.runner.model):
+                for batch in bar(
+                    batches, options.title, unit="img", disable=rank != 0, leave=False
+                ):
+                    self._result.skipped += batch["skipped"]
+                    if "key" in batch:
+                        self._restore(batch, items.task)
+        except UserError as error:
+            failure = error  # told to the others first, or they would wait for this one for ever
+        return self._merged(failure)
+
+    def _restore(self, batch: Batch, task: Task) -> None:
+        """Restores one sample, measures it and draws its sheet."""
+        place, device = batch["place"][0], self.runner.device
+        chance = _generator(self.options.seed, place, device)
+        problem = task.prepare(to_device(batch, device), chance)
+        restored = task.postprocess(self.runner(problem), problem)
+        self._result.baseline, baseline = task.baseline(problem)
+        target = _target(problem, restored.image)
+        about = About(task.scale, problem.weight, problem.grey)
+        where = regions(problem.hole_mask)
+        pictures = {"restored": restored.image, "baseline": baseline}
+        row = {
+            "place": place,
+            "key": problem.keys[0],
+            "facts": holes.facts(problem),
+            **{
+                method: self._metrics[method].measure(picture, target, about, where)
+                for method, picture in pictures.items()
+            },
+        }
+        self._result.rows.append(row)
+        if self.on_image is not None:
+            self.on_image(problem, restored, baseline)
+        if self.options.sheets is not None and place < self.options.sheet_count:
+            self._draw(self.options.sheets, place, problem, restored, baseline)
+
+    def _draw(
+        self, folder: Path, place: int, problem: Problem, restored: Restoration, baseline: Tensor
+    ) -> None:
+        name = f"{place:03d}_{_safe(problem.keys[0])}"
+        drawn = {name: sheets.comparison(problem, restored, self._result.baseline, baseline)}
+        if restored.block_masks:
+            drawn[f"{name}_masks"] = mask_sheets.sheet(restored.block_masks)
+        with optional("comparison sheets are missing"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for title, sheet in drawn.items():
+                save_png(folder / f"{title}.png", sheet)
+                self._result.sheets[title] = folder / f"{title}.png"
+
+    def _merged(self, failure: UserError | None) -> EvaluationResult:
+        """All processes' parts as one."""
+        own = self._result
+        own.reasons = {
+            key: reason
+            for metrics in self._metrics.values()
+            for key, reason in metrics.reasons().items()
+        }
+        parts = distributed.gather(
+            (failure, own.rows, own.skipped, own.sheets, own.baseline, own.reasons)
+        )
+        distributed.fail_together([part[0] for part in parts])
+        own.rows = sorted((row for part in parts for row in part[1]), key=lambda row: row["place"])
+        own.skipped = sorted(entry for part in parts for entry in part[2])
+        own.sheets = dict(sorted(entry for part in parts for entry in part[3].items()))
+        own.baseline = next((part[4] for part in parts if part[4]), "")
+        own.reasons = {key: reason for part in parts for key, reason in part[5].items()}
+        own.pooled = {name: metrics.pooled() for name, metrics in self._metrics.items()}
+        own.directions = self._metrics["restored"].directions()
+        own.sentences = self._metrics["restored"].sentences()
+        for metrics in self._metrics.values():
+            own.reasons |= metrics.reasons()
+        return own
 
 
 def _generator(seed: int, place: int, device: torch.device) -> torch.Generator:

@@ -1,9 +1,9 @@
-"""PSNR and SSIM on holes: over their pixels, and over a ring along their borders.
+"""Metrics on holes: over their pixels, and over a ring along their borders.
 
-Values are a protocol's (`restore.metrics.protocol`), with its channel, border and rounding. Over
-holes, PSNR takes the squared error of hole pixels alone; SSIM is the mean of the map's values at
-hole pixels, whose windows also see what is around. A picture without holes has no such values
-(NaN): it is left out of their means and counted.
+Every metric that takes weights of pixels is measured so too (`selection.regions`), with its
+channel, border and rounding. Over holes, PSNR takes the squared error of hole pixels alone; SSIM is
+the mean of the map's values at hole pixels, whose windows also see what is around. A picture
+without holes has no such values (NaN): it is left out of their means and counted.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from restore.metrics.protocol import Protocol
 from restore.types import Problem
 
 RING = 4  # pixels on either side of a hole's border
@@ -32,32 +31,14 @@ def ring(mask_N1HW: Tensor) -> Tensor:
     return grown - shrunk
 
 
-def measure(
-    protocol: Protocol, restored: Tensor, target: Tensor, scale: float, problem: Problem
-) -> dict[str, float]:
-    """`psnr_…_holes`, `ssim_…_holes`, `psnr_…_ring`, `ssim_…_ring` of a batch's only picture.
-
-    Nothing where the task knows no holes.
-    """
-    mask = problem.hole_mask
-    if mask is None:
-        return {}
-    values: dict[str, float] = {}
-    for name, region in (("holes", mask), ("ring", ring(mask))):
-        weight = region if problem.weight is None else region * problem.weight
-        found = protocol.measure(restored, target, scale, weight, problem.grey)[0]
-        values |= {f"{metric}_{name}": value for metric, value in found.items()}
-    return values
-
-
 def facts(problem: Problem) -> dict[str, float]:
     """Share of holes in a batch's only picture, and of what its reference shows too."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     if problem.hole_mask is not None:
-        found["hole_share"] = float(problem.hole_mask.double().mean())
+        values["hole_share"] = float(problem.hole_mask.double().mean())
     if problem.overlap is not None:
-        found["overlap"] = float(problem.overlap[0])
-    return found
+        values["overlap"] = float(problem.overlap[0])
+    return values
 
 
 def known(rows: Sequence[dict[str, Any]]) -> bool:
@@ -74,8 +55,8 @@ def by_share(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         rows: of a report, with `restored`, `baseline` and `facts`.
 
     Returns:
-        By bin: `images`, and the means of `restored` and of `baseline` over the images that have a
-        value.
+        By bin: `images`, and the means of `restored` and of `baseline` over the images where both
+        have a value.
     """
     bins: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
@@ -85,18 +66,23 @@ def by_share(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
     for place in sorted(bins):
         name = f"{(place - 1) * _BIN}-{place * _BIN} %" if place else "none"
-        table[name] = {"images": len(bins[place])}
-        for method in ("restored", "baseline"):
-            table[name][method] = {
-                metric: _mean([row[method][metric] for row in bins[place]])
-                for metric in bins[place][0][method]
-            }
+        table[name] = {"images": len(bins[place]), **means(bins[place])}
+    return table
+
+
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of `restored` and `baseline`, each metric's mean over the rows where both have a value."""
+    table: dict[str, dict[str, float]] = {"restored": {}, "baseline": {}}
+    for name in rows[0]["restored"] if rows else ():
+        pairs = [(row["restored"][name], row["baseline"][name]) for row in rows]
+        known = [pair for pair in pairs if not any(map(math.isnan, pair))]
+        for method, values in zip(table, zip(*known) if known else ((), ())):
+            table[method][name] = _mean(values)
     return table
 
 
 def _mean(values: Sequence[float]) -> float:
-    there = [value for value in values if not math.isnan(value)]
-    return math.fsum(there) / len(there) if there else math.nan
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def section(rows: Sequence[dict[str, Any]], baseline: str) -> str:
@@ -116,10 +102,10 @@ def section(rows: Sequence[dict[str, Any]], baseline: str) -> str:
         f"_ring: within {RING} pixels of a hole's border, on either side",
     ]
     if all("overlap" in row["facts"] for row in rows):
-        found = [row["facts"]["overlap"] for row in rows]
+        overlaps = [row["facts"]["overlap"] for row in rows]
         lines.append(
-            f"overlap: the reference shows {_mean(found):.1%} of the input on the mean "
-            f"({min(found):.1%} to {max(found):.1%})"
+            f"overlap: the reference shows {_mean(overlaps):.1%} of the input on the mean "
+            f"({min(overlaps):.1%} to {max(overlaps):.1%})"
         )
     table = by_share(rows)
     names = list(rows[0]["restored"])

@@ -1,57 +1,61 @@
-"""LPIPS and FID, by the libraries that papers use, where their networks' weights are at hand.
+"""LPIPS, FID and KID, by the libraries that papers use and with their published weights.
 
-Never on random weights in silence: `missing` says why a measure cannot be taken here, and how it
-could.
+Never on random weights in silence: without its file a metric raises `MissingWeights`, which says
+how to supply it.
 """
 
+import hashlib
 import importlib.metadata
 import math
 import warnings
-from collections.abc import Callable
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import lpips
 import numpy as np
 import torch
 from scipy import linalg
 from torch import Tensor, nn
-from torchvision import models
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from restore.errors import UserError
-from restore.images.io import to_uint8
 from restore.metrics.functional import rounded
 from restore.models import checkpoint
+from restore.models.pretrained import file_of
 
 # Below this side AlexNet's second pooling has no pixel left to give.
 _ALEXNET_SIDE = 31
+_FEATURES = 2048
+# Rows of a block of KID's table of kernel values.
+_BLOCK = 2048
+# Pictures whose features are kept, for the next metric or method that asks for the same.
+_REMEMBERED = 64
 
 
-class Lpips(nn.Module):
-    """LPIPS (Zhang et al., CVPR 2018) with AlexNet, version 0.1; smaller is nearer.
+class LPIPS(Metric):
+    """LPIPS (Zhang et al., CVPR 2018) with AlexNet, version 0.1; mean over pictures.
 
     Of pictures rounded to 8 bits. The linear heads ship with the package `lpips`; the trunk is
     torchvision's AlexNet.
 
     Args:
-        weights: `imagenet` (torchvision's file, where its cache holds it) or the file's path.
+        weights: `imagenet` (torchvision's file) or the file's path.
+        cache, download: see `pretrained.file_of`.
     """
 
-    def __init__(self, weights: str):
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self, weights: str | None = "imagenet", cache: str | None = None, download: bool = True
+    ):
         super().__init__()
-        published = models.AlexNet_Weights.IMAGENET1K_V1
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / published.url.rpartition("/")[2]
-        path = cached if weights == "imagenet" else Path(weights)
-        self.missing: str | None = None
-        if not path.is_file():
-            if weights != "imagenet":
-                raise UserError(f"pretrained.alexnet={weights}: there is no such file")
-            self.missing = (
-                f"AlexNet's weights are not on this machine; put {cached.name} at {cached} "
-                "or give pretrained.alexnet=FILE"
-            )
-            return
-        self.path, self.fingerprint = path, checkpoint.fingerprint(path)
+        self.path = file_of("alexnet", weights, cache, download)
+        self.fingerprint = checkpoint.fingerprint(self.path)
         with warnings.catch_warnings():
             # lpips asks torchvision for its trunk in a way that torchvision has given up.
             warnings.filterwarnings(
@@ -60,106 +64,162 @@ class Lpips(nn.Module):
             self.net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         self.requires_grad_(False)
         trunk = self.net.net  # its names: slice1.0.weight where torchvision has features.0.weight
-        held = checkpoint.read(path)
+        state = checkpoint.read(self.path)
         names = {name: f"features.{name.partition('.')[2]}" for name in trunk.state_dict()}
-        taken = {name: held[theirs] for name, theirs in names.items() if theirs in held}
-        checkpoint.load_into(trunk, taken, f"pretrained.alexnet={path}")
+        taken = {name: state[theirs] for name, theirs in names.items() if theirs in state}
+        checkpoint.load_into(trunk, taken, f"pretrained.alexnet={self.path}")
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(
-        self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
-    ) -> dict[str, float]:
-        """The distance of one restored picture from its target, 13HW in [0, 1].
-
-        NaN for a picture smaller than AlexNet's pooling needs.
-        """
-        assert target is not None
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Takes pictures, N3HW in [0, 1]; such as are too small for AlexNet do not count."""
         if min(target.shape[-2:]) < _ALEXNET_SIDE:
-            return {name: math.nan}
-        x, y = (rounded(picture).float() * 2 - 1 for picture in (restored, target))
-        with torch.autocast(restored.device.type, enabled=False):
-            return {name: self.net(x, y).item()}
+            return
+        x, y = (rounded(picture).float() * 2 - 1 for picture in (preds, target))
+        distances = self.net(x, y).double().flatten()
+        self.total += distances.sum()
+        self.count += distances.numel()
 
-    def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
-        """Nothing beyond the images' own values."""
-        return {}
+    def compute(self) -> Tensor:
+        """The mean distance, NaN of no picture."""
+        return self.total / self.count
 
     def sentence(self) -> str:
-        """What measured it."""
+        """Which program and weights."""
         version = importlib.metadata.version("lpips")
+        return f"package lpips {version}, AlexNet of {self.path} (sha256 {self.fingerprint}…)"
+
+
+class Inception(nn.Module):
+    """The 2048 features of Inception v3 as the published FID has them.
+
+    Network, resizing (TensorFlow 1 bilinear, 299×299) and normalisation are torch-fidelity's. It
+    serves any metric of torchmetrics that takes a `feature` network.
+
+    Args:
+        weights: `imagenet` or None (torch-fidelity's file), or the file's path.
+        cache, download: see `pretrained.file_of`.
+    """
+
+    num_features = _FEATURES
+
+    def __init__(self, weights: str | None = None, cache: str | None = None, download: bool = True):
+        super().__init__()
+        self.path = file_of("inception", weights, cache, download)
+        self.fingerprint = checkpoint.fingerprint(self.path)
+        self.net = _network(self.path, self.fingerprint)
+
+    def forward(self, pictures_N3HW: Tensor) -> Tensor:
+        """Features N×2048 of pictures in 8 bits."""
+        rows = []
+        for picture in pictures_N3HW:
+            data = picture.cpu().contiguous()
+            digest = hashlib.sha256(data.numpy().tobytes()).hexdigest()
+            key = self.fingerprint, tuple(data.shape), digest
+            if key not in _FEATURES_OF:
+                _FEATURES_OF[key] = self.net(picture[None])[0].detach().cpu()
+                while len(_FEATURES_OF) > _REMEMBERED:
+                    _FEATURES_OF.popitem(last=False)
+            rows.append(_FEATURES_OF[key].to(picture.device))
+        return torch.cat(rows)
+
+    def sentence(self) -> str:
+        """Which program and weights."""
+        version = importlib.metadata.version("torch-fidelity")
         return (
-            f"lpips: package lpips {version}, AlexNet of {self.path} (sha256 {self.fingerprint}…)"
+            f"Inception features of torch-fidelity {version} with its resizing (TensorFlow 1 "
+            f"bilinear to 299×299), weights {self.path} (sha256 {self.fingerprint}…)"
         )
 
 
-class Fid(nn.Module):
-    """Fréchet inception distance (Heusel et al., NeurIPS 2017) of restored and target pictures.
+# One network and one memory for all metrics of a process that use the same file.
+_NETWORKS: dict[str, nn.Module] = {}
+_FEATURES_OF: OrderedDict[tuple[str, tuple[int, ...], str], Tensor] = OrderedDict()
 
-    Inception, its resizing (TensorFlow 1 bilinear, 299×299) and features as torch-fidelity has
-    them, of pictures rounded to 8 bits. The features of all processes' pictures come together, in
-    float64.
 
-    Args:
-        weights: torch-fidelity's Inception file, or None for its place in torch's cache.
-    """
+def _network(path: Path, fingerprint: str) -> nn.Module:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    def __init__(self, weights: str | None):
-        super().__init__()
-        self.missing: str | None = None
-        name = "weights-inception-2015-12-05-6726825d.pth"
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-        path = cached if weights is None else Path(weights)
-        if not path.is_file():
-            if weights is not None:
-                raise UserError(f"pretrained.inception={weights}: there is no such file")
-            self.missing = (
-                f"Inception's weights are not on this machine; put {name} at {cached} "
-                "or give pretrained.inception=FILE"
-            )
-            return
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        self.path, self.fingerprint = path, checkpoint.fingerprint(path)
+    if fingerprint not in _NETWORKS:
         checkpoint.read(path)  # refuses anything but plain weights before the library opens it
         try:
-            self.net = FeatureExtractorInceptionV3(
-                "inception", ["2048"], feature_extractor_weights_path=str(path)
+            network = FeatureExtractorInceptionV3(
+                "inception", [str(_FEATURES)], feature_extractor_weights_path=str(path)
             ).eval()
         except (RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} does not hold torch-fidelity's Inception: {reason}") from error
-        self.requires_grad_(False)
-        self.features: dict[str, list[Tensor]] = {"restored": [], "target": []}
+        _NETWORKS[fingerprint] = network.requires_grad_(False)
+    return _NETWORKS[fingerprint]
+
+
+class _OfFeatures(Metric):
+    """A distance between two sets of pictures, of their Inception features.
+
+    Args:
+        feature: the network.
+    """
+
+    higher_is_better = False
+    is_differentiable = False
+    full_state_update = False
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
+
+    def __init__(self, feature: Inception):
+        super().__init__()
+        self.feature = feature
         self.count = 0
+        self.add_state("real_features", [], dist_reduce_fx="cat")
+        self.add_state("fake_features", [], dist_reduce_fx="cat")
 
-    def update(
-        self, name: str, restored: Tensor, baseline: Tensor, target: Tensor | None
-    ) -> dict[str, float]:
-        """Notes the features of one restored picture and its target, 13HW in [0, 1]."""
-        assert target is not None
-        with torch.autocast(restored.device.type, enabled=False):
-            for kind, picture in (("restored", restored), ("target", target)):
-                self.features[kind].append(self.net(to_uint8(picture))[0].double().cpu())
-        return {}
+    def update(self, imgs: Tensor, real: bool) -> None:
+        """Takes pictures, N3HW in 8 bits, of the true set or of the other."""
+        (self.real_features if real else self.fake_features).append(self.feature(imgs))
 
-    def pooled(self, name: str, gather: Callable[[Any], list[Any]]) -> dict[str, float]:
-        """The distance over all processes' pictures."""
-        own = {
-            kind: torch.cat([*found, torch.empty(0, 2048, dtype=torch.float64)]).numpy()
-            for kind, found in self.features.items()
-        }
-        parts = gather(own)
-        both = [np.concatenate([part[kind] for part in parts]) for kind in ("restored", "target")]
-        self.count = len(both[0])
-        if self.count < 2:
-            return {name: math.nan}  # one picture has no spread
-        return {name: frechet(*both)}
+    def compute(self) -> Tensor:
+        """The distance; NaN of fewer than two pictures, which have no spread."""
+        sets = [
+            dim_zero_cat(rows).double().cpu().numpy() if len(rows) else np.empty((0, _FEATURES))
+            for rows in (self.fake_features, self.real_features)
+        ]
+        self.count = min(map(len, sets))
+        return torch.tensor(
+            math.nan if self.count < 2 else self.distance(*sets), dtype=torch.float64
+        )
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        """The distance of two sets of rows."""
+        raise NotImplementedError
 
     def sentence(self) -> str:
-        """What measured it."""
-        version = importlib.metadata.version("torch-fidelity")
+        """Which program and weights, on how many pictures."""
         return (
-            f"fid: torch-fidelity {version}, N = {self.count} (not comparable with other N), "
-            f"Inception of {self.path} (sha256 {self.fingerprint}…)"
+            f"whole pictures, N = {self.count} a set (not comparable with other N), "
+            f"{self.feature.sentence()}"
+        )
+
+
+class FID(_OfFeatures):
+    """Fréchet inception distance (Heusel et al., NeurIPS 2017)."""
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        """See `frechet`."""
+        return frechet(x, y)
+
+
+class KID(_OfFeatures):
+    """Kernel inception distance (Bińkowski et al., ICLR 2018), over all pairs."""
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> float:
+        """See `kernel`."""
+        return kernel(x, y)
+
+    def sentence(self) -> str:
+        """Which program and weights, on how many pictures, and which estimate."""
+        return (
+            f"{super().sentence()}; unbiased estimate over all pairs, cubic polynomial kernel "
+            "(Bińkowski et al. 2018); can be below zero"
         )
 
 
@@ -177,3 +237,24 @@ def frechet(x: np.ndarray, y: np.ndarray) -> float:
     spread = sum(np.square(root).sum() for root in roots)
     shared = linalg.svdvals(roots[0] @ roots[1].T).sum()
     return float(np.square(means).sum() + spread - 2 * shared)
+
+
+def kernel(x: np.ndarray, y: np.ndarray) -> float:
+    """Squared maximum mean discrepancy of two sets of rows, unbiased, in float64.
+
+    The kernel is (x·y / d + 1)³ for rows of d values (Bińkowski et al., ICLR 2018). They average
+    over blocks of pictures to save time; this is the mean over all pairs.
+    """
+    return _off_diagonal(x) + _off_diagonal(y) - 2 * _total(x, y) / (len(x) * len(y))
+
+
+def _off_diagonal(x: np.ndarray) -> float:
+    own = ((np.square(x).sum(1) / x.shape[1] + 1) ** 3).sum()
+    return (_total(x, x) - float(own)) / (len(x) * (len(x) - 1))
+
+
+def _total(x: np.ndarray, y: np.ndarray) -> float:
+    sums = [
+        ((x[at : at + _BLOCK] @ y.T / x.shape[1] + 1) ** 3).sum() for at in range(0, len(x), _BLOCK)
+    ]
+    return math.fsum(sums)

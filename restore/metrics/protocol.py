@@ -1,4 +1,4 @@
-"""Named protocols: what a paper's PSNR and SSIM were computed on."""
+"""Named protocols: on which pixels and values a paper's PSNR and SSIM were computed."""
 
 import math
 from typing import Annotated, Literal
@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from restore.metrics.functional import Channel, planes, psnr, rounded, shaved, ssim
+from restore.metrics.functional import Channel, planes, rounded, shaved
 
 
-class Protocol:
-    """PSNR and SSIM of one channel, inside one border, after rounding to 8 bits.
+class MeasurementProtocol:
+    """One channel, inside one border, after rounding to 8 bits.
 
-    Values are per image; a data set's value is their mean. The names of the values carry channel
-    and border: `psnr_y_s4` is luma with 4 pixels shaved, `psnr_rgb` all channels of whole pictures.
+    The names of values carry channel and border: `psnr_y_s4` is luma with 4 pixels shaved,
+    `psnr_rgb` all channels of whole pictures.
 
     Args:
         name: printed with every number.
@@ -36,28 +36,26 @@ class Protocol:
             return self.shave
         return math.ceil(scale) + (6 if self.shave == "scale+6" else 0)
 
-    def measure(
-        self,
-        restored: Tensor,
-        target: Tensor,
-        scale: float,
-        weight: Tensor | None = None,
-        grey: bool = False,
-    ) -> list[dict[str, float]]:
-        """The values of each picture of a batch, NCHW in [0, 1].
-
-        `weight` (N1HW, ≥ 0) says how much each pixel counts, and so the SSIM window around it;
-        None: equally. `grey` says that the targets come from files of one channel: luma is then
-        that channel as it is, not what MATLAB makes of a grey picture stored as RGB, and the
-        restored picture's mean over its channels. PSNR of equal pictures is infinite; what cannot
-        be measured is NaN.
-        """
-        assert restored.shape == target.shape, (restored.shape, target.shape)
+    def label(self, scale: float) -> str:
+        """Channel and border, for the names of values."""
         border = self.border(scale)
+        return f"{self.channel}_s{border}" if border else self.channel
+
+    def planes(
+        self, restored_NCHW: Tensor, target_NCHW: Tensor, scale: float, grey: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What is compared of two pictures in [0, 1], on a scale to 255, float64.
+
+        `grey` says that the targets come from files of one channel: luma is then that channel as it
+        is, not what MATLAB makes of a grey picture stored as RGB, and the restored picture's mean
+        over its channels.
+        """
+        assert restored_NCHW.shape == target_NCHW.shape, (restored_NCHW.shape, target_NCHW.shape)
+        pictures = [restored_NCHW, target_NCHW]
         if grey and self.channel != "rgb":
-            restored, target = (z.mean(1, keepdim=True) for z in (restored, target))
-        x, y = (shaved(planes(rounded(z), self.channel), border) for z in (restored, target))
-        within = None if weight is None else shaved(weight, border)
-        name = f"{self.channel}_s{border}" if border else self.channel
-        pairs = zip(psnr(x, y, within).tolist(), ssim(x, y, within).tolist())
-        return [{f"psnr_{name}": p, f"ssim_{name}": s} for p, s in pairs]
+            pictures = [picture.mean(1, keepdim=True) for picture in pictures]
+        x, y = (
+            shaved(planes(rounded(picture), self.channel), self.border(scale))
+            for picture in pictures
+        )
+        return x, y

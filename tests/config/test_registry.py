@@ -14,7 +14,7 @@ from torch import nn
 
 from restore import conf
 from restore.cli import main
-from restore.config import locate, registry
+from restore.config import locate, registry, renames
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.types import Restoration
@@ -188,8 +188,8 @@ def test_ttsr_takes_every_choice(group):
 def test_a_part_of_ones_own_costs_a_class_and_a_yaml(tmp_path: Path):
     """Handed in from outside the package, as an experiment would be."""
     (tmp_path / "own.py").write_text(
-        "from restore.metrics.protocol import Protocol\n"
-        "class Mine(Protocol):\n"
+        "from restore.metrics.protocol import MeasurementProtocol\n"
+        "class Mine(MeasurementProtocol):\n"
         "    def __init__(self, name: str, shave: int):\n"
         "        super().__init__(name, 'rgb', shave)\n"
     )
@@ -207,3 +207,11 @@ def test_a_part_of_ones_own_costs_a_class_and_a_yaml(tmp_path: Path):
     )
     assert done.returncode == 2
     assert "protocol.shave=two" in done.stderr
+
+
+def test_stored_protocols_go_on_under_their_new_name():
+    old = {"protocol": {"_target_": "restore.metrics.protocol.Protocol", "name": "rgb"}}
+    assert renames.current(old)["protocol"] == {
+        "_target_": "restore.metrics.protocol.MeasurementProtocol",
+        "name": "rgb",
+    }

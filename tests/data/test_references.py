@@ -230,7 +230,7 @@ def test_every_kind_trains(kind, tmp_path: Path):
     assert list((tmp_path / "run").rglob("*.png"))
 
 
-EVALUATE = [*QUICK, "pictures=0", "protocol=rgb", "perceptual={}"]
+EVALUATE = [*QUICK, "pictures=0", "protocol=rgb", "metric=[psnr,ssim]"]
 
 
 def evaluate(weights: Path, folder: Path, *overrides: str) -> Path:

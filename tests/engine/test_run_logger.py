@@ -106,6 +106,10 @@ def test_a_validation_is_there_to_look_at(tmp_path: Path):
     kept = Journal(
         tmp_path, {}, {**WANDB, "mode": "offline", "tags": ["x" * 99, "t", "t"]}, "train"
     )
+    # Only these say which way is better; `mine_too` is named like another, and is another.
+    directions = {"psnr": True, "lpips": False, "mine": None, "mine_too": False}
+    names = [f"valid/{name}" for name in ("psnr_y", "lpips", "bicubic/lpips", "mine", "mine_too")]
+    kept.define(names, directions)
     for step, value in ((1, 30.0), (2, 20.0)):
         kept.numbers({"valid/psnr_y": value, "valid/lpips": 1 / value}, step)
         row = {"picture": f"at {step}", "file": picture, "psnr_y": value}
@@ -119,7 +123,9 @@ def test_a_validation_is_there_to_look_at(tmp_path: Path):
     assert list(found["run"][0].tags) == ["x" * 64, "t"]
     ways = {record.name: record.summary for record in found["metric"]}
     assert (ways["valid/psnr_y"].max, ways["valid/psnr_y"].last) == (True, True)
-    assert (ways["valid/lpips"].min, ways["valid/lpips"].max) == (True, False)
+    for name in ("valid/lpips", "valid/bicubic/lpips", "valid/mine_too"):
+        assert (ways[name].min, ways[name].max) == (True, False)
+    assert "valid/mine" not in ways
     files = next(tmp_path.glob("wandb/offline-run-*/files"))
     tables = [json.loads(path.read_text()) for path in files.rglob("*.table.json")]
     assert tables

@@ -18,7 +18,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision import models
 
 from restore.errors import UserError
-from restore.metrics.perceptual import Fid, Lpips, frechet
+from restore.metrics.image_metric import About, ImageMetric
+from restore.metrics.perceptual import FID, LPIPS, Inception, frechet
+from restore.models.pretrained import MissingWeights
 from tests.helpers.made_up import spread
 
 
@@ -54,33 +56,42 @@ def eight_bit(seed: int, *shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, generator=rng) / 255
 
 
+def value(metric: ImageMetric, x: torch.Tensor, y: torch.Tensor) -> float:
+    with torch.inference_mode():
+        return metric.value(x, y, About(4))
+
+
 def test_lpips_equals_the_package(alexnet: Path):
     theirs = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    held = torch.load(alexnet)
+    state = torch.load(alexnet)
     for part in theirs.net.children():
         for place, layer in part.named_children():
             for kind, tensor in layer.named_parameters():
-                tensor.data = held[f"features.{place}.{kind}"]
-    mine = Lpips(str(alexnet))
+                tensor.data = state[f"features.{place}.{kind}"]
+    mine = ImageMetric("lpips", LPIPS(str(alexnet)))
+    every = []
     for seed, (height, width) in enumerate([(31, 31), (48, 40), (31, 70)]):
         x, y = eight_bit(seed, 2, 1, 3, height, width)
         with torch.inference_mode():
-            expected = theirs(x, y, normalize=True).item()
-            assert mine.update("lpips", x, x, y) == {"lpips": pytest.approx(expected, abs=1e-6)}
-            # what it is given is measured as 8 bits would hold it
-            near = x + 0.3 / 255 * torch.sign(torch.rand_like(x) - 0.5)
-            value = mine.update("lpips", near, x, y)["lpips"]
-        assert expected > 0.01
-        assert value == pytest.approx(expected, abs=1e-6)
-    assert mine.missing is None
+            every.append(theirs(x, y, normalize=True).item())
+        assert value(mine, x, y) == pytest.approx(every[-1], abs=1e-6)
+        # what it is given is measured as 8 bits would hold it
+        near = x + 0.3 / 255 * torch.sign(torch.rand_like(x) - 0.5)
+        assert every[-1] > 0.01
+        assert value(mine, near, y) == pytest.approx(every[-1], abs=1e-6)
+    whole = LPIPS(str(alexnet))
+    for seed, size in enumerate([(31, 31), (48, 40), (31, 70), (8, 8)]):
+        whole.update(*eight_bit(seed, 2, 1, 3, *size))
+    assert whole.compute().item() == pytest.approx(np.mean(every), abs=1e-6)
     assert str(alexnet) in mine.sentence()
-    assert mine.fingerprint in mine.sentence()
+    assert whole.fingerprint in mine.sentence()
+    assert mine.higher_is_better is False
 
 
 def test_lpips_has_no_value_where_alexnet_has_no_pixel(alexnet: Path):
-    mine = Lpips(str(alexnet))
-    assert math.isnan(mine.update("lpips", *eight_bit(0, 3, 1, 3, 30, 64))["lpips"])
-    assert math.isfinite(mine.update("lpips", *eight_bit(0, 3, 1, 3, 31, 31))["lpips"])
+    mine = ImageMetric("lpips", LPIPS(str(alexnet)))
+    assert math.isnan(value(mine, *eight_bit(0, 2, 1, 3, 30, 64)))
+    assert math.isfinite(value(mine, *eight_bit(0, 2, 1, 3, 31, 31)))
 
 
 @pytest.mark.parametrize("kind", ["vgg", "no weights", "damaged"])
@@ -93,33 +104,33 @@ def test_lpips_refuses_another_file(kind, tmp_path: Path):
     else:
         path.write_bytes(b"PK\x03\x04 not quite")
     with pytest.raises(UserError, match=r"weights\.pth"):
-        Lpips(str(path))
+        LPIPS(str(path))
 
 
 @pytest.mark.parametrize("weights", ["missing.pth", "random"])
 def test_lpips_is_never_taken_on_random_weights(weights, no_cache: Path):
-    with pytest.raises(UserError, match=f"pretrained.alexnet={weights}: there is no such file"):
-        Lpips(weights)
+    with pytest.raises(UserError, match=f"pretrained.alexnet={weights}: no such file"):
+        LPIPS(weights)
 
 
-def test_without_weights_a_measure_says_how_to_supply_them(no_cache: Path):
-    for measure, file, key in (
-        (Lpips("imagenet"), "alexnet-owt-7be5be79.pth", "pretrained.alexnet=FILE"),
-        (Fid(None), "weights-inception-2015-12-05-6726825d.pth", "pretrained.inception=FILE"),
+def test_without_weights_a_metric_says_how_to_supply_them(no_cache: Path):
+    for make, file, key in (
+        (LPIPS, "alexnet-owt-7be5be79.pth", "pretrained.alexnet=FILE"),
+        (Inception, "weights-inception-2015-12-05-6726825d.pth", "pretrained.inception=FILE"),
     ):
-        assert measure.missing is not None
-        assert str(no_cache / "checkpoints" / file) in measure.missing
-        assert key in measure.missing
-        assert not list(measure.parameters()), "nothing was made that could be used by mistake"
-    with pytest.raises(UserError, match=r"pretrained.inception=nothing\.pth: there is no such"):
-        Fid("nothing.pth")
+        with pytest.raises(MissingWeights) as raised:
+            make(download=False)
+        assert str(no_cache / "checkpoints" / file) in str(raised.value)
+        assert key in str(raised.value)
+    with pytest.raises(UserError, match=r"pretrained.inception=nothing\.pth: no such"):
+        Inception("nothing.pth")
 
 
 def test_weights_in_the_cache_are_found(alexnet: Path, no_cache: Path):
     place = no_cache / "checkpoints" / "alexnet-owt-7be5be79.pth"
     place.parent.mkdir(parents=True)
     place.write_bytes(alexnet.read_bytes())
-    assert Lpips("imagenet").missing is None
+    assert LPIPS(download=False).path == place
 
 
 def root_formula(x: np.ndarray, y: np.ndarray) -> float:
@@ -159,45 +170,39 @@ def test_fid_equals_its_parts(inception: Path):
     sizes = [(20, 32), (33, 21), (24, 24)]
     restored = [eight_bit(i, 1, 3, *size) for i, size in enumerate(sizes)]
     target = [eight_bit(9 + i, 1, 3, *size) for i, size in enumerate(sizes)]
-    mine = Fid(str(inception))
+    mine = ImageMetric("fid", FID(Inception(str(inception))))
     theirs = FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(inception)
     )
-    rows = []
+    sets = []
     with torch.inference_mode():
         for pictures in (restored, target):
             eight = [(picture * 255).round().byte() for picture in pictures]
-            rows.append(torch.cat([theirs(x)[0] for x in eight]).double().numpy())
+            sets.append(torch.cat([theirs(x)[0] for x in eight]).double().numpy())
         for x, y in zip(restored, target):
-            assert mine.update("fid", x, x, y) == {}
+            mine.update(x, y, About(4))
     # The distance is the same in any basis; one of the six rows' own makes its matrices small.
-    basis, _ = np.linalg.qr(np.concatenate(rows).T)
-    x, y = (z @ basis for z in rows)
+    basis, _ = np.linalg.qr(np.concatenate(sets).T)
+    x, y = (z @ basis for z in sets)
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     roots = np.sqrt(np.clip(linalg.eigvals(a @ b).real, 0, None)).sum()
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a) + np.trace(b) - 2 * roots
     assert expected > 1e-3
-    found = mine.pooled("fid", lambda own: [own])
-    assert found == {"fid": pytest.approx(expected, rel=1e-4)}
+    assert mine.compute() == pytest.approx(expected, rel=1e-4)
     assert "N = 3" in mine.sentence()
-    # the same pictures shared out among three processes, one of them without any
-    none = {kind: np.empty((0, 2048)) for kind in ("restored", "target")}
-    other = mine.pooled(
-        "fid",
-        lambda own: [{k: v[1:] for k, v in own.items()}, none, {k: v[:1] for k, v in own.items()}],
-    )
-    assert other == {"fid": pytest.approx(found["fid"], rel=1e-9)}
+    assert not mine.per_image
 
 
 def test_fid_of_one_picture_has_no_value(inception: Path):
-    mine = Fid(str(inception))
-    mine.features = {kind: [torch.rand(1, 2048).double()] for kind in ("restored", "target")}
-    assert math.isnan(mine.pooled("fid", lambda own: [own])["fid"])
+    metric = FID(Inception(str(inception)))
+    for real in (True, False):
+        metric.update(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), real=real)
+    assert math.isnan(metric.compute())
 
 
 def test_fid_refuses_another_file(alexnet: Path, tmp_path: Path):
     with pytest.raises(UserError, match="does not hold torch-fidelity's Inception"):
-        Fid(str(alexnet))
+        Inception(str(alexnet))
     (tmp_path / "damaged.pth").write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"damaged\.pth"):
-        Fid(str(tmp_path / "damaged.pth"))
+        Inception(str(tmp_path / "damaged.pth"))

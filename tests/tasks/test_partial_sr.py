@@ -23,7 +23,8 @@ from restore.images.filling import blended, filled
 from restore.images.io import read_rgb, save_png
 from restore.images.overlap import Overlap, pair, share
 from restore.inference.restorer import Restorer
-from restore.metrics import holes
+from restore.metrics import holes, selection
+from restore.metrics.image_metric import About
 from restore.models import weights
 from restore.tasks.partial_sr import PartialSR
 from restore.types import Problem, Restoration, Sample
@@ -291,7 +292,8 @@ def test_hole_metrics_against_a_plain_formulation(seed: int):
     protocol = registry.build("protocol", "rgb")
     x, y = (chw(z)[None].float() / 255 for z in (restored, target))
     problem = Problem({}, y, ["a"], hole_mask=torch.from_numpy(mask)[None, None].float())
-    found = holes.measure(protocol, x, y, 4, problem)
+    metrics = selection.build(None, protocol)
+    found = metrics.measure(x, y, About(4), selection.regions(problem.hole_mask))
     near = np.zeros_like(mask)
     for row in range(40):
         for column in range(44):
@@ -325,7 +327,7 @@ def test_bins_by_share_of_holes():
         {
             "facts": {"hole_share": value},
             "restored": {"psnr": 20.0 + i, "psnr_holes": 10.0 + i if value else math.nan},
-            "baseline": {"psnr": 1.0 * i, "psnr_holes": math.nan},
+            "baseline": {"psnr": 1.0 * i, "psnr_holes": 2.0 * i if value else math.nan},
         }
         for i, value in enumerate(shares)
     ]
@@ -338,6 +340,9 @@ def test_bins_by_share_of_holes():
         "50-60 %": 1,
     }
     assert table["0-10 %"]["restored"] == {"psnr": 22.5, "psnr_holes": 12.5}
+    rows[2]["baseline"]["psnr_holes"] = math.nan  # what one lacks is in neither's mean
+    assert holes.by_share(rows)["0-10 %"]["restored"] == {"psnr": 22.5, "psnr_holes": 13.0}
+    rows[2]["baseline"]["psnr_holes"] = 4.0
     assert math.isnan(table["none"]["restored"]["psnr_holes"])
     text = holes.section(rows, "filled")
     assert "5 of 7 images have some" in text

@@ -56,7 +56,7 @@ def data(made: Path, *names: str) -> list[str]:
 
 
 def evaluate(made: Path, folder: Path, *overrides: str) -> Path:
-    fixed = [f"weights={made / 'w.pt'}", f"folder={folder}", "pictures=0", "perceptual={}"]
+    fixed = [f"weights={made / 'w.pt'}", f"folder={folder}", "pictures=0", "metric=[psnr,ssim]"]
     assert main(["evaluate", *fixed, *QUICK, *overrides]) == 0
     return folder
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import bootstrap
+from torchmetrics.image import UniversalImageQualityIndex
 from torchvision import models
 from torchvision.utils import make_grid
 
@@ -22,8 +23,9 @@ from restore.cli import main
 from restore.config import compose, registry
 from restore.config import plain as plainly
 from restore.config.settings import Runtime
+from restore.metrics.legend import Legend
+from restore.metrics.perceptual import kernel
 from restore.models.weights import Loaded
-from restore.tools.compare.distances import kernel
 from restore.tools.compare.measuring import Measured
 from restore.tools.compare.methods import Trained
 from restore.tools.compare.pages import choices
@@ -159,8 +161,8 @@ def test_every_table_says_which_truth_which_pixels_how_many(scene: Path, compare
         "PSNR over hole pixels only, SSIM map averaged at hole pixels",
         "1 image(s) without holes are left out of the columns holes and ring",
         "holes are white",
-        "lpips: not measured: AlexNet's weights are not on this machine",
-        "fid: not measured: Inception's weights are not on this machine",
+        "lpips: not measured: AlexNet's published weights cannot be downloaded",
+        "fid: not measured: Inception's published weights cannot be downloaded",
         "kid: not measured",
     ]:
         assert sentence in text
@@ -241,7 +243,10 @@ def test_all_kinds_of_a_table_say_the_same():
 def test_the_best_of_a_column():
     columns = ["psnr", "lpips", "fid"]
     values = [{0: 30.0, 1: 0.2, 2: math.nan}, {0: math.inf, 1: 0.1, 2: 5.0}, {0: 20.0, 1: 0.1}]
-    assert best(columns, values) == {(1, 0), (1, 1), (2, 1)}  # one value alone is no best
+    expected = {(1, 0), (1, 1), (2, 1)}  # one value alone is no best
+    assert best(columns, values, Legend({})) == expected
+    undirected = best(columns, values, Legend({"psnr": None}))
+    assert undirected == {(1, 1), (2, 1)}
 
 
 def test_the_thesis_s_table(scene: Path, tmp_path: Path):
@@ -269,7 +274,7 @@ def test_pictures_are_the_worst_the_best_and_where_methods_differ(scene: Path, c
     }
     found = Measured(KEYS)
     found.values = {"high": {m: [{"psnr_holes": of[m, k]} for k in KEYS] for m in ("one", "two")}}
-    chosen = choices(found, "high", "one", "psnr_holes", 2, 1)
+    chosen = choices(found, "high", "one", "psnr_holes", 2, 1, lower=False)
     ranked = sorted(range(4), key=lambda i: of["one", KEYS[i]])
     assert chosen["worst"] == ranked[:2]
     assert chosen["best"] == ranked[:-3:-1]
@@ -655,3 +660,46 @@ def test_fid_and_kid_say_what_they_are(scene: Path, tmp_path: Path):
     text = (tmp_path / "out" / "table.md").read_text()
     for sentence in ("N = 3 a set", "torch-fidelity", "299×299", "inception.pth (sha256"):
         assert sentence in text
+
+
+def test_any_metric_of_torchmetrics_is_compared(scene: Path, tmp_path: Path):
+    """By a yaml alone, single pictures and intervals included; without a list of ours anywhere."""
+    folder = tmp_path / "mine" / "metric"
+    folder.mkdir(parents=True)
+    (folder / "uqi.yaml").write_text(
+        "# universal image quality index\nuqi:\n"
+        "  _target_: torchmetrics.image.UniversalImageQualityIndex\n"
+    )
+    lines = [f"methods.one={scene / 'one'}", f"methods.two={scene / 'two'}", "rank=uqi", *HERE]
+    lines += [f"truth={scene / 'high'}", "metric=[uqi,psnr]", "pictures=1"]
+    search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    assert main(["compare", *lines, search, f"folder={tmp_path / 'out'}"]) == 0
+    library = UniversalImageQualityIndex()
+    for row in rows(tmp_path / "out" / "images.csv"):
+        x, y = (
+            torch.from_numpy(pixels(scene / kind / f"{row['key']}.png")).float()
+            for kind in (row["method"], "high")
+        )
+        expected = library(*(z.permute(2, 0, 1)[None] / 255 for z in (x, y))).item()
+        assert float(row["uqi"]) == pytest.approx(expected, abs=1e-6)
+        library.reset()
+    table = {r["method"]: r for r in rows(tmp_path / "out" / "table.csv")}
+    assert float(table["one"]["target/UQI ↑"]) > float(table["two"]["target/UQI ↑"])
+    assert "[" in rows(tmp_path / "out" / "differences.csv")[0]["target/UQI ↑"]
+    differ = rows(tmp_path / "out" / "differ.csv")
+    assert {row["best"] for row in differ} == {"one"}
+
+
+def test_means_are_over_the_same_images():
+    nan = math.nan
+    results = Measured(["a", "b", "c"])
+    results.values = {
+        "t": {
+            "one": [{"m": 1.0}, {"m": nan}, {"m": 3.0}],
+            "two": [{"m": 5.0}, {"m": 9.0}, {"m": 7.0}],
+        }
+    }
+    assert results.mean("t", "one", "m") == 2
+    assert results.mean("t", "two", "m") == 6
+    assert results.mean("t", "two", "m", [0, 1]) == 5
+    assert results.unequal() == {"m": 1}

@@ -14,10 +14,12 @@ from restore.config import registry, settings
 from restore.errors import UnreadableImage, UserError
 from restore.images import masks
 from restore.images.io import by_name
-from restore.metrics.protocol import Protocol
+from restore.metrics import selection
+from restore.metrics.legend import Legend
+from restore.metrics.protocol import MeasurementProtocol
 from restore.models import weights
 from restore.tools.compare import sources
-from restore.tools.compare.measuring import POOLED, MethodResults, Pictures, names, usable
+from restore.tools.compare.measuring import REGIONS, MethodResults, Pictures, usable
 from restore.tools.compare.methods import Filled, Method, Trained
 from restore.tools.compare.sources import Matching, Source
 from restore.tools.compare.tables import Layout
@@ -48,11 +50,11 @@ class Compare:
     on_error: Literal["raise", "skip"]
     layout: settings.Node
     protocol: settings.Node
-    perceptual: dict[str, settings.Node]
     pretrained: settings.Node
     runtime: settings.Runtime
     folder: str
     method: settings.Node | None = None
+    metric: dict[str, settings.Node] | None = None
 
 
 class CompareJob:
@@ -89,19 +91,20 @@ class CompareJob:
         self.inputs, self.references = self._for_makers()
         self.matching = self._matching()
         self.pictures = self._pictures()
-        self.protocol: Protocol = registry.instantiate(setting.protocol, "protocol")
+        self.protocol: MeasurementProtocol = registry.instantiate(setting.protocol, "protocol")
         self.layout: Layout = registry.instantiate(setting.layout, "layout")
-        measures = {
-            name: registry.instantiate(node, f"perceptual.{name}")
-            for name, node in setting.perceptual.items()
-        }
-        self.unmeasured = {n: m.missing for n, m in measures.items() if m.missing is not None}
-        self.measures = {n: m for n, m in measures.items() if m.missing is None}
+        self.metrics = selection.build(setting.metric, self.protocol)
+        self.legend = Legend(self.metrics.directions())
         self.rank = self._rank()
         self._check_polarity()
         self.keys, self.left_out = usable(
             self.pictures, list(self.matching.names), setting.on_error
         )
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the measure that ranks."""
+        return self.legend.higher_is_better(self.rank) is False
 
     def _problems(self) -> Path | None:
         """The folder that holds truths, masks and references together."""
@@ -242,12 +245,14 @@ class CompareJob:
 
     def _rank(self) -> str:
         """The measure that ranks pictures; UserError for one that is not taken, or no column."""
-        measured = names(self.pictures.mask is not None, "lpips" in self.measures)
-        pooled = list(POOLED) if "fid" in self.measures else []
-        if not self.layout.columns([*measured, *pooled]):
+        measured = self.metrics.image_names(REGIONS if self.pictures.mask is not None else [""])
+        every = [*measured, *self.metrics.set_names()]
+        if not self.layout.columns(every):
             raise UserError(
-                f"layout: none of its measures is taken here; there are {', '.join(measured)}"
+                f"layout: none of its measures is taken here; there are {', '.join(every)}"
             )
+        if not measured:
+            raise UserError("metric: one at least must be of single images, to rank them by")
         rank = self.setting.rank
         if rank is not None and rank not in measured:
             raise UserError(f"rank={rank}: no such measure; choose of {', '.join(measured)}")

@@ -1,6 +1,7 @@
 """Every method's pictures against every truth: whole, inside the holes and along their border."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,18 +11,16 @@ from tqdm import tqdm
 
 from restore.errors import UserError
 from restore.images.masks import agreement
-from restore.metrics.holes import ring
-from restore.metrics.perceptual import Lpips
-from restore.metrics.protocol import Protocol
-from restore.tools.compare.distances import Distances
+from restore.metrics.image_metric import About
+from restore.metrics.selection import Selection, regions
 from restore.tools.compare.methods import Method, size
 from restore.tools.compare.palette import PaletteFolder
 from restore.tools.compare.statistics import mean
 
 Read = Callable[[str], Tensor]
 
-# Measures of whole sets rather than of single images.
-POOLED = ("fid", "kid")
+# Where metrics of pixels are taken, in the order of the tables' columns.
+REGIONS = ["_holes", "", "_ring"]
 
 
 @dataclass
@@ -42,29 +41,59 @@ class MethodResults:
 class Measured:
     """What was measured.
 
-    `values[truth][method]` holds a dict of values for each of `keys`, in their order; `pooled` the
-    values of whole sets. `shares` are hole shares of the images (None without masks), `doubtful`
-    pixels whose place in or outside the holes is a guess, `holes` by Palette folder how well the
-    holes that it shows agree with those measured on (intersection over union, per image).
+    `values[truth][method]` holds a dict of values for each of `keys`, in their order;
+    `pooled[truth][method]` the values of metrics that whole sets have; `sentences` what measured
+    them, `reasons` why images have no value. `shares` are hole shares of the images (None without
+    masks), `doubtful` pixels whose place in or outside the holes is a guess, `holes` by Palette
+    folder how well the holes that it shows agree with those measured on (intersection over union,
+    per image).
     """
 
     keys: list[str]
     values: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     pooled: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    sentences: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     shares: list[float] | None = None
     doubtful: dict[str, int] = field(default_factory=dict)
     holes: dict[str, list[float]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """The measures, in the order in which they are shown."""
-        first = next(iter(next(iter(self.values.values())).values()))
-        pooled = next(iter(next(iter(self.pooled.values())).values()), {}) if self.pooled else {}
-        return [*first[0], *pooled]
+        """The values' names, in the order in which they are shown."""
+        return [*self.image_names(), *self._of_sets()]
 
-    def mean(self, truth: str, method: str, name: str) -> float:
-        """A measure over all images: of a whole set, or the mean of those that have a value."""
+    def image_names(self) -> list[str]:
+        """Those of values that single images have."""
+        return [*next(iter(next(iter(self.values.values())).values()))[0]]
+
+    def _of_sets(self) -> dict[str, float]:
+        return next(iter(next(iter(self.pooled.values())).values()), {}) if self.pooled else {}
+
+    def mean(
+        self, truth: str, method: str, name: str, places: Sequence[int] | None = None
+    ) -> float:
+        """A metric's value: of a whole set, or the mean over images.
+
+        The mean is over the images (of those at `places`; None: all) where every method has a
+        value, so that all means are of the same.
+        """
         pooled = self.pooled.get(truth, {}).get(method, {})
-        return pooled[name] if name in pooled else mean(self.column(truth, method, name))
+        if name in pooled:
+            return pooled[name]
+        every = self.values[truth]
+        chosen = range(len(self.keys)) if places is None else places
+        known = [i for i in chosen if not any(math.isnan(rows[i][name]) for rows in every.values())]
+        return mean([every[method][i][name] for i in known])
+
+    def unequal(self) -> dict[str, int]:
+        """By name of how many images some methods have a value and others none."""
+        counts: dict[str, int] = {}
+        for every in self.values.values():
+            for name in self.image_names():
+                lacking = [[math.isnan(row[name]) for row in rows] for rows in every.values()]
+                count = sum(any(of_image) and not all(of_image) for of_image in zip(*lacking))
+                counts[name] = max(counts.get(name, 0), count)
+        return {name: count for name, count in counts.items() if count}
 
     def column(self, truth: str, method: str, name: str) -> list[float]:
         """A measure's values of every image."""
@@ -161,85 +190,52 @@ def usable(
 
 
 def measure(
-    pictures: Pictures,
-    keys: list[str],
-    protocol: Protocol,
-    lpips: Lpips | None,
-    distances: Distances | None,
-    device: torch.device,
+    pictures: Pictures, keys: list[str], metrics: Selection, device: torch.device
 ) -> Measured:
     """Measures the images.
 
     Args:
         pictures: where they come from.
         keys: the images.
-        protocol: of PSNR and SSIM; what it shaves "by the scale" is nothing here.
-        lpips: None: not measured.
-        distances: of whole sets, as yet empty; None: not measured.
-        device: where LPIPS runs.
+        metrics: what is measured; what a protocol shaves "by the scale" is nothing here. In the
+            holes SSIM is the mean of its map over the hole pixels that are a window's middle.
+        device: where they run.
 
     Raises:
         UserError: a method that is run here cannot make one of them.
     """
-    found = Measured(keys)
-    found.values = {t: {m: [] for m in pictures.methods} for t in pictures.truths}
-    found.shares = None if pictures.mask is None else []
+    results = Measured(keys)
+    results.values = {t: {m: [] for m in pictures.methods} for t in pictures.truths}
+    results.shares = None if pictures.mask is None else []
+    metrics = metrics.to(device)
+    own = {t: {m: metrics.fresh() for m in pictures.methods} for t in pictures.truths}
+    about = About(scale=0)
     for key in tqdm(keys, desc="compare", unit="img", leave=False, disable=None):
         try:
             image = pictures.load(key)
         except UserError as error:
             raise UserError(f"{key}: {error}") from error
-        if image.hole_HW is not None:
-            assert found.shares is not None
-            found.shares.append(image.hole_HW.double().mean().item())
+        hole = image.hole_HW
+        if hole is not None:
+            assert results.shares is not None
+            results.shares.append(hole.double().mean().item())
             if image.doubtful:
-                found.doubtful[key] = image.doubtful
+                results.doubtful[key] = image.doubtful
             for title, other in image.shown.items():
-                found.holes.setdefault(title, []).append(agreement(image.hole_HW, other))
+                results.holes.setdefault(title, []).append(agreement(hole, other))
+        every = regions(None if hole is None else hole[None, None].double().to(device))
+        where = {region: every[region] for region in REGIONS if region in every}
         for truth, target in image.truths.items():
             for method, restored in image.results.items():
-                values = compare(restored, target, image.hole_HW, protocol)
-                if lpips is not None:
-                    x, y = (z[None].float().to(device) / 255 for z in (restored, target))
-                    values |= lpips.update("lpips", x, x, y)
-                found.values[truth][method].append(values)
-        if distances is not None:
-            for title, picture in image.truths.items():
-                distances.add(f"truth {title}", picture)
-            for title, picture in image.results.items():
-                distances.add(f"method {title}", picture)
-    if distances is not None:
-        found.pooled = {
-            truth: {m: distances.between(f"method {m}", f"truth {truth}") for m in pictures.methods}
-            for truth in pictures.truths
-        }
-    return found
-
-
-def names(holes: bool, lpips: bool) -> list[str]:
-    """The measures of single images that are taken, those of holes first."""
-    regions = ["_holes", "", "_ring"] if holes else [""]
-    found = [f"{metric}{region}" for region in regions for metric in ("psnr", "ssim")]
-    return [*found, "lpips"] if lpips else found
-
-
-def compare(
-    restored: Tensor, target: Tensor, hole_HW: Tensor | None, protocol: Protocol
-) -> dict[str, float]:
-    """PSNR and SSIM of one picture (uint8 3HW): whole, on hole pixels, along their border.
-
-    In the holes SSIM is the mean of its map over the hole pixels that are a window's middle.
-    """
-    regions: dict[str, Tensor | None] = {"": None}
-    if hole_HW is not None:
-        inside = hole_HW[None, None].double()
-        regions = {"_holes": inside, "": None, "_ring": ring(inside)}
-    values: dict[str, float] = {}
-    x, y = (z[None].double() / 255 for z in (restored, target))
-    for region, weight in regions.items():
-        for name, value in protocol.measure(x, y, 0, weight)[0].items():
-            values[name.partition("_")[0] + region] = value
-    return values
+                x, y = (z[None].to(device).float() / 255 for z in (restored, target))
+                with torch.inference_mode():
+                    row = own[truth][method].measure(x, y, about, where, plain_names=True)
+                results.values[truth][method].append(row)
+    results.pooled = {t: {m: one.pooled() for m, one in of.items()} for t, of in own.items()}
+    for one in (one for of in own.values() for one in of.values()):
+        results.sentences |= one.sentences()
+        results.reasons |= one.reasons()
+    return results
 
 
 def _fitting(what: str, x: Tensor, first: str, like: Tensor) -> Tensor:

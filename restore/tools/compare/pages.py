@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from restore.images.io import save_png
 from restore.images.sheets import GAP, side_by_side
 from restore.tools.compare.measuring import Measured, Pictures
-from restore.tools.compare.tables import Layout, Table, lower
+from restore.tools.compare.tables import Layout, Table
 
 _HOLE = 0.5  # grey of holes in the input's picture
 _SIDE = 512  # largest side of a panel, pixels
 
 
 def choices(
-    found: Measured, truth: str, method: str, name: str, count: int, seed: int
+    found: Measured, truth: str, method: str, name: str, count: int, seed: int, lower: bool
 ) -> dict[str, list[int]]:
     """Which images to show: a method's worst, its best, some by chance, and where methods differ.
 
@@ -31,6 +31,7 @@ def choices(
         name: the measure that ranks.
         count: of images of each kind.
         seed: of chance.
+        lower: whether lower is better.
 
     Returns:
         By `worst`, `best`, `random` and `differ`, places of images. Images without a value are
@@ -39,7 +40,7 @@ def choices(
     values = np.array(found.column(truth, method, name))
     known = np.flatnonzero(~np.isnan(values))
     ranked = known[np.argsort(values[known], kind="stable")]
-    ranked = ranked[::-1] if lower(name) else ranked
+    ranked = ranked[::-1] if lower else ranked
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(values))[:count]
     shown = {"worst": ranked[:count], "best": ranked[::-1][:count], "random": np.sort(drawn)}
@@ -74,8 +75,8 @@ def sheet(
             )
         for title, x in image.results.items():
             value = found.values[first][title][place][name]
-            told = layout.cell(name, value).replace("∞", "inf")  # not in the sheets' font
-            panels[f"{title} {told}"] = x.float() / 255
+            text = layout.cell(name, value).replace("∞", "inf")  # not in the sheets' font
+            panels[f"{title} {text}"] = x.float() / 255
         rows.append(side_by_side({title: _small(x) for title, x in panels.items()}))
     width = max(row.shape[-1] for row in rows)
     height = sum(row.shape[-2] for row in rows) + GAP * (len(rows) - 1)
@@ -111,12 +112,14 @@ def draw(
     return drawn
 
 
-def spreads(found: Measured, truth: str, name: str, places: Sequence[int]) -> list[list[str]]:
+def spreads(
+    found: Measured, truth: str, name: str, places: Sequence[int], lower: bool
+) -> list[list[str]]:
     """Key, best and worst method with their values, for images on which methods differ."""
     lines = []
     for place in places:
         by_method = {m: rows[place][name] for m, rows in found.values[truth].items()}
-        order = sorted(by_method, key=lambda m: by_method[m], reverse=not lower(name))
+        order = sorted(by_method, key=lambda m: by_method[m], reverse=not lower)
         top, last = order[0], order[-1]
         gap = abs(by_method[top] - by_method[last])
         lines.append([found.keys[place], top, last, f"{gap:.3f}" if math.isfinite(gap) else "∞"])

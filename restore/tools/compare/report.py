@@ -10,9 +10,8 @@ import numpy as np
 
 from restore.metrics.holes import RING
 from restore.tools.compare import pages
-from restore.tools.compare.distances import Distances
 from restore.tools.compare.job import SAME, CompareJob
-from restore.tools.compare.measuring import POOLED, Measured
+from restore.tools.compare.measuring import Measured
 from restore.tools.compare.sources import Source
 from restore.tools.compare.statistics import Difference, bins, mean, paired
 from restore.tools.compare.tables import Column, Layout, Table, best
@@ -21,30 +20,32 @@ from restore.utils import files
 log = logging.getLogger("restore")
 
 
-def write(folder: Path, job: CompareJob, found: Measured, distances: Distances | None) -> None:
+def write(folder: Path, job: CompareJob, results: Measured) -> None:
     """Writes all of it into the folder, and says the main things."""
     setting, layout = job.setting, job.layout
-    notes = _notes(job, found, distances)
-    tables = {"table": _results(job, found, notes)}
+    notes = _notes(job, results)
+    tables = {"table": _results(job, results, notes)}
     if len(job.methods) > 1:
-        tables["differences"] = _differences(job, found)
-    if found.shares is not None:
+        tables["differences"] = _differences(job, results)
+    if results.shares is not None:
         for truth in job.truths:
             name = "bins" if len(job.truths) == 1 else f"bins_{truth}"
-            tables[name] = _by_share(job, found, truth)
+            tables[name] = _by_share(job, results, truth)
     for name, table in tables.items():
         kinds = {"csv": table.csv, "md": table.markdown, "tex": table.latex, "html": table.html}
         for suffix, render in kinds.items():
             files.write_text(folder / f"{name}.{suffix}", render())
-    files.write_text(folder / "images.csv", _per_image(found))
+    files.write_text(folder / "images.csv", _per_image(results))
     lists = _lists(job)
     if lists:
         files.write_text(folder / "left_out.txt", "\n".join(lists) + "\n")
     first, truth = next(iter(job.methods)), next(iter(job.truths))
-    places = pages.choices(found, truth, first, job.rank, setting.pictures, setting.seed)
-    sheets = pages.draw(folder / "pictures", job.pictures, found, places, job.rank, layout)
+    places = pages.choices(
+        results, truth, first, job.rank, setting.pictures, setting.seed, job.lower_is_better
+    )
+    sheets = pages.draw(folder / "pictures", job.pictures, results, places, job.rank, layout)
     if "differ" in places:
-        lines = pages.spreads(found, truth, job.rank, places["differ"])
+        lines = pages.spreads(results, truth, job.rank, places["differ"], job.lower_is_better)
         heads = [Column("", head, "") for head in ("best", "worst", f"difference {job.rank}")]
         rows = [(key, [*rest]) for key, *rest in lines]
         tables["differ"] = Table(f"Where methods differ most (truth {truth})", "image", heads, rows)
@@ -61,12 +62,12 @@ def write(folder: Path, job: CompareJob, found: Measured, distances: Distances |
         pages.page("Comparison", [*_facts(job), *lists], list(tables.values()), shown),
     )
     summary = {
-        "images": len(found.keys),
+        "images": len(results.keys),
         "notes": notes,
         "left out": lists,
         "values": {
             truth: {
-                method: {name: found.mean(truth, method, name) for name in found.names()}
+                method: {name: results.mean(truth, method, name) for name in results.names()}
                 for method in job.methods
             }
             for truth in job.truths
@@ -101,18 +102,18 @@ def _facts(job: CompareJob) -> list[str]:
     return lines
 
 
-def _notes(job: CompareJob, found: Measured, distances: Distances | None) -> list[str]:
+def _notes(job: CompareJob, results: Measured) -> list[str]:
     """Which truth, which pixels, how many images: what the numbers mean."""
     lines = [
-        f"N = {len(found.keys)} images, the same for every method and truth; values are means over "
-        f"images; PSNR and SSIM by protocol {job.protocol.name}",
+        f"N = {len(results.keys)} images, the same for every method and truth; values are means "
+        f"over images; PSNR and SSIM by protocol {job.protocol.name}",
         *_facts(job),
     ]
-    if found.shares is None:
+    if results.shares is None:
         lines.append("no masks were given: whole pictures only")
     else:
-        damaged = [share for share in found.shares if share > 0]
-        without = len(found.shares) - len(damaged)
+        damaged = [share for share in results.shares if share > 0]
+        without = len(results.shares) - len(damaged)
         lines.append(
             f"holes: {mean(damaged):.1%} of the area on the mean; {without} image(s) without holes "
             "are left out of the columns holes and ring"
@@ -121,35 +122,33 @@ def _notes(job: CompareJob, found: Measured, distances: Distances | None) -> lis
             "holes: PSNR over hole pixels only, SSIM map averaged at hole pixels; ring: within "
             f"{RING} pixels of the holes' border on either side; the others: whole pictures"
         )
-        lines += _on_masks(job, found)
-    for name in found.names():
-        if name in POOLED:
-            continue
+        lines += _on_masks(job, results)
+    for name in results.image_names():
         for truth in job.truths:
             for method in job.methods:
-                endless = sum(math.isinf(v) for v in found.column(truth, method, name))
+                endless = sum(math.isinf(v) for v in results.column(truth, method, name))
                 if endless:
                     lines.append(
                         f"{method}, truth {truth}: {endless} image(s) equal it in {name} (∞)"
                     )
-    lines += [f"{name}: not measured: {reason}" for name, reason in job.unmeasured.items()]
-    if "fid" in job.unmeasured:
-        lines.append("kid: not measured, for the same reason as fid")
-    if "lpips" in job.measures:
-        lines.append(job.measures["lpips"].sentence())
-    if distances is not None:
-        lines += distances.sentences()
+    lines += [
+        f"{name}: {count} image(s) have no value for some methods and are in no method's mean"
+        for name, count in results.unequal().items()
+    ]
+    lines += [f"{key}: images without a value: {why}" for key, why in results.reasons.items()]
+    lines += [f"{key}: not measured: {reason}" for key, reason in job.metrics.missing.items()]
+    lines += results.sentences.values()
     lines += [
         f"{name}: not among what was measured"
         for name in job.layout.measures or []
-        if name not in found.names() and name not in job.unmeasured
+        if name not in results.names() and name not in job.metrics.missing
     ]
-    if found.shares is None and job.palettes:
+    if results.shares is None and job.palettes:
         lines.append("Palette's folder shows no holes (neither Mask_ nor Process_)")
     return lines
 
 
-def _on_masks(job: CompareJob, found: Measured) -> list[str]:
+def _on_masks(job: CompareJob, results: Measured) -> list[str]:
     """How sure the holes are, and whether every method worked with the same."""
     lines = []
     if job.masks:
@@ -160,10 +159,11 @@ def _on_masks(job: CompareJob, found: Measured) -> list[str]:
         lossy = ", from JPEG or WebP files: thin strokes to a few per cent" if source.lossy else ""
         lines.append(
             f"masks: won back from {job.masker}'s pictures{lossy}; "
-            f"{sum(found.doubtful.values())} pixels in {len(found.doubtful)} of {len(found.keys)} "
-            "images are white with and without holes and were decided by their neighbours"
+            f"{sum(results.doubtful.values())} pixels in {len(results.doubtful)} of "
+            f"{len(results.keys)} images are white with and without holes and were decided by "
+            "their neighbours"
         )
-    for title, values in found.holes.items():
+    for title, values in results.holes.items():
         other = sum(value < SAME for value in values)
         if other:
             lines.append(
@@ -176,7 +176,7 @@ def _on_masks(job: CompareJob, found: Measured) -> list[str]:
                 f"{title}: its pictures show the same holes (intersection over union "
                 f"{min(values):.3f} at least)"
             )
-    shares = found.shares or []
+    shares = results.shares or []
     if job.masks and np.median(shares) > 0.5:
         lines.append(
             f"most of most pictures are holes (median {np.median(shares):.0%}): if it should be "
@@ -185,40 +185,42 @@ def _on_masks(job: CompareJob, found: Measured) -> list[str]:
     return lines
 
 
-def _results(job: CompareJob, found: Measured, notes: list[str]) -> Table:
+def _results(job: CompareJob, results: Measured, notes: list[str]) -> Table:
     """The table of results."""
     layout = job.layout
-    names = layout.columns(found.names())
+    names = layout.columns(results.names())
     columns = [
-        Column(layout.truths.get(truth, truth), layout.title(name), name)
+        Column(layout.truths.get(truth, truth), layout.title(name, job.legend), name)
         for truth in job.truths
         for name in names
     ]
     pairs = [(truth, name) for truth in job.truths for name in names]
     values = [
-        {i: found.mean(truth, method, name) for i, (truth, name) in enumerate(pairs)}
+        {i: results.mean(truth, method, name) for i, (truth, name) in enumerate(pairs)}
         for method in job.methods
     ]
     rows = [
         (method, [layout.cell(name, row[i]) for i, (_, name) in enumerate(pairs)])
         for method, row in zip(job.methods, values)
     ]
-    marked = best([name for _, name in pairs], values) if layout.best else set()
+    marked = best([name for _, name in pairs], values, job.legend) if layout.best else set()
     return Table("Results", "method", columns, rows, notes, marked)
 
 
-def _differences(job: CompareJob, found: Measured) -> Table:
+def _differences(job: CompareJob, results: Measured) -> Table:
     """Mean differences to one method with their intervals."""
     setting, layout = job.setting, job.layout
-    names = [name for name in layout.columns(found.names()) if name not in POOLED]
+    names = layout.columns(results.image_names())
     columns, counts = [], set()
     rows: dict[str, list[str]] = {m: [] for m in job.methods if m != job.against}
     for truth in job.truths:
         for name in names:
-            columns.append(Column(layout.truths.get(truth, truth), layout.title(name), name))
-            other = found.column(truth, job.against, name)
+            columns.append(
+                Column(layout.truths.get(truth, truth), layout.title(name, job.legend), name)
+            )
+            other = results.column(truth, job.against, name)
             for method, cells in rows.items():
-                own = found.column(truth, method, name)
+                own = results.column(truth, method, name)
                 gap = paired(own, other, setting.level, setting.resamples, setting.seed)
                 counts.add(gap.count)
                 cells.append(_gap(layout, name, gap))
@@ -240,21 +242,21 @@ def _gap(layout: Layout, name: str, gap: Difference) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _by_share(job: CompareJob, found: Measured, truth: str) -> Table:
+def _by_share(job: CompareJob, results: Measured, truth: str) -> Table:
     """Means by hole share."""
-    layout, shares = job.layout, found.shares
+    layout, shares = job.layout, results.shares
     assert shares is not None
     ranges = bins(shares, job.setting.bins)
-    names = [n for n in layout.columns(found.names()) if n not in POOLED]
+    names = layout.columns(results.image_names())
     columns = [
-        Column(f"{title} (N = {len(places)})", layout.title(name), name)
+        Column(f"{title} (N = {len(places)})", layout.title(name, job.legend), name)
         for title, places in ranges.items()
         for name in names
     ]
     rows = []
     for method in job.methods:
         cells = [
-            layout.cell(name, mean([found.column(truth, method, name)[i] for i in places]))
+            layout.cell(name, results.mean(truth, method, name, places))
             for places in ranges.values()
             for name in names
         ]
@@ -268,18 +270,18 @@ def _by_share(job: CompareJob, found: Measured, truth: str) -> Table:
     return Table(f"By hole share, truth {truth}", "method", columns, rows, notes)
 
 
-def _per_image(found: Measured) -> str:
+def _per_image(results: Measured) -> str:
     """A csv line for each image, truth and method."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = [name for name in found.names() if name not in POOLED]
+    names = results.image_names()
     writer.writerow(["key", "hole_share", "doubtful_pixels", "truth", "method", *names])
-    for i, key in enumerate(found.keys):
-        share = "" if found.shares is None else found.shares[i]
-        for truth, methods in found.values.items():
+    for i, key in enumerate(results.keys):
+        share = "" if results.shares is None else results.shares[i]
+        for truth, methods in results.values.items():
             for method, rows in methods.items():
                 cells = ["" if math.isnan(rows[i][name]) else rows[i][name] for name in names]
-                writer.writerow([key, share, found.doubtful.get(key, 0), truth, method, *cells])
+                writer.writerow([key, share, results.doubtful.get(key, 0), truth, method, *cells])
     return file.getvalue()
 
 

@@ -12,20 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-# Measures of which less is better; of the others more is.
-_DOWN = ("lpips", "fid", "kid")
-
-TITLES = {
-    "psnr_holes": "PSNR holes",
-    "ssim_holes": "SSIM holes",
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "psnr_ring": "PSNR ring",
-    "ssim_ring": "SSIM ring",
-    "lpips": "LPIPS",
-    "fid": "FID",
-    "kid": "KID",
-}
+from restore.metrics.legend import Legend
 
 
 class Layout:
@@ -49,7 +36,7 @@ class Layout:
         best: bool = True,
     ):
         self.digits, self.measures, self.best = digits, measures, best
-        self.titles = {**TITLES, **(titles or {})}
+        self.titles = titles or {}
         self.truths = truths or {}
 
     def columns(self, measured: Sequence[str]) -> list[str]:
@@ -58,9 +45,9 @@ class Layout:
             return list(measured)
         return [name for name in self.measures if name in measured]
 
-    def title(self, measure: str) -> str:
+    def title(self, measure: str, legend: Legend) -> str:
         """A measure in words, with an arrow to where better is."""
-        return f"{self.titles.get(measure, measure)} {'↓' if lower(measure) else '↑'}"
+        return self.titles.get(measure, legend.words(measure)) + legend.arrow(measure)
 
     def cell(self, measure: str, value: float, signed: bool = False) -> str:
         """A value with the measure's digits, – where there is none."""
@@ -70,11 +57,6 @@ class Layout:
             return "∞" if value > 0 else "−∞"
         digits = self.digits.get(measure.partition("_")[0], 4)
         return f"{value:{'+' if signed else ''}.{digits}f}"
-
-
-def lower(measure: str) -> bool:
-    """Whether less is better."""
-    return measure.partition("_")[0] in _DOWN
 
 
 @dataclass
@@ -170,20 +152,24 @@ class Table:
         return any(column.group for column in self.columns)
 
 
-def best(columns: Sequence[str], values: Sequence[Mapping[int, float]]) -> set[tuple[int, int]]:
+def best(
+    columns: Sequence[str], values: Sequence[Mapping[int, float]], legend: Legend
+) -> set[tuple[int, int]]:
     """Places (row, column) of each column's best values, where two rows at least have one.
 
     Args:
         columns: the measure of each column.
         values: of each row, by column.
+        legend: says where better is.
     """
-    found: set[tuple[int, int]] = set()
+    places: set[tuple[int, int]] = set()
     for c, measure in enumerate(columns):
-        held = {r: row[c] for r, row in enumerate(values) if not math.isnan(row.get(c, math.nan))}
-        if len(held) >= 2:
-            top = min(held.values()) if lower(measure) else max(held.values())
-            found |= {(r, c) for r, value in held.items() if value == top}
-    return found
+        known = {r: row[c] for r, row in enumerate(values) if not math.isnan(row.get(c, math.nan))}
+        higher = legend.higher_is_better(measure)
+        if len(known) >= 2 and higher is not None:
+            top = max(known.values()) if higher else min(known.values())
+            places |= {(r, c) for r, value in known.items() if value == top}
+    return places
 
 
 def _bars(cells: Sequence[str]) -> str:

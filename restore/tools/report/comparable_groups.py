@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from restore.tools.compare.tables import TITLES, lower
+from restore.metrics.legend import Legend, directions_of
 from restore.tools.report.runs import Evaluation, Found, Run
 from restore.tools.report.statistics import Comparison, compare, spread
 from restore.tools.report.variants import NOT_GIVEN, Variant
@@ -46,6 +46,18 @@ class ComparableGroup:
     keys: list[str]
     measures: list[str]
     rows: list[Row]
+    legend: Legend = field(default_factory=lambda: Legend({}))
+
+    def title(self, measure: str) -> str:
+        """A measure in the words of a heading, with an arrow to where better is."""
+        metric = self.legend.metric(measure)
+        rest = measure.removeprefix(metric).removeprefix("_")
+        words = [self.legend.words(metric), *([f"({rest})"] if rest else [])]
+        return " ".join(words) + self.legend.arrow(measure)
+
+    def lower(self, measure: str) -> bool:
+        """Whether lower is better."""
+        return self.legend.higher_is_better(measure) is False
 
     def fewer(self) -> list[str]:
         """A sentence for each row that lacks images which others have: its means are of fewer."""
@@ -143,13 +155,6 @@ def _counterpart(rows: Sequence[Row], own: Row, key: str, value: str) -> int | N
     return fitting[0] if len(fitting) == 1 else None
 
 
-def title(measure: str) -> str:
-    """A measure in the words of a heading, with an arrow to where better is."""
-    base, _, rest = measure.partition("_")
-    words = " ".join([TITLES.get(base, base), *([f"({rest})"] if rest else [])])
-    return f"{words} {'↓' if lower(measure) else '↑'}"
-
-
 def conditions(found: Found, variants: Sequence[Variant]) -> list[ComparableGroup]:
     """Those of the evaluations, the one with most variants first; the validation comes last."""
     grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
@@ -212,12 +217,18 @@ def _condition(
                 known[name] = (
                     np.where(np.isnan(known[name]), value, known[name]) if name in known else value
                 )
+            for name, of_set in one.baseline_pooled.items():
+                known.setdefault(name, np.array([[of_set]]))
     taken = {row.label for row in rows}
     without = [
         Row(f"{name} (no network)" if name in taken else name, None, [None], values)
         for name, values in bases.items()
     ]
-    return ComparableGroup("", facts, keys, measures, [*without, *rows])
+    directions: dict[str, bool | None] = {}
+    for one in every:
+        directions |= one.facts.get("higher is better", {})
+    legend = Legend(directions)
+    return ComparableGroup("", facts, keys, measures, [*without, *rows], legend)
 
 
 def _matrix(evaluations: list[Evaluation], keys: list[str], name: str) -> np.ndarray:
@@ -260,7 +271,13 @@ def _validation(variants: Sequence[Variant]) -> list[ComparableGroup]:
             n.partition("/")[2]: v[:1] for n, v in first.values.items() if n.startswith(f"{base}/")
         }
         rows.insert(0, Row(base, None, [None], values))
-    return [ComparableGroup(VALIDATION, [VALIDATION], [], measures, rows)]
+    nodes = {k: v for variant in variants for run in variant.runs for k, v in _metrics(run).items()}
+    legend = Legend(directions_of(nodes))
+    return [ComparableGroup(VALIDATION, [VALIDATION], [], measures, rows, legend)]
+
+
+def _metrics(run: Run) -> dict[str, Any]:
+    return run.config.get("metric") or {}
 
 
 def _last(run: Run) -> dict[str, float]:

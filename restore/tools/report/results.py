@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from restore.tools.compare.tables import Column, Layout, Table, best
 from restore.tools.report import costs
-from restore.tools.report.comparable_groups import Base, ComparableGroup, Row, title
+from restore.tools.report.comparable_groups import Base, ComparableGroup, Row
 from restore.tools.report.statistics import Comparison
 
 Pairs = Mapping[tuple[str, str, str], Comparison]  # by measure, own label, other's label
@@ -32,7 +32,7 @@ def results(
     shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
     columns = [
         Column("", "seeds", ""),
-        *(Column("", title(name), name) for name in condition.measures),
+        *(Column("", condition.title(name), name) for name in condition.measures),
         *(Column("", cost.title, "") for cost in shown),
     ]
     rows, values = [], []
@@ -49,7 +49,11 @@ def results(
             cells.append(_spread(told[0], told[1] if sd > 0 else "–"))
         rows.append((row.label, cells))
         values.append({place: mean for place, (mean, _) in enumerate(means, 1)})
-    marked = best([column.measure for column in columns], values) if layout.best else set()
+    marked = (
+        best([column.measure for column in columns], values, condition.legend)
+        if layout.best
+        else set()
+    )
     known = {row.label for row in condition.rows}
     absent = [label for label in spent if label not in known]
     notes = [
@@ -76,7 +80,7 @@ def differences(
 ) -> Table:
     """Mean differences to the base with their intervals and tests."""
     columns = [
-        Column(title(name), heading, name)
+        Column(condition.title(name), heading, name)
         for name in condition.measures
         for heading in (f"difference [{level:.0%}]", *_TESTS.values())
     ]
@@ -103,7 +107,7 @@ def percent(condition: ComparableGroup, spent: Spent, base: Base) -> Table:
     shown = [cost for cost in costs.COSTS if any(cost.name in own for own in spent.values())]
     columns = [
         *(Column("", f"{cost.title}, % of it", "") for cost in shown),
-        *(Column("", f"{title(name)}, % more", name) for name in condition.measures),
+        *(Column("", f"{condition.title(name)}, % more", name) for name in condition.measures),
     ]
     rows = []
     for row, other in _compared(condition, base):

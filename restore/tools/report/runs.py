@@ -46,7 +46,8 @@ class Evaluation:
     """What one evaluation measured: values by measure and image.
 
     `means` are over the images that have a value, `pooled` measures of the whole set among them;
-    `values` hold NaN where an image has none. `baseline` names the method without learning.
+    `values` hold NaN where an image has none. `baseline` names the method without learning, whose
+    values of the whole set are `baseline_pooled`.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Evaluation:
     means: dict[str, float]
     baseline: str
     baseline_values: dict[str, list[float]]
+    baseline_pooled: dict[str, float] = field(default_factory=dict)
 
     def picture(self, kind: str, key: str, suffix: str = ".png") -> Path:
         """Where `save=true` keeps a picture."""
@@ -194,6 +196,11 @@ def _measured(folder: Path, summary: dict[str, Any], rows: list[dict[str, str]])
             name: [_number(row[f"{prefix}/{name}"]) for row in rows]
             for name in means
             if prefix and f"{prefix}/{name}" in rows[0]
+        },
+        {
+            name: _number(value)
+            for name, value in (summary.get(prefix) or {}).items()
+            if name in means and name not in rows[0]
         },
     )
 

@@ -1,0 +1,75 @@
+"""What the names of values mean: which metric each is of, where better is, its heading."""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from restore.config import MODULE, locate, registry
+from restore.errors import UserError
+
+
+class Legend:
+    """Words and directions for names of values, such as `psnr_y_holes`.
+
+    Args:
+        directions: by metric whether higher is better (None: neither). Metrics that are not among
+            them are looked up in `conf/metric`.
+    """
+
+    def __init__(self, directions: Mapping[str, bool | None]):
+        self._directions = {**_declared_directions(), **directions}
+
+    def metric(self, name: str) -> str:
+        """The metric that a value is of; the name itself where none is known."""
+        fitting = [key for key in self._directions if name == key or name.startswith(f"{key}_")]
+        return max(fitting, key=len, default=name)
+
+    def higher_is_better(self, name: str) -> bool | None:
+        """Whether a higher value is better; None: neither is, or nobody knows."""
+        return self._directions.get(self.metric(name))
+
+    def arrow(self, name: str) -> str:
+        """↑ or ↓, to where better is, behind a blank; empty where neither is."""
+        better = self.higher_is_better(name)
+        return "" if better is None else " ↑" if better else " ↓"
+
+    def words(self, name: str) -> str:
+        """A heading: `PSNR holes` for `psnr_holes`."""
+        key = self.metric(name)
+        rest = name.removeprefix(key).strip("_").replace("_", " ")
+        return " ".join([key.upper().replace("_", " "), *([rest] if rest else [])])
+
+
+def is_better(value: float, than: float, higher: bool) -> bool:
+    """Whether a value beats another; NaN beats nothing, and everything beats it."""
+    if math.isnan(value):
+        return False
+    return math.isnan(than) or (value > than if higher else value < than)
+
+
+def declared(key: str) -> dict[str, Any]:
+    """A metric's node as its yaml in `conf/metric` has it."""
+    text = files(MODULE).joinpath("metric", f"{key}.yaml").read_text(encoding="utf-8")
+    node: dict[str, Any] = yaml.safe_load(text)[key]
+    return node
+
+
+def directions_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | None]:
+    """By name what the classes of a configuration's metrics say, as far as these are there."""
+    found: dict[str, bool | None] = {}
+    for key, node in nodes.items():
+        try:
+            part = locate(str(node["_target_"]), key)
+        except UserError:
+            continue  # a class of a user's that this program does not see
+        found[key] = getattr(part, "higher_is_better", None)
+    return found
+
+
+@cache
+def _declared_directions() -> dict[str, bool | None]:
+    return directions_of({key: declared(key) for key in registry.names("metric")})
