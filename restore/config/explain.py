@@ -20,7 +20,7 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
         told.append(str(cause))
         cause = cause.__cause__
     text = "\n".join(told)
-    if found := re.search(r"Could not find '([^']+/[^']+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^']+/[^']+)'", text):
         return _no_choice(found[1], overrides, text)
     if found := re.search(r"Could not override '([^']+)'\.\s*(?:No match|Did you mean)", text):
         group = found[1].partition("@")[0]
