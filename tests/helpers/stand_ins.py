@@ -29,8 +29,8 @@ MORE = {
     "evaluate": [*QUIET, *_UNSEEN, "limit=1", "pictures=1"],
     "apply": QUIET,
     "scales": [*QUIET, "loader.workers=0", "scales=[1.5]", "limit=1"],
-    "compare": [*QUIET, "resamples=49", "pictures=1"],
-    "report": ["resamples=49", "pictures=1"],
+    "compare": [*QUIET, "resamples=99", "pictures=1"],
+    "report": ["resamples=99", "pictures=1"],
     "bench": [*QUIET, "benchmark.repeats=1", "benchmark.sizes=[32]", "benchmark.shares=[0.0,1.0]"],
 }
 # Numbers that make a network or its pictures large, and what they are in small; a list of blocks
