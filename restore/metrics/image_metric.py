@@ -80,7 +80,7 @@ class ImageMetric:
         self.higher_is_better: bool | None = metric.higher_is_better
         # Pictures are in [0, 1], which a class that asks for the range need not guess.
         if getattr(metric, "data_range", 0) is None:
-            metric.data_range = 1.0  # type: ignore[assignment]
+            metric.data_range = 1.0
         self.reasons: dict[str, int] = {}  # why pictures have no value, and how many
 
     @property

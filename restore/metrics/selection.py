@@ -129,10 +129,12 @@ def _copied(metric: Metric) -> Metric:
     return other
 
 
+@torch.random.fork_rng(devices=[])
 def build(nodes: Nodes | None, protocol: MeasurementProtocol) -> Selection:
     """The metrics of a configuration's `metric`; without any PSNR and SSIM.
 
-    A metric whose arguments have a `protocol` is handed the one that is chosen.
+    A metric whose arguments have a `protocol` is handed the one chosen. Chance that is drawn
+    here changes nothing elsewhere, such as the first weights of the network that is trained.
 
     Raises:
         UserError: a node is no metric, or its class cannot be made. One whose weights or packages

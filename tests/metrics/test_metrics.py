@@ -168,6 +168,15 @@ def test_every_metric_here_is_one_and_says_which_way_is_better():
         assert Legend({}).metric(f"{key}_y_s4") == key
 
 
+def test_building_metrics_leaves_chance_as_it_was():
+    """Or weights that are drawn after them would depend on what is measured."""
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    build({"vif": node("torchmetrics.image.VisualInformationFidelity")}, RGB)
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_by_region_follows_from_the_signature():
     """A metric of one's own that takes weights is measured on holes too, under their names."""
 
