@@ -379,7 +379,7 @@ class Training:
     def _keep_best(
         self, values: dict[str, float], base: dict[str, float], result: EvaluationResult
     ) -> None:
-        """Saves best.pt where the metric that it goes by is better than in the stage before."""
+        """Saves best.pt where the metric that it goes by is better than so far in the stage."""
         metric, step = self.best_metric, self.learner.step
         name = f"valid/{metric.name(self.task.scale)}"
         if name not in values:
