@@ -151,26 +151,6 @@ class SplitAware(Protocol):
         ...
 
 
-@runtime_checkable
-class InpaintingTask(Protocol):
-    """A task that takes pictures as large as its results, with holes.
-
-    `shrink` is how many times smaller the network's low picture is; `margin` how far, in pixels of
-    that, the task itself (not the network) feels what lies beside a window of a picture.
-    """
-
-    shrink: int
-    margin: int
-
-    def fill_holes(self, sample: Sample) -> Sample:
-        """A picture without a target, its holes filled: ready to be cut into windows.
-
-        Its sides are continued to multiples of `shrink`; windows at such multiples are samples for
-        `eval_item`, whose results are those of the whole.
-        """
-        ...
-
-
 class Task(Protocol):
     """How pictures become a problem, and an answer a result.
 
@@ -201,3 +181,30 @@ class Task(Protocol):
     def baseline(self, problem: Problem) -> tuple[str, Tensor]:
         """Name and result of the method without learning that every table shows (bicubic)."""
         ...
+
+
+@runtime_checkable
+class InpaintingTask(Task, Protocol):
+    """A task that takes pictures as large as its results, with holes.
+
+    `shrink` is how many times smaller the network's low picture is; `margin` how far, in pixels of
+    that, the task itself (not the network) feels what lies beside a window of a picture.
+    """
+
+    shrink: int
+    margin: int
+
+    def fill_holes(self, sample: Sample) -> Sample:
+        """A picture without a target, its holes filled: ready to be cut into windows.
+
+        Its sides are continued to multiples of `shrink`; windows at such multiples are samples for
+        `eval_item`, whose results are those of the whole.
+        """
+        ...
+
+
+@runtime_checkable
+class AnyScaleTask(Task, Protocol):
+    """A task whose scale is reached in steps, by `ratios`."""
+
+    ratios: list[float]

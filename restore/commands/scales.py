@@ -93,7 +93,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             f"weights={setting.weights} are of a network of one scale; give them as beside=[…], "
             "and weights of backbone asdn"
         )
-    methods = {_title(loaded): (loaded, loaded.backbone())}
+    methods: dict[str, tuple[weights.Loaded, nn.Module]] = {
+        _title(loaded): (loaded, loaded.backbone())
+    }
     for path in setting.beside:
         other = weights.load(Path(path).expanduser())
         methods |= {_title(other): (other, _any_scale(other, path))}
@@ -158,7 +160,7 @@ def _any_scale(loaded: Loaded, path: str) -> nn.Module:
     model = loaded.backbone()
     if loaded.takes_scale():
         return model
-    if getattr(model, "takes_reference", False):
+    if model.takes_reference:
         raise UserError(f"beside: {path} needs a reference picture")
     return Resized(model, loaded.config["task"]["scale"])
 

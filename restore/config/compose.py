@@ -27,8 +27,9 @@ def compose(command: str, overrides: list[str], with_hydra: bool = False) -> Dic
     Raises UserError for an override that does not fit.
     """
     try:
-        with composing():
-            config = hydra.compose(command, opened(command, overrides), return_hydra_config=True)
+        with composing() as own:
+            words = [*own, *opened(command, overrides)]
+            config = hydra.compose(command, words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
     refuse_unknown(command, config, config.hydra.runtime.choices)

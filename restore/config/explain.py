@@ -56,8 +56,8 @@ def _unknown_key(key: str, command: str, overrides: list[str]) -> str:
     # What stands there depends on which parts are chosen; single values do not matter.
     chosen = [o for o in overrides if names(o.partition("=")[0].partition("@")[0].lstrip("+~"))]
     try:
-        with composing():
-            node: Any = hydra.compose(command, chosen)
+        with composing() as own:
+            node: Any = hydra.compose(command, [*own, *chosen])
     except (HydraException, OmegaConfBaseException):
         return f"'{key}' is not a setting of {command}"
     *path, name = key.split(".")

@@ -43,16 +43,31 @@ def conf() -> Traversable:
 
 def names(group: str) -> list[str]:
     """The choices of a group: the stems of its yaml files, sorted."""
-    folder = conf().joinpath(*group.split("/"))
-    if not folder.is_dir():
+    stems: set[str] = set()
+    for root in roots():
+        folder = root.joinpath(*group.split("/"))
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_dir() and not entry.name.startswith("_"):
+                stems |= {f"{entry.name}/{name}" for name in names(f"{group}/{entry.name}")}
+            elif entry.name.endswith(".yaml"):
+                stems.add(entry.name.removesuffix(".yaml"))
+    return sorted(stems)
+
+
+def roots() -> list[Traversable]:
+    """Where groups lie: our tree, and the user's own (`--config-dir`)."""
+    return [conf(), *_own_roots()]
+
+
+def _own_roots() -> list[Path]:
+    instance = GlobalHydra.instance()
+    if not instance.is_initialized():
         return []
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.name.startswith("_"):
-            found += [f"{entry.name}/{name}" for name in names(f"{group}/{entry.name}")]
-        elif entry.name.endswith(".yaml"):
-            found.append(entry.name.removesuffix(".yaml"))
-    return sorted(found)
+    entries = instance.config_loader().get_search_path().get_path()
+    if all(entry.path != f"pkg://{MODULE}" for entry in entries):
+        return []  # another program's job
+    own = [entry.path for entry in entries if entry.provider == "command-line"]
+    return [Path(path.removeprefix("file://")) for path in own]
 
 
 def unknown(key: str, choices: list[str]) -> str:
@@ -64,15 +79,19 @@ def unknown(key: str, choices: list[str]) -> str:
 
 
 @contextmanager
-def composing() -> Iterator[None]:
-    """Hydra initialised for our tree; what another program or job had of Hydra comes back after."""
+def composing() -> Iterator[list[str]]:
+    """Hydra initialised for our tree; what another program or job had of Hydra comes back after.
+
+    Yields overrides that bring in the folder of the user's that a job of ours was given.
+    """
     conf()
+    own = [f"'file://{path}'" for path in _own_roots()]
     job, base = JobRuntime.instance(), VersionBase.instance()
     kept = GlobalHydra.instance().hydra, job.conf.copy(), base.version_base
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module(MODULE, version_base="1.3"):
-            yield
+            yield [f"hydra.searchpath=[{','.join(own)}]"] if own else []
     finally:
         # Hydra puts another instance in place of the one from before.
         GlobalHydra.instance().hydra, job.conf, base.version_base = kept

@@ -11,12 +11,14 @@ import difflib
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import InstantiationException
 
 from restore.config import check_part, compose, conf, names, parts, plain, settings
+from restore.config.groups import roots
 from restore.errors import UserError
 
-__all__ = ["build", "check_group", "describe", "groups", "instantiate", "names"]
+__all__ = ["build", "check_group", "describe", "groups", "instantiate", "names", "target"]
 
 
 def groups() -> list[str]:
@@ -41,6 +43,16 @@ def describe(group: str, name: str) -> str:
     text = conf().joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
     comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
     return next((line for line in comments if not line.startswith("@package")), "")
+
+
+def target(group: str, name: str) -> str | None:
+    """The class that a choice's yaml names itself, read without composing; None where none."""
+    for root in roots():
+        file = root.joinpath(*group.split("/"), *f"{name}.yaml".split("/"))
+        if file.is_file():
+            node = yaml.safe_load(file.read_text(encoding="utf-8"))
+            return node.get("_target_") if isinstance(node, dict) else None
+    return None
 
 
 def build(group: str, name: str, *overrides: str, command: str = "train") -> Any:

@@ -20,7 +20,6 @@ _MODULES = {
     "restore.inpainting": "restore.inference.inpainting",
     "restore.bench": "restore.tools.bench",
     "restore.comparison": "restore.tools.compare",
-    "restore.exports.matching": "restore.tools.export.attention",
     "restore.exports": "restore.tools.export",
     "restore.preparation.mapping": "restore.tools.prepare.warp",
     "restore.preparation": "restore.tools.prepare",

@@ -6,7 +6,7 @@ a loader's worker on 8-bit pictures, or on the device on batches of float pictur
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from restore.errors import UserError
 from restore.images.resize import pil_resize, within
-from restore.types import Sample, map_tensors
+from restore.types import Sample, Task, map_tensors
 
 
 class Degradation(Protocol):
@@ -32,6 +32,13 @@ class Degradation(Protocol):
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """A batch of float pictures, on the device."""
         ...
+
+
+@runtime_checkable
+class DegradingTask(Task, Protocol):
+    """A task that hands its samples to a degradation, around which another may be put."""
+
+    degradation: Degradation
 
 
 class PilBicubic:

@@ -24,20 +24,20 @@ import torch
 from torch import Tensor
 
 from restore.config.settings import Reference, StandIn
-from restore.data.degradation import Degradation
+from restore.data.degradation import Degradation, DegradingTask
 from restore.errors import UserError
-from restore.types import DrawnSource, Sample, Source
+from restore.types import DrawnSource, Sample, Source, Task
 
 _PARTS = ("reference", "reference_low_up")
 
 
-def replaced(kind: Reference, source: Source, task: Any) -> tuple[Source, Any]:
+def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]:
     """A split and its task with another kind of reference.
 
     Args:
         kind: see the module.
         source: the split; it need not have references, but for `given`.
-        task: one with a `degradation` (`restore.data.degradation.Degradation`); it is not changed.
+        task: it is not changed.
 
     Raises:
         UserError: `other_image` of a split that has only one; a task without references.
@@ -56,11 +56,19 @@ def replaced(kind: Reference, source: Source, task: Any) -> tuple[Source, Any]:
     return Replaced(source, lambda _, index, sample: _of(kind, sample)), changed(kind, task)
 
 
-def changed(kind: StandIn, task: Any) -> Any:
-    """The task as a kind of reference needs it; the one given stays as it is."""
+def changed(kind: StandIn, task: Task) -> Task:
+    """The task as a kind of reference needs it; the one given stays as it is.
+
+    Raises UserError for a kind that works on the degradation, of a task that has none.
+    """
     around = {"self": OwnReference, "none": NoReference}.get(kind)
     if around is None:
         return task
+    if not isinstance(task, DegradingTask):
+        raise UserError(
+            f"references: '{kind}' is for tasks with a degradation, and "
+            f"{type(task).__name__} has none"
+        )
     task = copy.copy(task)
     task.degradation = around(task.degradation)
     return task

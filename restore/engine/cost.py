@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode
 
-import restore.models.attention.search  # noqa: F401  (makes the operations that are counted below)
 from restore.inference.evaluation import Runner, evaluating
 from restore.types import Problem, map_tensors
 
@@ -24,17 +23,6 @@ def parameters(model: nn.Module) -> dict[str, int]:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {"total": total, "trained": trained, "frozen": total - trained}
-
-
-@register_flop_formula([torch.ops.restore.nearest_patch, torch.ops.restore.nearest_pixel])
-def _nearest(query: torch.Size, key: torch.Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """The products of all pairs of pixels, a multiplication and an addition a channel.
-
-    What is done with the sums of products (four additions a pair for patches, the maximum) is left
-    out, as the counter leaves out everything that is no product elsewhere.
-    """
-    N, C, H, W = query
-    return 2 * N * C * H * W * key[-2] * key[-1]
 
 
 def forward(runner: Runner, problem: Problem) -> dict[str, float]:

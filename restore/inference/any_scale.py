@@ -13,6 +13,7 @@ from restore.images.tiling import Window, tiled
 from restore.inference.evaluation import evaluating
 from restore.inference.restorer import Restorer, mean_over_turns
 from restore.models.weights import Loaded
+from restore.types import AnyScaleTask
 
 
 class AnyScaleRestorer(Restorer):
@@ -64,6 +65,7 @@ class AnyScaleRestorer(Restorer):
 
         with evaluating(self.model):
             picture = as_float(low).to(self.device)[None]
+            assert isinstance(self.task, AnyScaleTask)
             return enlarged(picture, self.task.ratios, sharp)[0].clamp(0, 1).cpu()
 
     def size(self, height: int, width: int) -> tuple[int, int]:

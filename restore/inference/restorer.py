@@ -26,18 +26,17 @@ class Restorer:
 
     def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device):
         self.task = loaded.task()
-        self.model: Any = loaded.backbone().to(device)
+        self.model = loaded.backbone().to(device)
         self.runner = Runner(self.model, runtime, device)
         self.device = device
         self.scale: int = self.task.scale
-        self.takes_reference: bool = self.task.takes_reference and getattr(
-            self.model, "takes_reference", False
-        )
+        self.takes_reference = self.task.takes_reference and self.model.takes_reference
         # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
-        self.reach: int | None = self.model.reach  # type: ignore[assignment]
-        self.fills = isinstance(self.task, InpaintingTask)
+        self.reach = self.model.reach
+        self.inpainting = self.task if isinstance(self.task, InpaintingTask) else None
+        self.fills = self.inpainting is not None
         # How many times smaller than what is given the network's low picture is.
-        self.shrink: int = self.task.shrink if self.fills else 1
+        self.shrink = self.inpainting.shrink if self.inpainting else 1
 
     def encode_reference(self, reference: Tensor) -> Any:
         """What the network makes of a reference; good for many pictures.
@@ -101,10 +100,10 @@ class Restorer:
         if mask is not None:
             sample["mask"] = mask
         overlap = self.reach or 0
-        if self.fills:
+        if self.inpainting:
             # Holes are filled from all of the picture, so before it is cut.
-            sample = self.task.fill_holes(sample)
-            overlap += self.task.margin
+            sample = self.inpainting.fill_holes(sample)
+            overlap += self.inpainting.margin
         pictures = {name: x for name, x in sample.items() if isinstance(x, Tensor)}
         # One over the other, to be cut and turned as one.
         stack = torch.cat([x.to(low.dtype) for x in pictures.values()])

@@ -1,18 +1,20 @@
 """Weights from wherever they come: a run folder, one of our checkpoints, a published file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from restore.config import compose, locate, plain, registry, renames
+from restore.config import compose, locate, parts, plain, registry, renames
 from restore.errors import UserError
 from restore.models import bundled, checkpoint
-from restore.models.backbones import spandrel
 from restore.models.fuse_batch_norm import fuse_batch_norm
+from restore.models.protocol import Backbone, CannotTell, Recognised
+from restore.types import Task
+
+_CONTRACT = f"{Backbone.__module__}.{Backbone.__name__}"
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,17 @@ class Loaded:
     fingerprint: str
     origin: str
 
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """The network for evaluation, on the CPU, its normalisation folded into the weights."""
         node = self.config["backbone"]
         model = registry.instantiate(without_downloads(node), "backbone")
+        if not isinstance(model, Backbone):
+            raise UserError(f"backbone._target_: {node['_target_']} is no {_CONTRACT}")
         checkpoint.load_into(model, self.state, str(self.path))
-        return fuse_batch_norm(model.eval())
+        fuse_batch_norm(model.eval())
+        return model
 
-    def task(self, changes: Mapping[str, Any] | None = None) -> Any:
+    def task(self, changes: Mapping[str, Any] | None = None) -> Task:
         """The task that the weights were trained for, its arguments changed as said.
 
         Raises UserError for an argument that the task does not take.
@@ -42,7 +47,7 @@ class Loaded:
     def takes_scale(self) -> bool:
         """Whether the network enlarges by any scale that its task asks for."""
         kind = locate(self.config["backbone"]["_target_"], "backbone")
-        return getattr(kind, "takes_scale", False)
+        return issubclass(kind, Backbone) and kind.takes_scale
 
     def sentence(self) -> str:
         """Where the weights come from, for the output."""
@@ -55,9 +60,8 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     Args:
         path: the name of a bundled network, a run folder (its best checkpoint, else its last), a
             folder of `restore.models.bundled`, a checkpoint of ours, or a published file: a plain
-            state dict, or one under `state_dict` (Lightning, whose `model.` prefix is taken off),
-            `params_ema` or `params` (BasicSR), `model_state_dict`, `model` or `generator`. Half
-            precision becomes float32.
+            state dict, or one among a trainer's other things (Lightning, BasicSR, MMEditing and
+            others), whose prefixes are taken off its names. Half precision becomes float32.
         model: configuration overrides for a published file, where its entries do not say all.
 
     Raises:
@@ -77,75 +81,117 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
             )
         state = held["ema"] or held["models"]["backbone"]
         config = renames.current(held["config"])
-        extractor = config["pretrained"].get("vgg19")
         origin = f"trained here, step {held['step']}"
-        if extractor == "random":
-            origin += ", extractor begun with RANDOM weights"
+        # What ships says nothing of how it was begun.
+        for part, node in parts(config["backbone"]) if config["pretrained"] else ():
+            if node.get("weights") == "random":
+                origin += f", {part} begun with RANDOM weights"
         return Loaded(config, state, path, mark, origin)
-    state, aside = _unwrapped(held, path)
-    overrides, state, name = recognise(state, path)
-    config = plain(compose("train", [*overrides, "pretrained.vgg19=random", *model]))
-    origin = f"published {name} layout"
-    # What a file does not say for certain.
-    assumed = ("attention=", "backbone.residual_scale=", "backbone.mapping.pooling=")
-    if chosen := [text for text in overrides if text.startswith(assumed)]:
-        origin += f", {', '.join([*chosen, *model])}"
-    if aside:
-        origin += f", without what is not the model: {_some(aside)}"
-    return Loaded(config, state, path, mark, origin)
+    published, beside = _unwrapped(held, path)
+    network = recognise(published, path)
+    config = plain(compose("train", [*network.overrides, *model]))
+    origin = f"published {network.name} layout"
+    if network.assumed:
+        origin += f", {', '.join([*network.assumed, *model])}"
+    if beside := [*beside, *network.beside]:
+        origin += f", without what is not the model: {_some(beside)}"
+    return Loaded(config, dict(network.state), path, mark, origin)
+
+
+# Under which trainers keep the model among their other things; of several, the first. Averages
+# come before what they are of.
+_ENTRIES = (
+    *("state_dict", "params_ema", "params", "model_state_dict", "ema", "generator_ema"),
+    *("net_g_ema", "g_ema", "model", "net_g", "generator", "module"),
+)
+# What stands before the names of the model's own entries, beside which a file may hold critics and
+# losses: always under the first, and under the others where it is a trainer's state.
+_OF_A_GENERATOR = ("generator_ema.", "net_g_ema.", "generator.", "net_g.", "netG.")
+_PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of a published file, its wrappings off, and the names of what lay beside.
 
-    A Lightning checkpoint holds the model under `model.`, and critics and losses next to it.
+    A Lightning checkpoint, say, holds the model under `model.`, and critics and losses next to it.
     """
-    wrapped = (held[name] for name in _WRAPPINGS if isinstance(held.get(name), dict))
-    state = next(wrapped, held)
-    fits = isinstance(state, dict) and state
-    if not fits or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    state, of_a_trainer = held, False
+    while inner := [state[name] for name in _ENTRIES if isinstance(state.get(name), dict)]:
+        of_a_trainer |= state.get("state_dict") is inner[0]
+        state = inner[0]
+    # torch's AveragedModel counts its steps.
+    beside = [name for name in state if name == "n_averaged"]
+    state = {name: value for name, value in state.items() if name not in beside}
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"{path} holds no state dict: its entries are {_some(held)}")
-    aside: list[str] = []
-    for prefix in ("module.", "model."):
+    while prefix := _prefix(state, of_a_trainer):
         inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        if inside and (len(inside) == len(state) or state is held.get("state_dict")):
-            aside += [key for key in state if not key.startswith(prefix)]
-            state = inside
-    # TTSR's frozen copy of its extractor, for a loss.
-    copies = [key for key in state if key.startswith("LTE_copy.")]
-    single = {k: x.float() if x.is_floating_point() else x for k, x in state.items()}
-    return {key: value for key, value in single.items() if key not in copies}, aside + copies
+        beside += [name for name in state if not name.startswith(prefix)]
+        state, of_a_trainer = inside, False
+    return {k: x.float() if x.is_floating_point() else x for k, x in state.items()}, beside
 
 
-# Where trainers keep the model among their other things; of two, the first.
-_WRAPPINGS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "generator")
+def _prefix(state: dict[str, Tensor], of_a_trainer: bool) -> str | None:
+    """What is to be taken off the names that have it; None when nothing is."""
+    for prefix in (*_OF_A_GENERATOR, *_PREFIXES):
+        having = sum(name.startswith(prefix) for name in state)
+        some = prefix in _OF_A_GENERATOR or of_a_trainer
+        if having and (some or having == len(state)):
+            return prefix
+    return None
 
 
-def recognise(state: dict[str, Tensor], path: Path) -> tuple[list[str], dict[str, Tensor], str]:
-    """Asks every backbone whether a published state dict is one of its own, then spandrel.
+def recognise(published: dict[str, Tensor], path: Path) -> Recognised:
+    """Asks one backbone after another whether a published state dict is one of its own.
 
-    Returns configuration overrides, the weights under our names, and the class's name.
+    A backbone that cannot be asked, as its yaml or its module is broken or a package lacks, keeps
+    no other from answering; it is named where none knows the file.
     """
-    for kind in _kinds():
-        if hasattr(kind, "recognise") and (found := kind.recognise(state)):
-            return *found, kind.__name__
-    if found := spandrel.recognise(path):
-        return found
+    silent: dict[str, str] = {}
+    for name, kind in _kinds(silent):
+        try:
+            network = kind.recognise(published, path)
+        except CannotTell as error:
+            silent[name] = str(error)
+            continue
+        except UserError:
+            raise
+        except Exception as error:
+            silent[name] = f"{type(error).__name__}: {error}"
+            continue
+        if network is not None:
+            return replace(network, name=network.name or kind.__name__)
+    reasons = "".join(f"; backbone={n} could not be asked ({why})" for n, why in silent.items())
     raise UserError(
-        f"{path} holds the weights of no model known here (its entries are {_some(state)}); "
-        f"known are {', '.join(registry.names('backbone'))}, and what the package spandrel knows, "
-        f"where it is installed ({spandrel.INSTALL})"
+        f"{path} holds the weights of no model known here (its entries are {_some(published)}); "
+        f"known are {', '.join(registry.names('backbone'))}{reasons}"
     )
 
 
-@cache
-def _kinds() -> list[Any]:
-    """The classes of all backbones, each once."""
-    targets = (
-        compose("train", [f"backbone={name}"]).backbone._target_
-        for name in registry.names("backbone")
-    )
-    return [locate(target, "backbone") for target in dict.fromkeys(targets)]
+def _kinds(silent: dict[str, str]) -> Iterator[tuple[str, type[Backbone]]]:
+    """The classes of all backbones, each once, by the name of one that has it.
+
+    Why others cannot be had is noted in `silent`.
+    """
+    asked: set[str] = set()
+    last: list[tuple[str, type[Backbone]]] = []
+    for name in registry.names("backbone"):
+        try:
+            target = registry.target("backbone", name)
+            if target is None or target in asked:
+                continue
+            asked.add(target)
+            kind = locate(target, f"backbone={name}")
+        except Exception as error:  # whatever a yaml or a module of somebody's does
+            silent[name] = (str(error).splitlines() or [type(error).__name__])[0]
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Backbone)):
+            silent[name] = f"{target} is no {_CONTRACT}"
+        elif kind.asked_last:
+            last.append((name, kind))
+        else:
+            yield name, kind
+    yield from last
 
 
 def _some(names: Any) -> str:

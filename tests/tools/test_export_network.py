@@ -11,8 +11,8 @@ from restore.cli import main
 from restore.config import compose, plain, registry
 from restore.errors import UserError
 from restore.models import weights
+from restore.models.attention import AllPairsAttention
 from restore.models.checkpoint import write as write_checkpoint
-from restore.tools.export.attention import WholeAttention
 from restore.tools.export.network import TorchScript
 from tests.helpers.disk import no_larger_than
 
@@ -107,7 +107,7 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
     attention = registry.build("attention", name).double().eval()
     query, key = torch.randn(2, 256, 5, 7).double(), torch.randn(2, 256, 6, 4).double()
     values = [torch.randn(2, 256 // s, 6 * s, 4 * s).double() for s in (1, 2, 4)]
-    whole = WholeAttention(attention, [1, 2, 4])
+    whole = AllPairsAttention(attention, [1, 2, 4])
     with torch.no_grad():
         expected = attention(query, attention.encode_reference(key, values))
         found = whole(query, whole.encode_reference(key, values))

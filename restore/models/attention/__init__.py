@@ -4,12 +4,14 @@ An attention is an embedding (what of the features is compared) and a matching r
 and keys become a choice). Both are parts of their own: a new one is a class and a yaml.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from restore.models.attention.embedding import Pixels
+from restore.models.attention.rules import MatchingRule
 from restore.models.attention.transfer import Value, pack
 
 
@@ -49,12 +51,12 @@ class TextureAttention(nn.Module):
 
     Args:
         embedding: what is compared and transferred; see `embedding.Pixels`.
-        matching: queries, keys and values to score, textures, index; see `matching.Hard`.
+        matching: queries, keys and values to score, textures, index; see `rules.MatchingRule`.
     """
 
     embedding: Pixels
 
-    def __init__(self, embedding: Pixels, matching: nn.Module):
+    def __init__(self, embedding: Pixels, matching: MatchingRule):
         super().__init__()
         self.embedding, self.matching = embedding, matching
 
@@ -85,6 +87,45 @@ class TextureAttention(nn.Module):
         if heads > 1:  # the heads' scores are averaged, and no one index tells their choices
             score, index = score.view(N, heads, H, W).mean(1, keepdim=True), None
         return Transfer(score, textures, index)
+
+
+class AllPairsAttention(nn.Module):
+    """What a `TextureAttention` computes in evaluation, with one reference, for a file.
+
+    All pairs are compared at once, see `restore.models.attention.all_pairs`.
+
+    Args:
+        attention: whose embedding and matching rule it takes over.
+        scales: of the textures, coarse to fine, relative to the coarsest features.
+    """
+
+    def __init__(self, attention: TextureAttention, scales: Sequence[int]):
+        super().__init__()
+        self.embedding, self.matching = attention.embedding, attention.matching
+        self.scales = scales
+
+    def encode_reference(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
+        """See `TextureAttention.encode_reference`; values stay pictures."""
+        embedding, heads = self.embedding, self.embedding.heads
+        pictures = [_as_pictures(value, heads) for value in embedding.values(values)]
+        return Memory([_as_pictures(embedding.key(key_NCHW), heads)], pictures)  # type: ignore[arg-type]
+
+    def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
+        """See `TextureAttention.forward`."""
+        heads, patch = self.embedding.heads, self.embedding.patch
+        N, _, H, W = query_NCHW.shape
+        query = _as_pictures(self.embedding.query(query_NCHW), heads)
+        (key,) = memory.keys
+        values: list[Tensor] = memory.values  # type: ignore[assignment]
+        score, textures = self.matching.all_pairs(query, key, values, self.scales, patch)
+        textures = [x.reshape(N, -1, *x.shape[-2:]) for x in textures]
+        return Transfer(score.view(N, heads, H, W).mean(1, keepdim=True), textures, None)
+
+
+def _as_pictures(x: Tensor, heads: int) -> Tensor:
+    """`_split` by operations that a file can hold."""
+    N, C, H, W = x.shape
+    return x.reshape(N * heads, C // heads, H, W)
 
 
 def _split(x_NCHW: Tensor, heads: int) -> Tensor:

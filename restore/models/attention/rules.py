@@ -1,10 +1,13 @@
 """Matching rules: how queries and keys become a score and a choice of textures."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from restore.errors import UserError
+from restore.models.attention import all_pairs
 from restore.models.attention.search import box_sum, nearest_patch, nearest_pixel, patch_norm
 from restore.models.attention.transfer import (
     Value,
@@ -16,7 +19,50 @@ from restore.models.attention.transfer import (
 )
 
 
-class Hard(nn.Module):
+class MatchingRule(nn.Module):
+    """How queries and keys become a score and textures: the contract.
+
+    A rule of one's own is a class with `forward` and a yaml in `conf/attention`. Operations of its
+    own kind tell how much they compute by `torch.utils.flop_counter.register_flop_formula`, as
+    those of `restore.models.attention.search` do.
+    """
+
+    def forward(
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Compares patches of side `patch` (1 or 3) with those of all keys.
+
+        Returns:
+            Score N1HW; textures N, C, s·H, s·W; and index NHW of the key that counts most, or None
+            where there is none, or no use for it.
+        """
+        raise NotImplementedError
+
+    def all_pairs(
+        self,
+        query_NCHW: Tensor,
+        key_NCHW: Tensor,
+        values: list[Tensor],
+        scales: Sequence[int],
+        patch: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same result (score, textures) in evaluation, of one key, without loops.
+
+        A file holds it in this form; `restore.models.attention.all_pairs` has its parts.
+
+        Args:
+            query_NCHW, key_NCHW: as above.
+            values: pictures N, C, s·Hk, s·Wk.
+            scales: s of each value.
+            patch: as above.
+
+        Raises:
+            UserError: the rule has no such form.
+        """
+        raise UserError(f"attention by {type(self).__name__} has no form that a file can hold")
+
+
+class Hard(MatchingRule):
     """Each query takes the texture of its most similar key, and that cosine is its score.
 
     TTSR equations 2-5. Gradients reach queries and keys through the score, values through the
@@ -36,6 +82,21 @@ class Hard(nn.Module):
         size = (index.shape[0], index.shape[1], index.shape[2])
         return score[:, None], [transferred(value, places, size) for value in values], index
 
+    def all_pairs(
+        self,
+        query_NCHW: Tensor,
+        key_NCHW: Tensor,
+        values: list[Tensor],
+        scales: Sequence[int],
+        patch: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        table = all_pairs.similarities(query_NCHW, key_NCHW, patch)
+        table = table / all_pairs.norm(key_NCHW, patch)[:, 0, None, None]
+        score, index = table.flatten(3).max(-1)
+        score = score / all_pairs.norm(query_NCHW, patch)[:, 0]
+        grid = key_NCHW.shape[-2], key_NCHW.shape[-1]
+        return score[:, None], all_pairs.chosen(index, grid, values, scales)
+
     def _choose(self, query: Tensor, keys: list[Tensor], patch: int) -> tuple[Tensor, Tensor]:
         known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
         chosen = torch.zeros_like(known, dtype=torch.int64)
@@ -53,7 +114,7 @@ class Hard(nn.Module):
         return known, chosen
 
 
-class StraightThrough(nn.Module):
+class StraightThrough(MatchingRule):
     """One rule's result with another's gradient (Bengio et al. 2013, arXiv:1308.3432).
 
     With `Hard` and `Soft`, the texture loss reaches the embedding although the choice is hard.
@@ -63,19 +124,29 @@ class StraightThrough(nn.Module):
         backward_rule: has the gradient.
     """
 
-    def __init__(self, forward_rule: nn.Module, backward_rule: nn.Module):
+    def __init__(self, forward_rule: MatchingRule, backward_rule: MatchingRule):
         super().__init__()
         self.forward_rule, self.backward_rule = forward_rule, backward_rule
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """As `Hard`."""
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """As `forward_rule`."""
         score, textures, index = self.forward_rule(query_NCHW, keys, values, patch)
         if torch.is_grad_enabled():
             _, soft, _ = self.backward_rule(query_NCHW, keys, values, patch)
             textures = [two + (one - two).detach() for one, two in zip(textures, soft)]
         return score, textures, index
+
+    def all_pairs(
+        self,
+        query_NCHW: Tensor,
+        key_NCHW: Tensor,
+        values: list[Tensor],
+        scales: Sequence[int],
+        patch: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        return self.forward_rule.all_pairs(query_NCHW, key_NCHW, values, scales, patch)
 
 
 class _PatchCosine(torch.autograd.Function):

@@ -7,10 +7,12 @@ maximum over the blocks; memory grows with the number of positions, not with its
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 # Products that are held at a time. On a CPU the block should stay in the caches (measured: from
 # half of this to twice as much is equally fast); on a GPU larger blocks mean fewer launches.
@@ -126,6 +128,17 @@ def _sum_diagonally(product: Tensor, out: Tensor, step: int) -> None:
 def _(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     N, _, H, W = query_NCHW.shape
     return query_NCHW.new_empty(N, H, W), query_NCHW.new_empty(N, H, W, dtype=torch.int64)
+
+
+@register_flop_formula([torch.ops.restore.nearest_patch, torch.ops.restore.nearest_pixel])
+def _flops(query: torch.Size, key: torch.Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """The products of all pairs of pixels, a multiplication and an addition a channel.
+
+    What is done with the sums of products (four additions a pair for patches, the maximum) is left
+    out, as the counter leaves out everything that is no product elsewhere.
+    """
+    N, C, H, W = query
+    return 2 * N * C * H * W * key[-2] * key[-1]
 
 
 def _blocks(N: int, H: int, W: int, Hk: int, Wk: int, device: str) -> tuple[int, int]:

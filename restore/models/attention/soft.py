@@ -11,14 +11,18 @@ weights, then one product with the values as they are.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from restore.models.attention import all_pairs
+from restore.models.attention.all_pairs import diagonal_sum, products
+from restore.models.attention.rules import MatchingRule
 from restore.models.attention.search import patch_norm
 from restore.models.attention.transfer import Value, unpack
 
@@ -26,7 +30,7 @@ from restore.models.attention.transfer import Value, unpack
 _TILE = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
-class Soft(nn.Module):
+class Soft(MatchingRule):
     """Weighted mean of textures, the weights a softmax of similarities.
 
     With `cosine` false, scaled dot product attention (Vaswani et al. 2017, equation 1; thesis,
@@ -121,6 +125,28 @@ class Soft(nn.Module):
         textures = [unpack(x.flatten(0, 2), value.channels, size) for x, value in zip(made, values)]
         return score[:, None], textures, index
 
+    def all_pairs(
+        self,
+        query_NCHW: Tensor,
+        key_NCHW: Tensor,
+        values: list[Tensor],
+        scales: Sequence[int],
+        patch: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        table = all_pairs.similarities(query_NCHW, key_NCHW, patch)
+        if self.cosine:
+            table = table / all_pairs.norm(key_NCHW, patch)[:, 0, None, None]
+            table = table / all_pairs.norm(query_NCHW, patch)[:, 0, :, :, None, None]
+        similarity = table.flatten(3)
+        temperature = self.temperature or math.sqrt(query_NCHW.shape[1]) * patch
+        weight = self.weights(similarity / temperature)
+        if self.cosine:
+            score = (weight * similarity).sum(-1)
+        else:
+            score = torch.ones_like(similarity[..., 0])
+        textures = all_pairs.weighted(weight.view(table.shape), values, scales)
+        return score[:, None], textures
+
     def _scale(self, x: Tensor, patch: int) -> Tensor:
         if not self.cosine:
             return x.new_ones(x.shape[0], 1, *x.shape[2:])
@@ -145,20 +171,6 @@ class Soft(nn.Module):
             return min(H, rows), W
         side = max(4, math.isqrt(most) - 4)
         return min(H, side), min(W, side)
-
-
-def products(query: Tensor, key: Tensor, patch: int) -> Tensor:
-    """Inner products N, h, w, Hk, Wk of patches, from inputs with a border of `patch` // 2."""
-    N, _, h, w = query.shape
-    table = query.flatten(2).transpose(1, 2) @ key.flatten(2)
-    table = table.view(N, h, w, *key.shape[-2:])
-    return diagonal_sum(table) if patch == 3 else table
-
-
-def diagonal_sum(table: Tensor) -> Tensor:
-    """Sum of table[y + dy, x + dx, v + dy, u + dx] over dy, dx in -1, 0, 1; borders fall away."""
-    across = table[:, :, :-2, :, :-2] + table[:, :, 1:-1, :, 1:-1] + table[:, :, 2:, :, 2:]
-    return across[:, :-2, :, :-2] + across[:, 1:-1, :, 1:-1] + across[:, 2:, :, 2:]
 
 
 def _mean(weights: list[Tensor], sizes: list[int], rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image
 
 import math
 from collections.abc import Mapping as Layout
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
@@ -18,6 +19,7 @@ from restore.models.backbones.blocks import conv, shrink
 from restore.models.backbones.feature_mapping import FeatureMapping
 from restore.models.backbones.layouts import Table, count, matched
 from restore.models.backbones.single_image import refuse_more
+from restore.models.protocol import Backbone, Recognised
 from restore.types import Restoration
 
 Levels = Annotated[int, Field(ge=2)]
@@ -88,7 +90,7 @@ def neighbours(ratio: float, levels: int, largest: float) -> Neighbours:
     return Neighbours(max(0, upper - 1), upper, weight if weight > _NEAR else 0.0)
 
 
-class ASDN(nn.Module):
+class ASDN(Backbone):
     """Arbitrary-scale deep network.
 
     The low picture is enlarged by bicubic, features of it are mapped once, and the branches of the
@@ -103,7 +105,6 @@ class ASDN(nn.Module):
         global_skip: whether the enlarged picture is added to what the branches make.
     """
 
-    takes_reference = False
     takes_scale = True
 
     def __init__(
@@ -177,10 +178,8 @@ class ASDN(nn.Module):
         return Restoration(image)
 
     @classmethod
-    def recognise(
-        cls, published: Layout[str, Tensor]
-    ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights for a published state dict, None for others.
+    def recognise(cls, published: Layout[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`.
 
         Known is the layout of the course project. It does not hold what channel attention sees of
         each channel: it is taken to be the largest value, as there.
@@ -199,9 +198,9 @@ class ASDN(nn.Module):
             "backbone.mapping.first": len(state["mapping.head.weight"]),
             "backbone.mapping.reduction": width // len(state[f"{first}.attention.reduce.weight"]),
         }
-        overrides = ["backbone=asdn", *(f"{name}={n}" for name, n in numbers.items())]
-        overrides.append("backbone.mapping.pooling=max")
-        return overrides, state
+        assumed = "backbone.mapping.pooling=max"
+        overrides = ["backbone=asdn", *(f"{name}={n}" for name, n in numbers.items()), assumed]
+        return Recognised(overrides, state, assumed=[assumed])
 
     def _neighbours(self, ratio: float) -> Neighbours:
         found = neighbours(ratio, self.levels, self.largest)

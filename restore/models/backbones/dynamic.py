@@ -98,6 +98,10 @@ class DynamicBlock(ResidualBlock):
             return add_branch(x, mask, self.conv1, self.conv2), mask
         return x + self.branch(x) * mask.to(x.dtype), mask
 
+    def prepare_export(self) -> None:
+        """Nothing is skipped: what a picture asks for cannot change which operations run."""
+        self.skip_below = 0
+
 
 class DynamicTrunk(nn.ModuleList):
     """Dynamic residual blocks one after another; see `blocks.ResidualTrunk` for how it is called.

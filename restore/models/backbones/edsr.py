@@ -6,6 +6,7 @@ CVPR Workshops 2017 (below: EDSR), figures 2c and 3.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -28,6 +29,7 @@ from restore.models.backbones.single_image import (
     ratios,
     reach_above,
 )
+from restore.models.protocol import Recognised
 
 
 class EDSR(SingleImage):
@@ -67,10 +69,8 @@ class EDSR(SingleImage):
         return self.colours.back(self.tail(self.enlarge(x)))
 
     @classmethod
-    def recognise(
-        cls, published: Mapping[str, Tensor]
-    ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights for a published state dict, None for others.
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`.
 
         Known are the layouts of the paper's PyTorch implementation, which holds the mean and range
         of colours, and of BasicSR, which does not. Neither holds the factor on the branches: it is
@@ -86,15 +86,16 @@ class EDSR(SingleImage):
         for place in range(count(renamed, r"enlarge\.\d\.conv\.weight")):
             scale *= math.isqrt(len(renamed[f"enlarge.{place}.conv.weight"]) // features)
         blocks = count(renamed, r"body\.\d+\.conv1\.weight")
+        assumed = f"backbone.residual_scale={0.1 if features >= 256 else 1.0}"
         overrides = [
             "backbone=edsr",
             f"task.scale={scale}",
             f"backbone.blocks={blocks}",
             f"backbone.features={features}",
-            f"backbone.residual_scale={0.1 if features >= 256 else 1.0}",
+            assumed,
             *(_colours(colours) if colours else []),
         ]
-        return overrides, renamed
+        return Recognised(overrides, renamed, assumed=[assumed])
 
 
 _LAYERS = ("head", "body.0.conv1", "after", "enlarge.0.conv", "tail")

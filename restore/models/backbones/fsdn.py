@@ -44,7 +44,7 @@ class FSDN(SingleImage):
         self.last = str(levels - 1)
         self.branches = nn.ModuleDict({self.last: Branch(mapping.features, spatial_attention)})
         # Bicubic needs two low pixels to each side, the transposed convolution one.
-        self.reach = None if mapping.reach is None else max(2, mapping.reach + 1)  # type: ignore[assignment]
+        self.reach = None if mapping.reach is None else max(2, mapping.reach + 1)
 
     def enlarged(self, low: Tensor) -> Tensor:
         missing = self.branches[self.last](self.deconvolution(self.mapping(low)))

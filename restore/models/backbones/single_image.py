@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.backbones.blocks import conv
+from restore.models.protocol import Backbone
 from restore.types import Restoration
 
 Scale = Literal[2, 3, 4, 8]
@@ -22,21 +23,16 @@ Range = Annotated[float, Field(gt=0)]
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 
-class SingleImage(nn.Module):
-    """A network that is given the low picture alone; a subclass has `scale`, `reach`, `enlarged`.
-
-    `reach` says how far, in low pixels, an input pixel is felt in the output.
-    """
-
-    takes_reference = False
-    scale: int
-    reach: int
+class SingleImage(Backbone):
+    """A network that is given the low picture alone; a subclass says what `enlarged` it is."""
 
     def enlarged(self, low: Tensor) -> Tensor:
         """N3(sH)(sW) of `low`, N3HW in [0, 1]; it may go beyond [0, 1]."""
         raise NotImplementedError
 
-    def forward(self, low: Tensor, low_up: Tensor | None = None, **others: Tensor) -> Restoration:
+    def forward(  # type: ignore[override]
+        self, low: Tensor, low_up: Tensor | None = None, **others: Tensor
+    ) -> Restoration:
         """Enlarges `low`.
 
         Args:

@@ -3,6 +3,7 @@
 It tells the architecture of a file of weights, of some forty, from the names and shapes within.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,13 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.models.backbones.single_image import SingleImage
+from restore.models.protocol import CannotTell, Recognised
 
 INSTALL = "pip install 'restore[peers]'"
 
 
 class UnknownNetwork(UserError):
-    """Spandrel is not there, or knows no such network."""
+    """Spandrel knows no such network."""
 
 
 class Spandrel(SingleImage):
@@ -34,7 +36,8 @@ class Spandrel(SingleImage):
     """
 
     # How far a pixel is felt is not among what spandrel tells.
-    reach = None  # type: ignore[assignment]
+    reach = None
+    asked_last = True  # it knows some that are ours too
 
     def __init__(self, file: str, scale: Annotated[int, Field(ge=1)]):
         super().__init__()
@@ -53,17 +56,34 @@ class Spandrel(SingleImage):
             raise UserError("backbone=spandrel measures other people's networks; it trains none")
         return self.descriptor(low)
 
+    @classmethod
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`; spandrel reads the file itself."""
+        try:
+            found = described(path)
+        except UnknownNetwork:
+            return None
+        quoted = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+        overrides = [
+            "backbone=spandrel",
+            f"backbone.file='{quoted}'",
+            f"task.scale={found.scale}",
+            f"task.crop={24 * found.scale}",
+        ]
+        state = {f"network.{name}": value for name, value in found.model.state_dict().items()}
+        return Recognised(overrides, state, name=f"{found.architecture.name} (spandrel)")
+
 
 def described(path: Path) -> Any:
     """What spandrel makes of a file: a `spandrel.ImageModelDescriptor`.
 
     Raises UserError as `Spandrel` does, but for the scale; UnknownNetwork where another loader
-    may know better.
+    may know better; CannotTell where spandrel is not installed.
     """
     try:
         library = import_module("spandrel")
     except ModuleNotFoundError as error:
-        raise UnknownNetwork(f"backbone=spandrel needs the package spandrel: {INSTALL}") from error
+        raise CannotTell(f"backbone=spandrel needs the package spandrel: {INSTALL}") from error
     try:
         found = library.MAIN_REGISTRY.load(checkpoint.read(path))
     except library.UnsupportedModelError as error:
@@ -83,23 +103,3 @@ def described(path: Path) -> Any:
             "here networks take and make colour pictures"
         )
     return found
-
-
-def recognise(path: Path) -> tuple[list[str], dict[str, Tensor], str] | None:
-    """Configuration overrides, weights, and a name for a file, None where spandrel has none.
-
-    Raises UserError for a network that it knows and that does not fit.
-    """
-    try:
-        found = described(path)
-    except UnknownNetwork:
-        return None
-    quoted = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    overrides = [
-        "backbone=spandrel",
-        f"backbone.file='{quoted}'",
-        f"task.scale={found.scale}",
-        f"task.crop={24 * found.scale}",
-    ]
-    state = {f"network.{name}": value for name, value in found.model.state_dict().items()}
-    return overrides, state, f"{found.architecture.name} (spandrel)"

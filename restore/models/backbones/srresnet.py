@@ -6,6 +6,7 @@ Network", CVPR 2017 (below: SRGAN), figure 4.
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,6 +25,7 @@ from restore.models.backbones.single_image import (
     reach_above,
 )
 from restore.models.batch_norm import BatchNorm
+from restore.models.protocol import Recognised
 
 Kernel = Literal[3, 5, 7, 9]
 
@@ -77,10 +79,8 @@ class SRResNet(SingleImage):
         return (torch.tanh(self.tail(self.enlarge(x)).float()) + 1) / 2
 
     @classmethod
-    def recognise(
-        cls, published: Mapping[str, Tensor]
-    ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights for a published state dict, None for others.
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`.
 
         Known is the layout of dongheehand's SRGAN-PyTorch, that the course project on SRGAN used.
         """
@@ -107,7 +107,7 @@ class SRResNet(SingleImage):
             f"backbone.first_kernel={renamed['head.0.weight'].shape[-1]}",
             f"backbone.last_kernel={renamed['tail.weight'].shape[-1]}",
         ]
-        return overrides, renamed
+        return Recognised(overrides, renamed)
 
 
 _LAYOUT: Table = [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from itertools import pairwise
 from operator import add
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -16,12 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.blocks import conv, keep_variance, shrink
 from restore.models.backbones.extractor import TextureExtractor
 from restore.models.backbones.fusion import PlainFusion
 from restore.models.backbones.upsampling import upsample
+from restore.models.protocol import Backbone, ExportForm, PictureInput, Recognised
 from restore.types import Pictures, Restoration
 
 Scale = Literal[1, 2, 4]
@@ -184,7 +186,7 @@ class Merge(nn.Module):
         return F.conv2d(x, weight, bias.to(weight.dtype), padding=1)
 
 
-class TTSR(nn.Module):
+class TTSR(Backbone):
     """Texture transformer for ×4 super-resolution with a reference.
 
     Args:
@@ -239,7 +241,7 @@ class TTSR(nn.Module):
         self.attention = attention
         self.textures = sorted(textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
-        self.inputs = inputs
+        self.inputs, self.takes_mask = inputs, inputs == 4
         self.details = conv(inputs, features) if details else None
         made = dict(zip((4, 2, 1), extractor.channels))
         self.transferred = attention.channels([made[scale] for scale in self.textures])
@@ -394,11 +396,38 @@ class TTSR(nn.Module):
         return Transfer(low.new_zeros(N, 1, H, W), textures, None)
 
     @classmethod
-    def recognise(
-        cls, published: Mapping[str, Tensor]
-    ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights, see `ttsr_layouts.recognise`."""
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise` and `ttsr_layouts`."""
         return ttsr_layouts.recognise(published)
+
+    def export_form(self) -> ExportForm:
+        """With all pairs of positions compared at once, see `attention.AllPairsAttention`."""
+        inputs = {
+            "low": PictureInput("what is restored"),
+            "low_up": PictureInput("low, enlarged 4 times by bicubic", times=4),
+            "reference": PictureInput(
+                "of any size whose sides divide by 4", sides="reference", times=4
+            ),
+            "reference_low_up": PictureInput(
+                "the reference, made 4 times smaller and as large again by bicubic",
+                sides="reference",
+                times=4,
+            ),
+        }
+        if self.takes_mask:
+            inputs |= {
+                "mask": PictureInput("one channel, 1 = hole of low", channels=1),
+                "mask_up": PictureInput("one channel, 1 = hole of low_up", times=4, channels=1),
+            }
+        note = (
+            "any size of both pictures, one reference; all pairs are compared at once, so memory "
+            "grows with the product of their areas"
+        )
+        return ExportForm(inputs, note)
+
+    def prepare_export(self) -> None:
+        """See `PreparesExport`."""
+        self.attention = AllPairsAttention(self.attention, self.textures)  # type: ignore[assignment]
 
 
 def _check(blocks: list[int], scales: list[Scale], textures: list[Scale]) -> None:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from restore.errors import UserError
+from restore.models.protocol import Recognised
 
 
-def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]] | None:
-    """Configuration overrides and renamed weights for a published TTSR state dict.
+def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
+    """See `Backbone.recognise`.
 
     Returns None for a state dict of anything else. Raises UserError for one that is a TTSR but
     holds what `TTSR` has no place for.
@@ -24,6 +25,9 @@ def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Ten
     head = published.get("MainNet.SFE.conv_head.weight")
     if head is None:
         return None
+    # The frozen copy of its extractor, for a loss.
+    copies = [name for name in published if name.startswith("LTE_copy.")]
+    published = {name: value for name, value in published.items() if name not in copies}
     layout = Layout(published)
     levels = layout.levels
     renamed: dict[str, Tensor] = {}
@@ -42,6 +46,7 @@ def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Ten
     alone = "MainNet.tail.conv_tail1.weight" in published
     gated = any(".masker." in name for name in published)
     by_channel = any(".squeeze." in name for name in renamed)
+    attention, *sizes = _attention(published)
     overrides = [
         "backbone=ttsr",
         f"backbone.blocks={_listed(counts)}",
@@ -52,11 +57,12 @@ def recognise(published: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Ten
         "backbone.variance_init=false",
         f"trunk={'dynamic' if gated else 'residual'}",
         f"fusion={'channel' if by_channel else 'score'}",
-        *_attention(published),
+        attention,
+        *sizes,
     ]
     if alone:
         overrides.append("backbone.exchange=null")
-    return overrides, renamed
+    return Recognised(overrides, renamed, assumed=[attention], beside=copies)
 
 
 def _attention(published: Mapping[str, Tensor]) -> list[str]:

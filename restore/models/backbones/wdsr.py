@@ -7,6 +7,7 @@ Yu, Fan, Yang, Xu, Wang, Huang: "Wide Activation for Efficient and Accurate Imag
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Protocol, cast
 
 import torch
@@ -31,6 +32,7 @@ from restore.models.backbones.single_image import (
 )
 from restore.models.backbones.upsampling import kernel
 from restore.models.batch_norm import BatchNorm
+from restore.models.protocol import Recognised
 
 Normalisation = Literal["weight", "batch", "none"]
 Expansion = Annotated[float, Field(gt=0)]
@@ -200,10 +202,8 @@ class WDSR(SingleImage):
         return self.colours.back(pixel_shuffle(both, self.scale))
 
     @classmethod
-    def recognise(
-        cls, published: Mapping[str, Tensor]
-    ) -> tuple[list[str], dict[str, Tensor]] | None:
-        """Configuration overrides and renamed weights for a published state dict, None for others.
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`.
 
         Known are the layouts of the paper's implementation, of yjn870's, and of ychfan's later one,
         which subtracts grey and keeps the range. None holds colours or the factor on branches: they
@@ -238,7 +238,7 @@ class WDSR(SingleImage):
             overrides.append(f"backbone.block.linear={_share(few, features)}")
         if later:
             overrides += ["backbone.mean=[0.5,0.5,0.5]", "backbone.range=1.0"]
-        return overrides, {_new_name(name): value for name, value in renamed.items()}
+        return Recognised(overrides, {_new_name(n): value for n, value in renamed.items()})
 
 
 def _set(layer: nn.Module, weight: Tensor) -> None:

@@ -94,9 +94,8 @@ class Trained:
     def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device):
         self.loaded, self.device = loaded, device
         self.task = loaded.task()
-        model: Any = loaded.backbone().to(device)
-        takes = bool(getattr(model, "takes_reference", False))
-        self.needs_reference = takes and self.task.takes_reference
+        model = loaded.backbone().to(device)
+        self.needs_reference = model.takes_reference and self.task.takes_reference
         self.runner = Runner(model, runtime, device)
 
     def make(

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +21,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models import weights
-from restore.models.backbones.dynamic import DynamicBlock
-from restore.models.backbones.ttsr import TTSR
-from restore.tools.export.attention import WholeAttention
+from restore.models.protocol import Backbone, ExportForm, PictureInput, PreparesExport
 from restore.utils import files
 
 # Largest difference of values in [0, 1] that rounding in another order may make.
@@ -32,115 +30,99 @@ _NEAR = 1e-4
 Run = Callable[..., Tensor]
 
 
-class _Plain(nn.Module):
-    """A network as a function of tensors to one tensor.
+class Exported(nn.Module):
+    """A network as a function of tensors to one tensor, in the form that a file can hold.
+
+    Args:
+        network: what is written; a copy of it is prepared.
+        form: its inputs.
 
     Attributes:
         scale: of what comes out, relative to the first input.
-        about: for `network.json`: what the inputs are, and what is to be known of the file.
-        made: sizes that the file is made with; `tried`: those that it is tried on.
+        traced: sides that the file is made with; `tried`: those that it is tried on. Of the low
+            picture, then of one as many times smaller as the reference's sides divide by.
     """
 
     scale = 1
-    about: dict[str, str]
-    made: tuple[int, ...] = (12, 15)
-    tried: tuple[tuple[int, ...], ...] = ((12, 15), (33, 9), (7, 40))
+    ratio: float | None = None
 
-    def __init__(self, network: Any):
+    def __init__(self, network: Backbone, form: ExportForm):
         super().__init__()
-        self.network = network
-        # Of the network as it is: a file may need it written another way.
+        self.network = copy.deepcopy(network)
+        # The network as it is: a file may need it written another way.
         self.original = network
+        for part in [*self.network.modules()]:
+            if isinstance(part, PreparesExport):
+                part.prepare_export()
+        self.inputs, self.note = form.inputs, form.note
+        self.traced: tuple[int, ...] = (12, 15)
+        self.tried: tuple[tuple[int, ...], ...] = ((12, 15), (33, 9), (7, 40))
+        if self.refers:
+            self.traced = (6, 5, 4, 7)
+            self.tried = ((6, 5, 4, 7), (9, 4, 11, 3), (5, 12, 6, 6))
+
+    @property
+    def refers(self) -> bool:
+        """Whether a picture goes in whose sides are not the low picture's."""
+        return any(picture.sides == "reference" for picture in self.inputs.values())
 
     def drawn(self, sizes: tuple[int, ...], count: int, seed: int = 0) -> list[Tensor]:
         """Pictures of such sizes, by chance."""
         generator = torch.Generator().manual_seed(seed + sum(sizes))
-        return [torch.rand(count, 3, *sizes, generator=generator)]
-
-    def dynamic(self) -> tuple[Any, ...]:
-        """Which sides of the inputs may be any: number, height and width."""
-        return (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-
-    def wanted(self, pictures: list[Tensor]) -> Tensor:
-        """What the network itself makes of the inputs."""
-        return self(*pictures)
-
-
-class _Enlarging(_Plain):
-    """A network of one picture and one scale."""
-
-    def __init__(self, network: Any):
-        super().__init__(network)
-        self.scale = network.scale
-        self.about = {"low": "what is enlarged"}
-
-    def forward(self, low: Tensor) -> Tensor:
-        return self.network(low).image
-
-
-class _Step(_Plain):
-    """One step of a network of any scale."""
-
-    def __init__(self, network: Any, ratio: float):
-        super().__init__(network)
-        self.ratio = ratio
-        self.about = {"picture": f"what bicubic has enlarged by {ratio:g}"}
-
-    def forward(self, picture: Tensor) -> Tensor:
-        return self.network.level(picture, self.ratio).clamp(0, 1)
-
-
-class _Referring(_Plain):
-    """A network with a reference, its attention written as all pairs at once."""
-
-    made = (6, 5, 4, 7)
-    tried = ((6, 5, 4, 7), (9, 4, 11, 3), (5, 12, 6, 6))
-
-    def __init__(self, network: TTSR):
-        super().__init__(copy.deepcopy(network))
-        self.original = network
-        self.scale = network.scale
-        self.network.attention = WholeAttention(network.attention, network.textures)
-        for part in self.network.modules():
-            if isinstance(part, DynamicBlock):
-                part.skip_below = 0  # what a picture asks for cannot change which operations run
-        self.about = {
-            "low": "what is restored",
-            "low_up": "low, enlarged 4 times by bicubic",
-            "reference": "of any size whose sides divide by 4",
-            "reference_low_up": "the reference, made 4 times smaller and as large again by bicubic",
-        }
-        if network.inputs == 4:
-            self.about |= {
-                "mask": "one channel, 1 = hole of low",
-                "mask_up": "one channel, 1 = hole of low_up",
-            }
-
-    def drawn(self, sizes: tuple[int, ...], count: int, seed: int = 0) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(seed + sum(sizes))
         pictures = []
-        for name in self.about:
-            height, width = sizes[2:] if name.startswith("reference") else sizes[:2]
-            s, channels = 1 if name in ("low", "mask") else 4, 1 if name.startswith("mask") else 3
-            picture = torch.rand(count, channels, s * height, s * width, generator=generator)
-            pictures.append(picture.round() if channels == 1 else picture)
+        for about in self.inputs.values():
+            height, width = sizes[2:] if about.sides == "reference" else sizes[:2]
+            sides = (about.times * height, about.times * width)
+            picture = torch.rand(count, about.channels, *sides, generator=generator)
+            pictures.append(picture.round() if about.channels == 1 else picture)
         return pictures
 
     def dynamic(self) -> tuple[Any, ...]:
+        """Which sides of the inputs may be any: number, height and width."""
+        if len(self.inputs) == 1:
+            return ((dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),),)
         sides = [torch.export.Dim(name) for name in ("n", "h", "w", "reference_h", "reference_w")]
-        count, *own = sides[:3]
+        count, *low = sides[:3]
         shapes = []
-        for name in self.about:
-            height, width = sides[3:] if name.startswith("reference") else own
-            s = 1 if name in ("low", "mask") else 4
-            shapes.append({0: count, 2: s * height, 3: s * width})
+        for about in self.inputs.values():
+            height, width = sides[3:] if about.sides == "reference" else low
+            shapes.append({0: count, 2: about.times * height, 3: about.times * width})
         return (tuple(shapes),)
 
     def forward(self, *pictures: Tensor) -> Tensor:
-        return self.network(**dict(zip(self.about, pictures))).image
+        return self.run(self.network, pictures)
 
     def wanted(self, pictures: list[Tensor]) -> Tensor:
-        return self.original(**dict(zip(self.about, pictures))).image
+        """What the network itself makes of the inputs."""
+        return self.run(self.original, pictures)
+
+    def run(self, network: Backbone, pictures: Sequence[Tensor]) -> Tensor:
+        """The picture that comes out."""
+        raise NotImplementedError
+
+
+class _Whole(Exported):
+    """A network of one scale, with whatever pictures it takes."""
+
+    def __init__(self, network: Backbone):
+        super().__init__(network, network.export_form())
+        self.scale = network.scale
+
+    def run(self, network: Backbone, pictures: Sequence[Tensor]) -> Tensor:
+        return network(**dict(zip(self.inputs, pictures))).image
+
+
+class _Step(Exported):
+    """One step of a network of any scale."""
+
+    def __init__(self, network: Backbone, ratio: float):
+        form = ExportForm({"picture": PictureInput(f"what bicubic has enlarged by {ratio:g}")})
+        super().__init__(network, form)
+        self.ratio = ratio
+
+    def run(self, network: Backbone, pictures: Sequence[Tensor]) -> Tensor:
+        assert self.ratio is not None
+        return network.level(pictures[0], self.ratio).clamp(0, 1)
 
 
 class NetworkFormat:
@@ -162,7 +144,7 @@ class NetworkFormat:
         ratio: Annotated[float, Field(ge=1)] | None = None,
     ):
         self.loaded = _loaded(weights, model or [])
-        self.plain = _plain(self.loaded, ratio).eval()
+        self.exported = _exported(self.loaded, ratio).eval()
         self.ready()
 
     def ready(self) -> None:
@@ -174,36 +156,31 @@ class NetworkFormat:
 
     def write(self, folder: Path) -> list[str]:
         """See `restore.tools.export.Format.write`."""
-        path, plain = folder / f"network{self.suffix}", self.plain
+        path, exported = folder / f"network{self.suffix}", self.exported
         with torch.no_grad(), _quiet():
-            run = self.make(plain.drawn(plain.made, count=2), path)
-            far = max(self._difference(run, size, n) for size in plain.tried for n in (1, 2))
+            run = self.make(exported.drawn(exported.traced, count=2), path)
+            far = max(self._difference(run, size, n) for size in exported.tried for n in (1, 2))
         facts = {
-            "network": type(plain.network).__name__,
+            "network": type(exported.network).__name__,
             "weights": self.loaded.sentence(),
-            "inputs": [*plain.about],
+            "inputs": [*exported.inputs],
             "pictures": "float32 NCHW in [0, 1], any N, H and W",
-            "about": plain.about,
-            "scale": plain.scale,
-            "ratio": getattr(plain, "ratio", None),
+            "about": {name: picture.about for name, picture in exported.inputs.items()},
+            "scale": exported.scale,
+            "ratio": exported.ratio,
             "largest difference": far,
         }
         files.write_text(folder / "network.json", json.dumps(facts, indent=2) + "\n")
-        told = [f"{path.name}: within {far:.1e} of the original on pictures of several sizes"]
-        if isinstance(plain, _Referring):
-            told.append(
-                "any size of both pictures, one reference; all pairs are compared at once, so "
-                "memory grows with the product of their areas"
-            )
-        return told
+        said = f"{path.name}: within {far:.1e} of the original on pictures of several sizes"
+        return [said, exported.note] if exported.note else [said]
 
     def _difference(self, run: Run, sizes: tuple[int, ...], count: int) -> float:
         # Where two places of a reference are alike to the last bit, rounding chooses between them,
         # and the picture differs; drawn anew, only a file that is wrong differs again.
         least = math.inf
-        for seed in range(2 if isinstance(self.plain, _Referring) else 1):
-            given = self.plain.drawn(sizes, count, seed)
-            wanted = self.plain.wanted(given)
+        for seed in range(2 if self.exported.refers else 1):
+            given = self.exported.drawn(sizes, count, seed)
+            wanted = self.exported.wanted(given)
             try:
                 found = run(*given)
             except (RuntimeError, ValueError) as error:
@@ -216,22 +193,22 @@ class NetworkFormat:
 
     def _frozen(self) -> UserError:
         return UserError(
-            f"{type(self.plain.network).__name__} cannot be written so: on pictures of some sizes "
-            "the file does not compute what the network does"
+            f"{type(self.exported.network).__name__} cannot be written so: on pictures of some "
+            "sizes the file does not compute what the network does"
         )
 
     def refused(self, error: Exception) -> UserError:
         """Torch's reason why it cannot follow a network, as a sentence."""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return UserError(
-            f"torch cannot follow {type(self.plain.network).__name__} at every size ({reason}); "
+            f"torch cannot follow {type(self.exported.network).__name__} at every size ({reason}); "
             "another format may"
         )
 
 
-def _plain(loaded: weights.Loaded, ratio: float | None) -> _Plain:
-    network: Any = loaded.backbone()
-    if loaded.takes_scale():
+def _exported(loaded: weights.Loaded, ratio: float | None) -> Exported:
+    network = loaded.backbone()
+    if network.takes_scale:
         ratio = network.largest if ratio is None else ratio
         if ratio > network.largest:
             raise UserError(
@@ -241,7 +218,7 @@ def _plain(loaded: weights.Loaded, ratio: float | None) -> _Plain:
         return _Step(network, ratio)
     if ratio is not None:
         raise UserError(f"format.ratio={ratio:g}: this network has one scale")
-    return _Referring(network) if isinstance(network, TTSR) else _Enlarging(network)
+    return _Whole(network)
 
 
 class TorchScript(NetworkFormat):
@@ -256,7 +233,7 @@ class TorchScript(NetworkFormat):
             warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
             try:
-                traced = torch.jit.trace(self.plain, tuple(example), check_trace=False)
+                traced = torch.jit.trace(self.exported, tuple(example), check_trace=False)
             except (TypeError, RuntimeError) as error:
                 raise self.refused(error) from error
             # Torch's own writer ends the process where the disk is full.
@@ -281,9 +258,9 @@ class TorchExport(NetworkFormat):
 
     def program(self, example: list[Tensor]) -> torch.export.ExportedProgram:
         """The network as a graph of torch's operations."""
-        shapes = self.plain.dynamic()
+        shapes = self.exported.dynamic()
         try:
-            return torch.export.export(self.plain, tuple(example), dynamic_shapes=shapes)
+            return torch.export.export(self.exported, tuple(example), dynamic_shapes=shapes)
         except (TypeError, RuntimeError) as error:
             raise self.refused(error) from error
 
@@ -303,7 +280,7 @@ class Onnx(TorchExport):
                 ) from error
 
     def make(self, example: list[Tensor], path: Path) -> Run:
-        names = [*self.plain.about]
+        names = [*self.exported.inputs]
         program = self.program(example)
         try:
             made = torch.onnx.export(
