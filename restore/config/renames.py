@@ -2,7 +2,9 @@
 
 from typing import Any
 
-# Modules by their old name; what lay in a package moved with it unless it stands here itself.
+_EXTRACTORS = "restore.models.extractors"
+# Modules (and classes) by their old name; what lay in a package moved with it unless it stands here
+# itself.
 _MODULES = {
     "restore.pictures.images": "restore.images.io",
     "restore.bicubic": "restore.images.bicubic",
@@ -15,6 +17,8 @@ _MODULES = {
     "restore.attention.matching": "restore.models.attention.rules",
     "restore.attention": "restore.models.attention",
     "restore.backbones.mapping": "restore.models.backbones.feature_mapping",
+    "restore.backbones.extractor.TextureExtractor": f"{_EXTRACTORS}.vgg19.VGG19Extractor",
+    "restore.models.backbones.extractor.TextureExtractor": f"{_EXTRACTORS}.vgg19.VGG19Extractor",
     "restore.backbones": "restore.models.backbones",
     "restore.discriminators": "restore.models.discriminators",
     "restore.inpainting": "restore.inference.inpainting",
@@ -94,7 +98,7 @@ def _target(target: str) -> str:
     if target in _CLASSES:
         return _CLASSES[target]
     parts = target.split(".")
-    for count in range(len(parts) - 1, 1, -1):
+    for count in range(len(parts), 1, -1):
         if moved := _MODULES.get(".".join(parts[:count])):
             return ".".join([moved, *parts[count:]])
     return target

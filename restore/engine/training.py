@@ -37,6 +37,7 @@ from restore.metrics import selection
 from restore.metrics.image_metric import ImageMetric
 from restore.metrics.legend import is_better
 from restore.models import checkpoint
+from restore.models.pretrained import pretrained_parts
 from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed, signals
 from restore.utils.files import make_folder, optional, to_json, write_text
@@ -216,11 +217,9 @@ class Training:
         for key, reason in self.metrics.missing.items():
             log.warning("%s is not measured: %s", key, reason)
         origins: dict[str, list[str]] = {}  # users of other people's networks, by what is said
-        extractor = getattr(self.learner.models["backbone"], "extractor", None)
-        for name, user in [("the extractor", extractor), *self.learner.terms()]:
-            provenance = getattr(user, "provenance", None)
-            if provenance is not None:
-                origins.setdefault(provenance.sentence(), []).append(name)
+        for name, user in [*self.learner.models.items(), *self.learner.terms()]:
+            for part, provenance in pretrained_parts(user):
+                origins.setdefault(provenance.sentence(), []).append(f"{name}.{part}".strip("."))
         for sentence, users in origins.items():
             log.info("%s (for %s)", sentence, ", ".join(users))
         for name, model in self.learner.models.items():

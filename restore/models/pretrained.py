@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -54,9 +55,21 @@ PUBLISHED = {
     ),
 }
 
-_PATIENCE = 10.0  # seconds without an answer
+PATIENCE = 10.0  # seconds without an answer
 # Why the first file that this process wanted could not be had; there is no second try.
 _failure: str | None = None
+
+
+def failure() -> str | None:
+    """Why this process tries to fetch nothing more."""
+    return _failure
+
+
+def note_failure(reason: str) -> str:
+    """From now on this process fetches nothing, for this reason, which is returned."""
+    global _failure
+    _failure = reason
+    return reason
 
 
 class MissingWeights(UserError):
@@ -104,7 +117,6 @@ def file_of(
 
 def _fetch(published: Published, path: Path) -> str | None:
     """Fetches a file whole or not at all; returns why it could not."""
-    global _failure
     if _failure is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +127,7 @@ def _fetch(published: Published, path: Path) -> str | None:
                     _download(published, path)
         # No network, no room, no right to write; another hash than the name says.
         except (urllib.error.URLError, HTTPException, OSError, RuntimeError) as error:
-            _failure = str(error)
+            return note_failure(str(error))
     return _failure
 
 
@@ -142,7 +154,7 @@ def _in_turn(path: Path) -> Iterator[str]:
 def _download(published: Published, path: Path) -> None:
     log.info("fetching %s's weights from %s to %s", published.name, published.url, path)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # else a network that swallows packets holds us for ever
+    socket.setdefaulttimeout(PATIENCE)  # else a network that swallows packets holds us for ever
     try:
         torch.hub.download_url_to_file(
             published.url, str(path), hash_prefix=published.digits, progress=True
@@ -170,6 +182,26 @@ class Provenance:
             return f"{self.name}: RANDOM weights (seed 0), not trained on anything"
         which = "the published file" if self.official else "not the published file"
         return f"{self.name}: weights of {self.path} (sha256 {self.fingerprint}…, {which})"
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A network, a part of one or a loss that brings weights along; see `pretrained_parts`."""
+
+    provenance: Provenance
+
+
+def pretrained_parts(whole: object) -> Iterator[tuple[str, Provenance]]:
+    """The parts of a network or a loss that say where their weights come from, by their names.
+
+    The name of the whole itself is empty.
+    """
+    if isinstance(whole, nn.Module):
+        for name, part in whole.named_modules():
+            if isinstance(part, Pretrained):
+                yield name, part.provenance
+    elif isinstance(whole, Pretrained):
+        yield "", whole.provenance
 
 
 def vgg19_features(

@@ -175,10 +175,11 @@ class TestBackbones:
         assert reach is None or (isinstance(reach, int) and reach >= 0)
 
 
-@pytest.mark.parametrize("group", ["attention", "trunk", "fusion"])
+@pytest.mark.parametrize("group", ["attention", "trunk", "fusion", "extractor"])
 def test_ttsr_takes_every_choice(group):
     for name in registry.names(group):
-        model = backbone("ttsr", f"{group}={name}")
+        more = {"timm": ["extractor.weights=random"]}.get(name, [])
+        model = backbone("ttsr", f"{group}={name}", *more)
         with torch.inference_mode():
             image = model(**inputs(model)).image
         assert image.shape == (2, 3, 40, 52), name

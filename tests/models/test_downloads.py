@@ -67,7 +67,7 @@ def serving(server, monkeypatch):
         monkeypatch.setitem(pretrained.PUBLISHED, "alexnet", Published("AlexNet", url))
 
     monkeypatch.setattr(pretrained, "_failure", None)
-    monkeypatch.setattr(pretrained, "_PATIENCE", 0.5)
+    monkeypatch.setattr(pretrained, "PATIENCE", 0.5)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return choose
@@ -154,7 +154,7 @@ def test_processes_wait_for_the_one_that_fetches(
     behaviour, serving, server, tmp_path: Path, monkeypatch
 ):
     serving(behaviour)
-    monkeypatch.setattr(pretrained, "_PATIENCE", 2.5)
+    monkeypatch.setattr(pretrained, "PATIENCE", 2.5)
     forking = multiprocessing.get_context("fork")
     results = forking.Queue()
     processes = [forking.Process(target=_fetch, args=(str(tmp_path), results)) for _ in range(3)]

@@ -60,6 +60,13 @@ class TextureAttention(nn.Module):
         super().__init__()
         self.embedding, self.matching = embedding, matching
 
+    def fit(self, inputs: int) -> None:
+        """Told how many channels the coarsest features have, before anything else is asked.
+
+        Raises UserError where it was made for another number.
+        """
+        self.embedding.fit(inputs)
+
     def channels(self, channels: list[int]) -> list[int]:
         """Channels of the textures, coarse to fine, from those of the extractor's features."""
         return self.embedding.channels(channels)

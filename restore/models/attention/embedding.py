@@ -21,6 +21,9 @@ class Pixels(nn.Module):
     patch = 3
     heads = 1
 
+    def fit(self, inputs: int) -> None:
+        """See `TextureAttention.fit`."""
+
     def query(self, features_NCHW: Tensor) -> Tensor:
         """What is looked for."""
         return features_NCHW
@@ -44,7 +47,8 @@ class Reduced(Pixels):
     The patches compared are 9 · `channels` numbers.
 
     Args:
-        inputs: channels of the coarsest features.
+        inputs: channels of the coarsest features; None: as many as they turn out to have (VGG19's
+            256 until that is known).
         channels: channels after the convolution; as many as `inputs` means no convolution.
         values: transfer the reduced features at the coarsest scale too, as the thesis does.
         trainable: False leaves the convolution at its random start, as happened in the thesis,
@@ -53,16 +57,32 @@ class Reduced(Pixels):
 
     def __init__(
         self,
-        inputs: Annotated[int, Field(ge=1)] = 256,
+        inputs: Annotated[int, Field(ge=1)] | None = None,
         channels: Annotated[int, Field(ge=1)] = 64,
         values: bool = False,
         trainable: bool = True,
     ):
         super().__init__()
-        same = channels == inputs
-        self.reduce = nn.Identity() if same else nn.Conv2d(inputs, channels, 3, padding=1)
-        self.inputs, self.width, self.in_values = inputs, channels, values
+        self.stated, self.width, self.in_values = inputs, channels, values
+        self.trainable = trainable
+        self._reduce(inputs or 256)
         self.requires_grad_(trainable)
+
+    def _reduce(self, inputs: int) -> None:
+        same = self.width == inputs
+        self.reduce = nn.Identity() if same else nn.Conv2d(inputs, self.width, 3, padding=1)
+        self.inputs = inputs
+
+    def fit(self, inputs: int) -> None:
+        if inputs == self.inputs:
+            return
+        if self.stated is not None:
+            raise UserError(
+                f"attention.embedding.inputs={self.stated}, but the extractor's coarsest features "
+                f"have {inputs} channels"
+            )
+        self._reduce(inputs)
+        self.reduce.requires_grad_(self.trainable)
 
     def query(self, features_NCHW: Tensor) -> Tensor:
         return self.reduce(features_NCHW)
@@ -103,7 +123,7 @@ class Projection(Reduced):
 
     def __init__(
         self,
-        inputs: Annotated[int, Field(ge=1)] = 256,
+        inputs: Annotated[int, Field(ge=1)] | None = None,
         channels: Annotated[int, Field(ge=1)] = 64,
         values: bool = False,
         width: Annotated[int, Field(ge=1)] | None = None,
@@ -111,7 +131,7 @@ class Projection(Reduced):
         start: Literal["identity", "random"] = "identity",
         trainable: bool = True,
     ):
-        super().__init__(inputs, channels, values)
+        super().__init__(inputs, channels, values, trainable)
         patch = 9 * channels
         width = width or patch
         if width % heads:

@@ -20,9 +20,9 @@ from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.blocks import conv, keep_variance, shrink
-from restore.models.backbones.extractor import TextureExtractor
 from restore.models.backbones.fusion import PlainFusion
 from restore.models.backbones.upsampling import upsample
+from restore.models.extractors import Extractor
 from restore.models.protocol import Backbone, ExportForm, PictureInput, Recognised
 from restore.types import Pictures, Restoration
 
@@ -192,7 +192,7 @@ class TTSR(Backbone):
     Args:
         attention: texture attention (`restore.models.attention.TextureAttention`).
         extractor: makes the features that are compared and transferred
-            (`restore.models.backbones.extractor.TextureExtractor`); its three outputs, fine to
+            (`restore.models.extractors.Extractor`); its three outputs, fine to
             coarse, have the sizes of scales 4, 2 and 1 of the low picture.
         blocks: residual blocks of the shallow features, then of the stage of each scale.
         trunk: makes residual blocks of (features, count), see `blocks.ResidualTrunk`.
@@ -217,12 +217,12 @@ class TTSR(Backbone):
     scale = 4
     takes_reference = True
     attention: TextureAttention
-    extractor: TextureExtractor
+    extractor: Extractor
 
     def __init__(
         self,
         attention: TextureAttention,
-        extractor: TextureExtractor,
+        extractor: Extractor,
         blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)],
         trunk: Make,
         fusion: Make,
@@ -237,14 +237,15 @@ class TTSR(Backbone):
     ):
         super().__init__()
         _check(blocks, scales, textures)
+        attention.fit(extractor.channels[-1])
         self.extractor = extractor
         self.attention = attention
         self.textures = sorted(textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs, self.takes_mask = inputs, inputs == 4
         self.details = conv(inputs, features) if details else None
-        made = dict(zip((4, 2, 1), extractor.channels))
-        self.transferred = attention.channels([made[scale] for scale in self.textures])
+        extracted = dict(zip((4, 2, 1), extractor.channels))
+        self.transferred = attention.channels([extracted[scale] for scale in self.textures])
         channels = dict(zip(self.textures, self.transferred))
         self.stages = nn.ModuleList(
             Stage(
@@ -280,14 +281,18 @@ class TTSR(Backbone):
         """How far, in low pixels, an input pixel reaches into the output.
 
         That is through the convolutions and the interpolation; an upper bound, so tiles that
-        overlap by it show no seam. None: everywhere, as a part takes means over the whole picture.
+        overlap by it show no seam. None: everywhere, as a part takes means over the whole picture,
+        or unknown.
         """
         if any(getattr(part, "whole_picture", False) for part in self.modules()):
             return None
+        if self.extractor.reach is None:
+            return None
+        # Bicubic, the features, the patch that is compared and its neighbours' textures.
+        matched = self.extractor.reach + 3
         later = sum(6 + 2 * count for count in blocks[2:])
-        return (
-            max(2 + 2 * blocks[0], 7) + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
-        )
+        first = max(2 + 2 * blocks[0], matched)
+        return first + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
 
     def encode_reference(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
         """The reference side of the attention, reusable for any number of inputs.

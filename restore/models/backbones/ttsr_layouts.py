@@ -49,6 +49,7 @@ def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
     attention, *sizes = _attention(published)
     overrides = [
         "backbone=ttsr",
+        "extractor=vgg19",
         f"backbone.blocks={_listed(counts)}",
         f"backbone.scales={_listed([2 ** (level - 1) for level in levels])}",
         f"backbone.textures={_listed([2 ** (level - 1) for level in textures])}",

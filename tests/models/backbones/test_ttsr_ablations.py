@@ -91,7 +91,7 @@ def test_what_has_no_place_is_refused(name: str, surplus: str, tmp_path: Path):
     [("true", {0, 2, 5, 7, 10}), ("false", set()), ("[1]", {7, 10}), ("[4,1]", {0, 7, 10})],
 )
 def test_extractor_is_trained_where_asked(trainable: str, trained: set[int]):
-    model = registry.build("backbone", "ttsr", *SMALL, f"backbone.extractor.trainable={trainable}")
+    model = registry.build("backbone", "ttsr", *SMALL, f"extractor.trainable={trainable}")
     named = model.extractor.layers.named_parameters()
     assert {int(name.partition(".")[0]) for name, p in named if p.requires_grad} == trained
 

@@ -1,17 +1,18 @@
-"""The learnable texture extractor of TTSR: the first layers of VGG19."""
+"""TTSR's texture extractor: the first layers of VGG19."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from restore.models.extractors import Extractor
 from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
 
 # Outputs of relu1_1, relu2_1 and relu3_1, by their place in torchvision's `vgg19().features`.
 _TAPS = (1, 6, 11)
 
 
-class TextureExtractor(nn.Module):
+class VGG19Extractor(Extractor):
     """VGG19 up to relu3_1, its input normalised by ImageNet's colour mean and deviation.
 
     TTSR section 3.1 ("LTE"); its weights are trained along with the main network.
@@ -20,15 +21,24 @@ class TextureExtractor(nn.Module):
         weights: `imagenet`, `random`, or a VGG19 state dict's path (`restore.models.pretrained`).
         trainable: whether training may change it; a list of scales (1, 2, 4: coarse to fine): only
             the layers between the next finer output and theirs.
+        cache, download: see `restore.models.pretrained.file_of`.
     """
 
     channels = (64, 128, 256)
+    reach = 4
     factor: Tensor
     shift: Tensor
 
-    def __init__(self, weights: str, trainable: bool | list[Literal[1, 2, 4]] = True):
+    def __init__(
+        self,
+        weights: str,
+        trainable: bool | list[Literal[1, 2, 4]] = True,
+        cache: str | None = None,
+        download: bool = True,
+    ):
         super().__init__()
-        self.layers, self.provenance = vgg19_features(weights, layers=_TAPS[-1] + 1)
+        count = _TAPS[-1] + 1
+        self.layers, self.provenance = vgg19_features(weights, count, cache, download)
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = True  # nothing else reads a convolution's raw output
@@ -41,7 +51,6 @@ class TextureExtractor(nn.Module):
             layer.requires_grad_(scale in trained)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Features of a picture N3HW in [0, 1]: N×64×H×W, N×128×H/2×W/2, N×256×H/4×W/4."""
         x = image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1)
         outputs = []
         for place, layer in enumerate(self.layers):

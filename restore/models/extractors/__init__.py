@@ -1,0 +1,25 @@
+"""Texture extractors: the features by which a network compares pictures and takes textures over."""
+
+from torch import Tensor, nn
+
+
+class Extractor(nn.Module):
+    """Features of a picture at three resolutions: the contract.
+
+    One of one's own is a class and a yaml in `conf/extractor`.
+
+    Attributes:
+        channels: of the features at full, half and quarter resolution.
+        reach: how far, in positions of the quarter resolution, a pixel is felt in the features, at
+            most; None: everywhere, or unknown, so that large pictures are not cut into tiles.
+    """
+
+    channels: tuple[int, int, int]
+    reach: int | None
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Features of a picture N3HW in [0, 1]: N, C, H, W; N, C', H/2, W/2; N, C'', H/4, W/4.
+
+        H and W divide by 4.
+        """
+        raise NotImplementedError
