@@ -92,6 +92,28 @@ def test_a_backbone_says_what_it_is(name, tmp_path: Path):
         assert kind.asked_last
 
 
+_TRUNK = [f"backbone.mapping.{size}=8" for size in ("width", "growth")]
+SMALL = {
+    "asdn": ["backbone.mapping.blocks=2", "backbone.mapping.pooling=max", *_TRUNK],
+    "edsr": ["backbone.blocks=2", "backbone.features=8", "task.scale=3"],
+    "srresnet": ["backbone.blocks=2", "backbone.features=8", "task.scale=2"],
+    "wdsr_a": ["backbone.blocks=2", "backbone.features=8", "task.scale=2"],
+    "wdsr_b": ["backbone.blocks=2", "backbone.features=10", "task.scale=3"],
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_its_own_state_dict_goes_round(name, tmp_path: Path):
+    """A file that holds nothing but what `state_dict()` gives, under our names."""
+    torch.manual_seed(4)
+    model = registry.build("backbone", name, *SMALL[name]).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    found = weights.load(tmp_path / "w.pt").backbone()
+    low = torch.rand(1, 3, 9, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(found(low).image, model(low).image, atol=1e-5, rtol=1e-4)
+
+
 OWN = '''
 """A network from outside the package."""
 

@@ -30,7 +30,7 @@ def rename(published: Mapping[str, Tensor], table: Table) -> tuple[dict[str, Ten
 def matched(
     published: Mapping[str, Tensor], table: Table, layers: Iterable[str], network: str
 ) -> dict[str, Tensor] | None:
-    """The tensors under our names; None where the state dict is another network's.
+    """The tensors under our names, which they may have already; None for another network's.
 
     Args:
         published: names that end in `weight`, `weight_v` or the like, by layer.
@@ -41,17 +41,24 @@ def matched(
     Raises:
         UserError: it is this network's, and holds more than there is a place for.
     """
+    if _has(published, layers):
+        return dict(published)
     renamed, unknown = rename(published, table)
-    for layer in layers:
-        weights = {f"{layer}.weight", f"{layer}.weight_v"}
-        if f"{layer}.bias" not in renamed or weights.isdisjoint(renamed):
-            return None
+    if not _has(renamed, layers):
+        return None
     if unknown:
         raise UserError(
             f"the file holds a variant of {network} that is not supported: no place for "
             f"'{unknown[0]}' ({len(unknown)} such)"
         )
     return renamed
+
+
+def _has(state: Mapping[str, Tensor], layers: Iterable[str]) -> bool:
+    return all(
+        f"{layer}.bias" in state and not {f"{layer}.weight", f"{layer}.weight_v"}.isdisjoint(state)
+        for layer in layers
+    )
 
 
 def count(names: Iterable[str], pattern: str) -> int:

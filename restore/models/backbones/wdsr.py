@@ -210,8 +210,9 @@ class WDSR(SingleImage):
         are taken to be the implementations' defaults.
         """
         state = {_old_name(name): value for name, value in published.items()}
-        later = "head.0.bias" not in state
+        later = "head.0.bias" not in state and "head.bias" not in state
         low_rank = any(re.fullmatch(rf"{_INSIDE}3\.bias", name) for name in state)
+        low_rank |= f"{_FIRST}.reduce.bias" in state
         layers = ("head", "tail", "skip", f"{_FIRST}.expand")
         renamed = matched(state, _table(state, later, low_rank), layers, "WDSR")
         if renamed is None:
