@@ -30,9 +30,7 @@ class SingleImage(Backbone):
         """N3(sH)(sW) of `low`, N3HW in [0, 1]; it may go beyond [0, 1]."""
         raise NotImplementedError
 
-    def forward(  # type: ignore[override]
-        self, low: Tensor, low_up: Tensor | None = None, **others: Tensor
-    ) -> Restoration:
+    def forward(self, low: Tensor, low_up: Tensor | None = None, **others: Tensor) -> Restoration:
         """Enlarges `low`.
 
         Args:
