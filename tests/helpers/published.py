@@ -9,6 +9,8 @@ import torch
 
 from tests import GOLDEN
 
+State = dict[str, torch.Tensor]
+
 
 def weights(keys: dict[str, list[int]], gain: float) -> dict[str, torch.Tensor]:
     """A state dict whose every tensor is drawn from a seed that its name gives."""
@@ -50,3 +52,29 @@ def keys_with_blocks(keys: dict[str, list[int]], blocks: list[int]) -> dict[str,
         if found is None or int(found[2]) < blocks[int(found[1] or 0)]:
             kept[key] = shape
     return kept
+
+
+def keys_of(layout: str) -> dict[str, list[int]]:
+    name = "thesis_soft" if layout == "thesis_reduced" else layout
+    file = GOLDEN / f"{name}.json"
+    file = file if file.exists() else GOLDEN / name / "case.json"
+    return json.loads(file.read_text())["keys"]
+
+
+def fresh(layout: str, seed: int) -> State:
+    """Weights that nobody has seen, of sizes that keep the variance of what passes through."""
+    generator = torch.Generator().manual_seed(seed)
+    state: State = {}
+    for key, shape in keys_of(layout).items():
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(5)
+        elif key.endswith("running_var"):
+            state[key] = torch.rand(shape, generator=generator) + 0.5
+        elif shape == [1] or (len(shape) == 1 and key.endswith("weight")):
+            state[key] = torch.rand(shape, generator=generator)  # of normalisation and PReLU
+        else:
+            drawn = torch.randn(shape, generator=generator)
+            fan = int(np.prod(shape[1:]))
+            state[key] = drawn * (fan**-0.5 if len(shape) > 1 else 0.02)
+    fixed = weights({"LTE.sub_mean.weight": [3, 3, 1, 1]}, gain=1.0)
+    return state | ({} if layout == "srgan_generator" else fixed)

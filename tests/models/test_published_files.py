@@ -13,10 +13,10 @@ from PIL import Image
 from restore.cli import main
 from restore.images.io import read_rgb
 from restore.tools.bench import plain_ttsr
-from tests.helpers import plain_attention, published
+from tests.helpers import plain_attention
 from tests.helpers.plain_single import srresnet
+from tests.helpers.published import State, fresh
 
-State = dict[str, torch.Tensor]
 LAYOUTS = [
     "official_default",
     "official_small",
@@ -31,32 +31,6 @@ LAYOUTS = [
 ]
 # Of two variants whose files hold the same entries, the one that is not assumed has to be named.
 NAMED = {"thesis_reduced": ["model=[attention=reduced_published]"]}
-
-
-def keys_of(layout: str) -> dict[str, list[int]]:
-    name = "thesis_soft" if layout == "thesis_reduced" else layout
-    file = published.GOLDEN / f"{name}.json"
-    file = file if file.exists() else published.GOLDEN / name / "case.json"
-    return json.loads(file.read_text())["keys"]
-
-
-def fresh(layout: str, seed: int) -> State:
-    """Weights that nobody has seen, of sizes that keep the variance of what passes through."""
-    generator = torch.Generator().manual_seed(seed)
-    state: State = {}
-    for key, shape in keys_of(layout).items():
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(5)
-        elif key.endswith("running_var"):
-            state[key] = torch.rand(shape, generator=generator) + 0.5
-        elif shape == [1] or (len(shape) == 1 and key.endswith("weight")):
-            state[key] = torch.rand(shape, generator=generator)  # of normalisation and PReLU
-        else:
-            drawn = torch.randn(shape, generator=generator)
-            fan = int(np.prod(shape[1:]))
-            state[key] = drawn * (fan**-0.5 if len(shape) > 1 else 0.02)
-    fixed = published.weights({"LTE.sub_mean.weight": [3, 3, 1, 1]}, gain=1.0)
-    return state | ({} if layout == "srgan_generator" else fixed)
 
 
 def resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

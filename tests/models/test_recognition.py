@@ -15,7 +15,7 @@ from restore.errors import UserError
 from restore.models import weights
 from restore.models.protocol import Backbone, CannotTell
 from tests.helpers.pictures import photo, write
-from tests.models.test_published_files import State, fresh
+from tests.helpers.published import State, fresh
 
 
 def under(prefix: str) -> Callable[[State], State]:
