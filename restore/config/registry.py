@@ -64,7 +64,9 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     check_group(group)
     if name not in names(group):
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
-    if group in compose(command, [*overrides], with_hydra=True).hydra.runtime.choices:
+    # Whether it is there depends on the parts that are chosen; single values may be of this part.
+    chosen = [o for o in overrides if names(o.partition("=")[0].lstrip("+"))]
+    if group in compose(command, chosen, with_hydra=True).hydra.runtime.choices:
         node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
     else:  # a group with a place in each stage or network, and none of its own
         place = f"{group}.{name}"
