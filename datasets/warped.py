@@ -25,6 +25,8 @@ from restore.types import Dataset, Sample, Source
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
+# Pixels; no reference reaches as far.
+_NOWHERE = 1e6
 
 
 class WarpedSplit:
@@ -67,6 +69,8 @@ class Warped:
         jpeg: share of references that were compressed, with qualities from 40 to 95.
         occluded: share of references of which a rectangle, up to a third of each side, shows
             another photo.
+        unrelated: share of references that show another photo.
+        black: share of references that are black.
         seed: of the views of `valid` and `test`.
     """
 
@@ -83,6 +87,8 @@ class Warped:
         noise: Share = 0.0,
         jpeg: Annotated[float, Field(ge=0, le=1)] = 0.0,
         occluded: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        unrelated: Share = 0.0,
+        black: Share = 0.0,
         seed: int = 0,
     ):
         if corners >= 0.25:
@@ -93,6 +99,7 @@ class Warped:
         self.rotation, self.scale, self.corners, self.shift = rotation, scale, corners, shift
         self.exposure, self.colour, self.noise = exposure, colour, noise
         self.jpeg, self.occluded = jpeg, occluded
+        self.unrelated, self.black = unrelated, black
 
     def split(self, name: str) -> WarpedSplit:
         """The split of that name of the photos."""
@@ -110,7 +117,7 @@ class Warped:
 
         Returns:
             `target`, `reference` (uint8) and `homography`, which takes the target's pixels to the
-            reference's.
+            reference's, or far outside it where that shows nothing of the target.
         """
         photo = sample["target"]
         height, width = (min(self.size, side) for side in photo.shape[-2:])
@@ -118,7 +125,15 @@ class Warped:
         left = corner(photo.shape[-1], width, 1, rng)
         to_target = self._geometry(height, width, rng)
         to_photo = warp.translation(left, top) @ to_target
-        reference = self._light(warp.view(photo, to_photo, height, width), rng)
+        to_reference = np.linalg.inv(to_target)
+        chance = rng.random()
+        if chance < self.unrelated:
+            photo_there, to_reference = other(), warp.translation(_NOWHERE, _NOWHERE)
+        else:
+            photo_there = photo
+        reference = self._light(warp.view(photo_there, to_photo, height, width), rng)
+        if self.unrelated <= chance < self.unrelated + self.black:
+            reference, to_reference = reference * 0, warp.translation(_NOWHERE, _NOWHERE)
         if rng.random() < self.occluded:
             reference = _hide(reference, other(), rng)
         if self.noise:
@@ -132,7 +147,7 @@ class Warped:
             key=sample["key"],
             target=photo[:, top : top + height, left : left + width].contiguous(),
             reference=reference,
-            homography=torch.from_numpy(np.linalg.inv(to_target)),
+            homography=torch.from_numpy(to_reference),
         )
 
     def _geometry(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -76,7 +76,8 @@ class Problem:
 
     Where the task knows holes: `hole_mask` (N1HW, 1 = hole), `filled` (N3HW, what the network was
     given at the target's size, its holes filled), `undamaged` (the same before it was damaged),
-    `overlap` (N: share of the input that the reference shows too).
+    `overlap` (N: share of the input that the reference shows too). `homography` (N33) as a
+    `Sample` has it.
     """
 
     inputs: dict[str, Any]  # Pictures
@@ -88,6 +89,7 @@ class Problem:
     filled: Tensor | None = None
     undamaged: Tensor | None = None
     overlap: Any = None
+    homography: Tensor | None = None
 
 
 @dataclass
@@ -97,7 +99,8 @@ class Restoration:
     Where the backbone has them: `score` (N1hw, the soft attention map), `textures` (transferred
     features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
     `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
-    it was executed).
+    it was executed); `query` and `key` (NChw) and their `sharpness`, where matching itself is
+    trained.
     """
 
     image: Tensor
@@ -106,6 +109,9 @@ class Restoration:
     index: Tensor | None = None
     grids: list[tuple[int, int]] = field(default_factory=list)
     block_masks: dict[str, Tensor] = field(default_factory=dict)
+    query: Tensor | None = None
+    key: Tensor | None = None
+    sharpness: Tensor | float = 1.0
 
 
 @runtime_checkable

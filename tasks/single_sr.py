@@ -63,7 +63,13 @@ class SingleSR:
         batch = self.degradation.device(batch, self.scale)
         inputs = {name: batch[name] for name in self.inputs if name in batch}
         grey = all(batch.get("grey", [False]))
-        return Problem(inputs, batch.get("target"), batch["key"], grey=grey)
+        return Problem(
+            inputs,
+            batch.get("target"),
+            batch["key"],
+            grey=grey,
+            homography=batch.get("homography"),
+        )
 
     def postprocess(self, restored: Restoration, problem: Problem) -> Restoration:
         """Nothing is left to do."""

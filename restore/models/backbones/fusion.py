@@ -41,6 +41,28 @@ class ScoreFusion(PlainFusion):
         return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
 
 
+class GatedFusion(ScoreFusion):
+    """F + conv(cat(F, T)) · σ(g · (S − t)): a score that is learned to close where nothing fits.
+
+    In TTSR the score of a reference of something else is still half of a good one's, so whatever it
+    offers is taken in. Gain and threshold are trained with everything else. Not in the paper.
+
+    Args:
+        features: channels of F.
+        texture: channels of T.
+        gain: g at the start.
+        threshold: t at the start, a score of `Hard`, which is a cosine.
+    """
+
+    def __init__(self, features: int, texture: int, gain: float = 10.0, threshold: float = 0.6):
+        super().__init__(features, texture)
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def taken(self, both: Tensor, score: Tensor) -> Tensor:
+        return super().taken(both, torch.sigmoid(self.gain * (score - self.threshold)))
+
+
 class ChannelFusion(PlainFusion):
     """F + conv(A(cat(F, T))), A a contrast-aware channel attention; the score is not used.
 

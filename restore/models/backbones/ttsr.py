@@ -237,7 +237,7 @@ class TTSR(Backbone):
     ):
         super().__init__()
         _check(blocks, scales, textures)
-        attention.fit(extractor.channels[-1])
+        attention.fit(extractor.matched)
         self.extractor = extractor
         self.attention = attention
         self.textures = sorted(textures)
@@ -313,7 +313,7 @@ class TTSR(Backbone):
                 f"TTSR needs a reference whose sides divide by 4, not "
                 f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
             )
-        keys = self.extractor(reference_low_up)[-1]
+        keys = self.extractor.key(reference, reference_low_up)
         values = dict(zip((4, 2, 1), self.extractor(reference)))
         return self.attention.encode_reference(keys, [values[scale] for scale in self.textures])
 
@@ -365,7 +365,7 @@ class TTSR(Backbone):
         if memory is None:
             transfer = self._nothing(low)
         else:
-            transfer = self.attention(self.extractor(low_up)[-1], memory)
+            transfer = self.attention(self.extractor.query(low, low_up), memory)
         textures = dict(zip(self.textures, transfer.textures))
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, made = self.shallow(seen * 2 - 1)

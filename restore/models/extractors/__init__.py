@@ -23,3 +23,23 @@ class Extractor(nn.Module):
         H and W divide by 4.
         """
         raise NotImplementedError
+
+    @property
+    def matched(self) -> int:
+        """Channels of what is compared, `query` and `key`."""
+        return self.channels[-1]
+
+    def query(self, low: Tensor, low_up: Tensor) -> Tensor:
+        """What is looked for, N, `matched`, H/4, W/4, of a low picture and the same enlarged.
+
+        TTSR: the coarsest features of the enlarged one.
+        """
+        return self(low_up)[-1]
+
+    def key(self, reference: Tensor, reference_low_up: Tensor) -> Tensor:
+        """What it is compared with, N, `matched`, H/4, W/4, of a reference and the same blurred.
+
+        TTSR: the coarsest features of the blurred one, since those of a sharp picture would be
+        unlike those of the low one.
+        """
+        return self(reference_low_up)[-1]
