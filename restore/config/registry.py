@@ -66,8 +66,11 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
     # Whether it is there depends on the parts that are chosen; single values may be of this part.
     chosen = [o for o in overrides if names(o.partition("=")[0].lstrip("+"))]
-    if group in compose(command, chosen, with_hydra=True).hydra.runtime.choices:
+    config = compose(command, chosen, with_hydra=True)
+    if group in config.hydra.runtime.choices:
         node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
+    elif group in config:  # several at once, each under its own name
+        node = plain(compose(command, [f"{group}=[{name}]", *overrides]))[group][name]
     else:  # a group with a place in each stage or network, and none of its own
         place = f"{group}.{name}"
         config = compose(command, [f"+{group}@{place}={name}", *overrides])

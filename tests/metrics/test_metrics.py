@@ -162,6 +162,14 @@ def test_what_is_not_at_hand_is_left_out_with_the_reason():
         build({"mine": lacking}, RGB)
 
 
+def test_a_metric_is_built_by_its_name():
+    metric = registry.build("metric", "psnr")
+    x, y = pictures(1, 12, 12)
+    metric.update(x, y)
+    expected = 10 * math.log10(1 / (eight(x) - eight(y)).square().mean().item())
+    assert metric.compute().item() == pytest.approx(expected, abs=1e-4)
+
+
 def test_every_metric_here_is_one_and_says_which_way_is_better():
     for key in registry.names("metric"):
         assert Legend({}).higher_is_better(key) is not None, key
