@@ -119,9 +119,12 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 
 # Run by `make test`; the others of RUN are held against their settings there, and run by
 # `make test-all`.
-FIRST = first_of_a_kind(RUN)
+# What takes long and runs in other tests too: several processes, named sweeps, measurements, and
+# the slower exporters.
+LONG = re.compile(r"torchrun|devices=2|-m .*sweep=|restore bench|format=(onnx|torch_export)")
+FIRST = first_of_a_kind([c for c in RUN if not LONG.search(c.text)])
 # What runs whole needs no look at its settings first; of a sweep only one job is run.
-COMPOSED = [c for c in [*BLOCKS, *MENTIONED] if c not in FIRST or "-m" in c.words]
+COMPOSED = [c for c in once([*BLOCKS, *MENTIONED]) if c not in FIRST or "-m" in c.words]
 
 
 def own_folder(arguments: list[str]) -> list[str]:
@@ -224,17 +227,9 @@ def installs(words: list[str]) -> None:
 # What a command does
 
 
-# What takes long and runs in other tests too: several processes, named sweeps, measurements, and
-# the slower exporters.
-LONG = re.compile(r"torchrun|devices=2|-m .*sweep=|restore bench|format=(onnx|torch_export)")
-
-
 @pytest.mark.parametrize(
     "command",
-    [
-        pytest.param(c, marks=pytest.mark.slow if c not in FIRST or LONG.search(c.text) else ())
-        for c in RUN
-    ],
+    [pytest.param(c, marks=pytest.mark.slow if c not in FIRST else ()) for c in RUN],
     ids=str,
 )
 def test_it_runs(command: Command, place: Path, stand_ins: StandIns):
