@@ -31,7 +31,8 @@ def test_the_plain_network_computes_the_same():
 @pytest.mark.parametrize(
     ("benchmark", "more"),
     [
-        ("matching", ["benchmark.sizes=[16]"]),
+        ("matching", ["benchmark.sizes=[16]", "benchmark.neighbours=0"]),
+        pytest.param("matching", ["benchmark.sizes=[16]"], marks=pytest.mark.slow),
         pytest.param(
             "forward",
             ["benchmark.sizes=[32]", "benchmark.precisions=[bf16]"],
@@ -54,6 +55,9 @@ def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
     assert float(row["ours ms"]) > 0
     ratio = float(row["plain ms"]) / float(row["ours ms"])
     assert float(row["speed-up"]) == pytest.approx(ratio, abs=0.06)
+    if benchmark == "matching" and "benchmark.neighbours=0" not in more:
+        ratio = float(row["plain ms, busy"]) / float(row["ours ms, busy"])
+        assert float(row["speed-up, busy"]) == pytest.approx(ratio, abs=0.06)
 
 
 @pytest.mark.slow

@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from restore.utils import threads
+
 # Products that are held at a time. On a CPU the block should stay in the caches (measured: from
 # half of this to twice as much is equally fast); on a GPU larger blocks mean fewer launches.
 _BLOCK = {"cpu": 5 << 18, "cuda": 1 << 26}
+
+# Parts of the query rows for each thread, so that one that is held up leaves work to the others,
+# and the least rows of one: two more at its edges are met by it and by its neighbour.
+_PARTS, _LEAST = 2, 8
 
 
 def box_sum(x_N1HW: Tensor) -> Tensor:
@@ -41,13 +47,38 @@ def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
         score NHW in [-1, 1], and index NHW (int64), the key's row-major position; of equal
         maxima the first.
     """
-    table = (query_NCHW.shape[-2] + 2) * (query_NCHW.shape[-1] + 2) * (key_NCHW[0, 0].numel() + 2)
-    together = max(1, _block(query_NCHW.device.type) // table)
-    found = [
-        _nearest(query, key)
-        for query, key in zip(query_NCHW.split(together), key_NCHW.split(together))
+    N, _, H, W = query_NCHW.shape
+    device = query_NCHW.device.type
+    many = torch.get_num_threads() if device == "cpu" else 1
+    table = (H + 2) * (W + 2) * (key_NCHW[0, 0].numel() + 2)
+    together = min(max(1, _block(device) // table), math.ceil(N / many))
+    high = H if many <= N else max(_LEAST, math.ceil(H / (_PARTS * many)))
+    score = query_NCHW.new_empty(N, H, W)
+    index = torch.empty(N, H, W, dtype=torch.int64, device=query_NCHW.device)
+    # Zeros all round, so that a part's rows have neighbours on either side.
+    query = F.pad(query_NCHW, (1, 1, 1, 1))
+    # Also all round, and rows between the key's: shifts along them then run into zeros.
+    key = F.pad(key_NCHW, (1, 1, 1, 1)).contiguous()
+    inverse = F.pad(1 / patch_norm(key_NCHW), (1, 1))[:, 0]  # N, Hk, Wk + 2
+    norm = patch_norm(query_NCHW)[:, 0]
+
+    def search(part: tuple[slice, int]) -> None:
+        items, top = part
+        end = min(top + high, H)
+        best, where = _nearest(query[items, :, top : end + 2], key[items], inverse[items])
+        torch.div(best, norm[items, top:end], out=score[items, top:end])
+        index[items, top:end] = where
+
+    parts = [
+        (slice(first, first + together), top)
+        for first in range(0, N, together)
+        for top in range(0, H, high)
     ]
-    score, index = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found))
+    if many > 1 and len(parts) > 1:
+        threads.each(search, parts)
+    else:
+        for part in parts:
+            search(part)
     return score, index
 
 
@@ -63,15 +94,20 @@ def nearest_pixel(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     return score, index
 
 
-def _nearest(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    N, C, H, W = query_NCHW.shape
-    Hk, Wk = key_NCHW.shape[-2:]
-    rows_q, rows_k = _blocks(N, H, W, Hk, Wk, query_NCHW.device.type)
+def _nearest(padded_NCHW: Tensor, key: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest product with a key patch of unit length, and where, of some rows of queries.
+
+    Args:
+        padded_NCHW: the rows, with one more on either side, of queries or zeros.
+        key: N, C, Hk + 2, Wk + 2, zeros all round.
+        inverse: N, Hk, Wk + 2: one over the key patches' norms, zeros on either side.
+    """
+    N, C, H, W = padded_NCHW.shape
+    H, W = H - 2, W - 2
+    Hk, Wk = key.shape[-2] - 2, key.shape[-1] - 2
+    rows_q, rows_k = _blocks(N, H, W, Hk, Wk, padded_NCHW.device.type)
     wide_q, wide_k = W + 2, Wk + 2
-    # Zeros all round: shifts along the flattened rows then run into zeros, never into neighbours.
-    query = F.pad(query_NCHW, (1, 1, 1, 1 + rows_q)).permute(0, 2, 3, 1).contiguous()
-    key = F.pad(key_NCHW, (1, 1, 1, 1)).contiguous()
-    inverse = F.pad(1 / patch_norm(key_NCHW), (1, 1))[:, 0]  # N, Hk, Wk + 2
+    query = F.pad(padded_NCHW, (0, 0, 0, rows_q)).permute(0, 2, 3, 1).contiguous()
     best = query.new_full((N, H + rows_q, W), -torch.inf)
     index = torch.zeros(N, H + rows_q, W, dtype=torch.int64, device=query.device)
     # What the sums never reach, at the buffers' ends, stands for the zeros around, and is not used.
@@ -107,8 +143,7 @@ def _nearest(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
             known.copy_(torch.where(better, value, known))
             where = index[:, y : y + rows_q]
             where.copy_(torch.where(better, place, where))
-    score = best[:, :H] / patch_norm(query_NCHW)[:, 0]
-    return score, index[:, :H].contiguous()
+    return best[:, :H], index[:, :H]
 
 
 def _view(buffer: Tensor, *shape: int) -> Tensor:

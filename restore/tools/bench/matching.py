@@ -17,11 +17,15 @@ from restore.tools.bench.measure import (
     compared,
     in_process,
     log,
+    neighbours,
     report,
     write_table,
 )
 from restore.tools.bench.plain import attend
 from restore.utils import files
+
+# What is measured again beside busy neighbours.
+_BUSY = ("plain ms", "ours ms", "speed-up")
 
 # The three feature pictures of TTSR: channels, and size relative to the coarsest.
 _VALUES = ((256, 1), (128, 2), (64, 4))
@@ -34,6 +38,8 @@ class Matching:
         sizes: sides of input and reference in pixels; features have a quarter of that.
         repeats: timed runs of each, whose median is reported.
         large: also our own method alone at 2040×1356 pixels, which takes minutes.
+        neighbours: other processes that each keep a core busy while all is measured once more;
+            0: only on the machine as it is.
     """
 
     def __init__(
@@ -41,21 +47,29 @@ class Matching:
         sizes: list[Annotated[int, Field(ge=8)]],
         repeats: Annotated[int, Field(ge=1)] = 5,
         large: bool = False,
+        neighbours: Annotated[int, Field(ge=0)] = 0,
     ):
         self.sizes, self.repeats, self.large = sizes, repeats, large
+        self.neighbours = neighbours
 
     def run(self, folder: Path, device: torch.device) -> None:
         """Measures, prints a table, and writes `matching.csv` and `matching.png`."""
         rows: list[Row] = []
         for size in self.sizes:
-            row = compared(__name__, size, size, self.repeats, device.type)
+            case = size, size, self.repeats, device.type
+            row = compared(__name__, *case)
+            if self.neighbours:
+                with neighbours(self.neighbours):
+                    beside = compared(__name__, *case)
+                row |= {f"{name}, busy": beside[name] for name in _BUSY}
             rows.append({"size": f"{size}×{size}", **row})
             log.info("%s", rows[-1])
         if self.large:
             measured = in_process(__name__, "ours", 1356, 2040, 1, device.type)
             row = {f"ours {unit}": round(value) for unit, value in measured.items()}
             rows.append({"size": "2040×1356", **row})
-        write_table(rows, ["size", *COMPARED], folder, "matching")
+        busy = [f"{name}, busy" for name in _BUSY] if self.neighbours else []
+        write_table(rows, ["size", *COMPARED, *busy], folder, "matching")
         _plot([row for row in rows if "plain ms" in row], folder / "matching.png")
 
 

@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) ->
     writer.writerows(rows)
     write_text(folder / f"{name}.csv", file.getvalue())
     log.info("%s", folder / f"{name}.csv")
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """While it lasts, so many other processes each keep a core busy."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 COMPARED = ["plain ms", "ours ms", "speed-up", "plain MB", "ours MB", "memory ratio"]

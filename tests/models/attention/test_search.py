@@ -125,3 +125,30 @@ def test_memory_grows_with_the_positions_not_their_square():
     assert done.returncode == 0, done.stderr
     kilobytes = int(done.stdout)
     assert kilobytes * 1024 < 0.15 * (96 * 96) ** 2 * 4, "a part of the table of all pairs"
+
+
+@given(
+    sizes=st.tuples(*(st.integers(1, most) for most in (4, 5, 40, 12, 9, 8))),
+    count=st.integers(2, 3),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=25)
+def test_threads_choose_as_one_does(sizes, count, seed):
+    """Also among equals, of which there are many where values are few."""
+    N, C, H, W, Hk, Wk = sizes
+    generator = torch.Generator().manual_seed(seed)
+    query, key = (
+        torch.randint(-1, 2, (N, C, *size), generator=generator).float()
+        for size in ((H, W), (Hk, Wk))
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        score, index = search.nearest_patch(query, key)
+        torch.set_num_threads(count)
+        with torch.inference_mode(bool(seed % 2)):
+            found = search.nearest_patch(query, key)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[1], index)
+    torch.testing.assert_close(found[0], score)
