@@ -39,12 +39,15 @@ def filled(picture_NCHW: Tensor, mask_N1HW: Tensor) -> Tensor:
 
 
 def _filled(picture_CHW: Tensor, hole_HW: Tensor) -> Tensor:
+    if hole_HW.all():
+        return torch.full_like(picture_CHW, 0.5)
     start = _membrane(picture_CHW, hole_HW)
     flat = _flat(start)
     hole = _Places.of(hole_HW)
     surface = _biharmonic(flat, hole, hole_HW)
-    least, most = (pick(start, (-2, -1)).numpy() for pick in (torch.amin, torch.amax))
-    flat[hole.at] = surface.clip(least, most)
+    # Of the known pixels alone: by rounding, the start may itself be beyond them in the holes.
+    known = picture_CHW[:, ~hole_HW]
+    flat[hole.at] = surface.clip(known.amin(1).numpy(), known.amax(1).numpy())
     return _unflat(flat, start.shape)
 
 
@@ -157,6 +160,6 @@ def blended(inside_NCHW: Tensor, outside_NCHW: Tensor, mask_N1HW: Tensor, border
         padded = F.pad(share, [border] * 4, mode="replicate")
         share = F.avg_pool2d(padded, side, stride=1)
         share = torch.where(mask_N1HW > 0, 1, share)  # exactly, whatever rounding made of the mean
-    return torch.where(
-        share == 0, outside_NCHW, outside_NCHW + share * (inside_NCHW - outside_NCHW)
-    )
+    # Unlike a sum of products, `lerp` never leaves the range of the two and is exact at both ends.
+    mixed = torch.lerp(outside_NCHW, inside_NCHW, share)
+    return torch.where(share == 0, outside_NCHW, mixed)

@@ -1,5 +1,6 @@
 """A picture worked through in tiles is the picture worked through whole."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -142,3 +143,27 @@ def test_mean_over_turns_meets_all_eight():
     ]
     assert len(seen) == 8
     assert all(any(torch.equal(one, other) for one in seen) for other in expected)
+
+
+def test_the_mean_over_turns_stays_between_its_parts():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        parts = torch.from_numpy(rng.random((8, 1, 1, 40, 40), np.float32) * 1e-6 + 0.3)
+        if rng.random() < 0.3:
+            parts = parts[:1].expand_as(parts)
+        left = iter(parts)
+        seen: list[torch.Tensor] = []
+
+        def answer(turned: torch.Tensor, left=left, seen=seen) -> torch.Tensor:
+            seen.append(next(left))
+            return seen[-1]
+
+        mean = mean_over_turns(answer, torch.zeros(1, 1, 40, 40))
+        turned_back = torch.stack(
+            [
+                (part.flip(-1) if number % 2 else part).rot90(-(number // 2), (-2, -1))
+                for number, part in enumerate(seen)
+            ]
+        )
+        assert (mean >= turned_back.amin(0)).all()
+        assert (mean <= turned_back.amax(0)).all()
