@@ -13,6 +13,7 @@ from restore.errors import UserError
 from restore.images.bicubic import resize
 from restore.images.io import find, load, read_rgb, to_uint8
 from restore.types import Sample
+from restore.utils import names
 
 
 class BenchmarkSplit:
@@ -38,7 +39,7 @@ class BenchmarkSplit:
             low = resize(target, 1 / self.scale, self.edges)
         else:
             low = read_rgb(self.lows[index])
-        return Sample(key=path.stem, target=target, low=low, grey=picture.grey)
+        return Sample(key=names.printable(path.stem), target=target, low=low, grey=picture.grey)
 
 
 def whole(picture: Tensor, scale: float, path: Path) -> Tensor:

@@ -1,6 +1,7 @@
 """Decoded pictures on disk, so that a crop costs what it is large, not what its picture is."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,10 @@ from restore.errors import Unwritable, UserError
 from restore.images import memory_mapped
 from restore.images.io import read_rgb
 from restore.utils.files import make_folder, whole
+from restore.utils.names import fitting
+
+# Bytes of the source's name in a kept file's.
+_STEM = 150
 
 
 class Cache:
@@ -54,8 +59,8 @@ class Cache:
             state = path.stat()
         except OSError:
             return None
-        where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-        name = f"{path.stem}.{where}.{state.st_size}-{state.st_mtime_ns}.npy"
+        where = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+        name = f"{fitting(path.stem, _STEM)}.{where}.{state.st_size}-{state.st_mtime_ns}.npy"
         return self.folder / path.parent.name / name
 
     def _write(self, kept: Path, picture_CHW: Tensor) -> None:

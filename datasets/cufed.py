@@ -15,6 +15,7 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.images.io import find, read_rgb
 from restore.types import Pictures, Sample
+from restore.utils.names import printable
 
 _CANVAS = 500
 _LEVELS = ["1", "2", "3", "4", "5"]
@@ -31,20 +32,23 @@ class CufedTrain:
 
     def __init__(self, root: Path):
         self.targets = find(root / "train" / "input")
-        references = {path.name: path for path in find(root / "train" / "ref")}
-        missing = [path.name for path in self.targets if path.name not in references]
+        named = [printable(path.name) for path in self.targets]
+        references = {printable(path.name): path for path in find(root / "train" / "ref")}
+        missing = [name for name in named if name not in references]
         if missing:
             raise UserError(
                 f"{root / 'train' / 'ref'} lacks {len(missing)} reference(s), such as {missing[0]}"
             )
-        self.references = [references[path.name] for path in self.targets]
+        self.references = [references[name] for name in named]
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> Sample:
         target, reference = self.targets[index], self.references[index]
-        return Sample(key=target.stem, target=read_rgb(target), reference=read_rgb(reference))
+        return Sample(
+            key=printable(target.stem), target=read_rgb(target), reference=read_rgb(reference)
+        )
 
 
 class Cufed5:
@@ -73,8 +77,8 @@ class Cufed5:
         pictures = [read_rgb(path) for path in self._paths(target)]
         reference: Pictures = pictures[0] if len(pictures) == 1 else pictures
         if self.together:
-            reference = stitched(pictures, target.stem)
-        return Sample(key=target.stem, target=read_rgb(target), reference=reference)
+            reference = stitched(pictures, printable(target.stem))
+        return Sample(key=printable(target.stem), target=read_rgb(target), reference=reference)
 
 
 def stitched(pictures: list[Tensor], key: str) -> Tensor:

@@ -13,6 +13,7 @@ from restore.datasets.cache import Cache
 from restore.errors import UserError
 from restore.images.io import find
 from restore.types import Sample
+from restore.utils.names import printable
 
 
 class Div2kSplit:
@@ -26,7 +27,7 @@ class Div2kSplit:
 
     def __getitem__(self, index: int) -> Sample:
         target = self.targets[index]
-        sample = Sample(key=target.stem, target=self.cache.read(target))
+        sample = Sample(key=printable(target.stem), target=self.cache.read(target))
         if self.lows is not None:
             sample["low"] = self.cache.read(self.lows[index])
         return sample

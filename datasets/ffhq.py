@@ -13,6 +13,7 @@ from restore.errors import UserError
 from restore.images.io import find, read_rgb
 from restore.images.zoom import centre, zoomed_out
 from restore.types import Sample
+from restore.utils import names
 
 
 class FfhqSplit:
@@ -26,7 +27,7 @@ class FfhqSplit:
 
     def __getitem__(self, index: int) -> Sample:
         path = self.files[index]
-        key = path.relative_to(self.root).with_suffix("").as_posix()
+        key = names.key(path, self.root)
         target = read_rgb(path)
         seen = zoomed_out if self.view == "same" else centre
         return Sample(key=key, target=target, low_up=seen(target, self.zoom))

@@ -23,6 +23,7 @@ from restore.datasets.folder import position
 from restore.errors import UnreadableImage, UserError
 from restore.images.io import by_name, find
 from restore.images.masks import Polarity, read
+from restore.utils.names import printable
 
 log = logging.getLogger("restore")
 
@@ -75,7 +76,7 @@ class QdImd:
         for path in find(Path(root)):
             said = re.search(r"_(train|test)$", path.stem)
             kind = said[1] if said else path.parent.name
-            if kind == "train" and position(path.stem) < valid:
+            if kind == "train" and position(printable(path.stem)) < valid:
                 kind = "valid"
             if kind in kinds:
                 kinds[kind].append(path)

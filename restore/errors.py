@@ -8,8 +8,12 @@ FAILURE, MISTAKE = 1, 2
 class UserError(Exception):
     """A mistake of the user: one sentence that says what is wrong, where, and what to do.
 
-    The command line prints the sentence and exits with code 2; Python callers may catch it.
+    The command line prints the sentence and exits with code 2; Python callers may catch it. Bytes
+    of a file's name that are no UTF-8, which could not be printed, are escaped in it.
     """
+
+    def __init__(self, sentence: str = ""):
+        super().__init__(sentence.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class UnreadableImage(UserError):

@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from restore.data.degradation import Degradation, as_float
+from restore.data.degradation import Degradation
 from restore.data.scale_schedule import fitted, level_scale, schedule
 from restore.errors import UserError
 from restore.images import pairs
 from restore.images.augment import turn
+from restore.images.io import as_float
 from restore.tasks.single_sr import SingleSR
 from restore.types import Problem, Sample
 

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from restore.data.degradation import as_float
 from restore.data.zoom import Zoomed
 from restore.errors import UserError
 from restore.images.augment import turn, turned
 from restore.images.filling import blended, filled
-from restore.images.io import to_uint8
+from restore.images.io import as_float, to_uint8
 from restore.images.overlap import Overlap, pair, share
 from restore.images.tiling import Window
 from restore.images.zoom import zoomed_out

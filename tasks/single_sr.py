@@ -7,10 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from restore.data.degradation import Degradation, as_float
+from restore.data.degradation import Degradation
 from restore.errors import UserError
 from restore.images import pairs
 from restore.images.augment import turn
+from restore.images.io import as_float
 from restore.types import Problem, Restoration, Sample, map_tensors
 
 # How flips and quarter turns are drawn; True, of runs from before there was a choice, is apart.

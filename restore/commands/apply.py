@@ -15,10 +15,10 @@ from restore.config import check, settings
 from restore.engine import launcher, run_folder
 from restore.errors import RunFailure, UserError
 from restore.images.convert import convert_mask
-from restore.images.io import by_name, find, fits, load, save, writable
+from restore.images.io import by_name, find, fits, load, save_bands, writable
 from restore.inference.pipeline import STAND_INS, Pipeline
 from restore.models import bundled, weights
-from restore.utils import files
+from restore.utils import files, names
 from restore.utils.progress import bar
 
 log = logging.getLogger("restore")
@@ -97,7 +97,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     for error in failed:
         log.error("not restored: %s", error)
     log.info(
-        "%d of %d picture(s) restored to %s", len(todo) - len(failed), len(todo), setting.output
+        "%d of %d picture(s) restored to %s",
+        *(len(todo) - len(failed), len(todo), names.printable(setting.output)),
     )
     return 1 if failed else 0
 
@@ -159,6 +160,12 @@ def jobs(setting: Apply, pipeline: Pipeline, goes_on: bool = False) -> list[Appl
         # Results of an earlier run, references and masks may lie in a folder within the input's.
         apart = [place for place in (goal, *given, *masks) if _within(place, source)]
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
+        if _within(goal, source):
+            log.warning(
+                "output=%s lies within input=%s: whatever else reads that folder takes the results "
+                "for data; a folder beside it is safer",
+                *(names.printable(goal), names.printable(source)),
+            )
     references = _references(given, kind, source, sources)
     holes = _of_each("mask", masks[0], source, sources) if masks else [None] * len(sources)
     pictures = [path for some in references if isinstance(some, list) for path in some]
@@ -171,6 +178,7 @@ def jobs(setting: Apply, pipeline: Pipeline, goes_on: bool = False) -> list[Appl
             inside = path.relative_to(source) if many else Path(path.name)
             suffix = setting.suffix or path.suffix.lower()
             end = goal / inside.with_suffix(suffix if suffix in _KEPT else ".png")
+            end = end.with_name(names.fitting(end.name))
         writable(end)
         if end in taken:
             raise UserError(f"{taken[end]} and {path} would both be written to {end}")
@@ -192,13 +200,14 @@ def beside(source: Path, suffix: str | None) -> Path:
     """
     ends = source.suffix.lower() if source.suffix.lower() in _KEPT else ".png"
     end = "" if source.is_dir() else suffix or ends
-    return source.with_name(f"{source.name if source.is_dir() else source.stem}_restored{end}")
+    stem = source.name if source.is_dir() else source.stem
+    return source.with_name(names.fitting(f"{stem}_restored{end}"))
 
 
 def _key(path: Path, source: Path) -> str:
     """The name of an input within all of them, as references and masks are found by it."""
     base = source if source.is_dir() else source.parent
-    return path.relative_to(base).with_suffix("").as_posix()
+    return names.key(path, base)
 
 
 def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.StandIn | None]:
@@ -254,14 +263,14 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
     if not given.is_dir():
         raise UserError(f"{what}={given}: there is no such file or folder")
     found = by_name(given)
-    names = [_key(path, source) for path in sources]
-    missing = [path for path, name in zip(sources, names) if name not in found]
+    keys = [_key(path, source) for path in sources]
+    missing = [path for path, key in zip(sources, keys) if key not in found]
     if missing:
         raise UserError(
             f"{what}={given} has no picture of the same name for {len(missing)} of "
             f"{len(sources)} input(s), such as {missing[0]}"
         )
-    return [found[name] for name in names]
+    return [found[key] for key in keys]
 
 
 def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -> list[UserError]:
@@ -287,11 +296,12 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
                 raise
             failed.append(error)
             continue
-        try:
-            result = pipeline.restore(picture, memory, mask, setting.tile, setting.ensemble)
-        except RunFailure as error:
-            raise RunFailure(f"{job.source}: {error}") from error
         mark.set()
         files.make_folder(job.goal.parent)
-        save(job.goal, result, setting.quality)
+        height, _ = pipeline.restorer.size(*size)
+        rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble)
+        try:
+            save_bands(job.goal, rows, height, setting.quality)
+        except RunFailure as error:
+            raise RunFailure(f"{job.source}: {error}") from error
     return failed

@@ -29,6 +29,8 @@ from restore.config import check, registry, settings
 from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
 from restore.images import memory_mapped
+from restore.images.decoding import opened
+from restore.images.io import readable
 from restore.tools.prepare import page
 from restore.tools.prepare.scenes import Pair, Refused
 from restore.tools.prepare.zoom_pairs import PreparedScene
@@ -176,7 +178,7 @@ def _warn_of_space(output: Path, pairs: list[Pair]) -> None:
     """Says so when the disk may be too small for what is to be kept, were all of it kept."""
     needed = 0
     for pair in pairs:
-        with Image.open(pair.target) as image:
+        with readable(pair.target), opened(pair.target) as image:
             needed += 2 * 3 * image.width * image.height
     free = shutil.disk_usage(output).free
     if needed > free:

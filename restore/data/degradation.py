@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -63,11 +62,6 @@ class TensorBicubic:
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """Adds the low pictures; see the module."""
         return _add(batch, scale, _tensor_resize)
-
-
-def as_float(picture: Tensor) -> Tensor:
-    """8-bit values as [0, 1]; floats as they are."""
-    return picture.float() / 255 if picture.dtype == torch.uint8 else picture
 
 
 def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ items. So the stream does not depend on the number of workers or processes, two 
 draw the same crops, and going on after an interruption means starting at a later position.
 """
 
+import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ from restore.config.settings import Loader
 from restore.errors import UnreadableImage, UserError
 from restore.types import DrawnSource, Pictures, Sample, Source, Task, map_tensors
 from restore.utils import signals
+
+log = logging.getLogger("restore")
 
 Batch = dict[str, Any]
 
@@ -168,14 +173,18 @@ class _Collated(Dataset):
     it on the way to the main process, and the sentence would be lost.
     """
 
-    def __init__(self, items: TrainItems | EvalItems):
-        self.items = items
+    def __init__(self, items: TrainItems | EvalItems, shared: bool):
+        self.items, self.shared = items, shared
 
     def __getitem__(self, places: list[int]) -> Batch | UserError:
         try:
-            return collate([self.items[place] for place in places])
+            batch = collate([self.items[place] for place in places])
         except UserError as error:
             return error
+        if self.shared:
+            return batch
+        # Arrays go through a pipe, of which every system has enough.
+        return {name: _as_arrays(value) for name, value in batch.items()}
 
 
 class Batches:
@@ -197,8 +206,14 @@ class Batches:
         workers: int,
         pin: bool = False,
     ):
+        shared = workers == 0 or _shared_memory() >= _SHARED
+        if not shared:
+            log.info(
+                "workers send their batches through pipes, as %s has less than %d GiB left",
+                *(_PLACE, _SHARED >> 30),
+            )
         self.loader = DataLoader(
-            _Collated(items),
+            _Collated(items, shared),
             sampler=places,
             batch_size=None,
             num_workers=workers,
@@ -216,7 +231,30 @@ class Batches:
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            yield {name: _as_tensors(value) for name, value in batch.items()}
+
+
+# Where torch puts what processes hand to each other; where it is full, workers die or hang.
+_PLACE = Path("/dev/shm")
+# Containers often have 64 MiB, which a few batches fill.
+_SHARED = 2 << 30
+
+
+def _shared_memory() -> int:
+    """Bytes left for what processes share; more than enough where a system has no such place."""
+    return shutil.disk_usage(_PLACE).free if _PLACE.is_dir() else _SHARED
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_arrays(x) for x in value]
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_tensors(x) for x in value]
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def train_batches(items: TrainItems, positions: Positions, loader: Loader, pin: bool) -> Batches:

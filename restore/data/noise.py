@@ -15,9 +15,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from restore.data.degradation import as_float
 from restore.errors import UserError
-from restore.images.io import to_uint8
+from restore.images.io import as_float, to_uint8
 
 Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Peak = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -95,7 +94,11 @@ class Jpeg:
         array = to_uint8(as_float(picture_CHW)).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO()
         Image.fromarray(array).save(file, "JPEG", quality=quality)
-        return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
+        return (
+            torch.from_numpy(np.array(Image.open(file, formats=["JPEG"])))
+            .permute(2, 0, 1)
+            .contiguous()
+        )
 
 
 def _ends(name: str, strength: float | tuple[float, float]) -> tuple:

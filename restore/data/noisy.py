@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from restore.data.degradation import Degradation, as_float
+from restore.data.degradation import Degradation
 from restore.data.noise import Noise
+from restore.images.io import as_float
 from restore.types import Sample, map_tensors
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from restore.errors import UserError
 from restore.images import masks
-from restore.images.io import Picture, from_array, from_image, load, to_array, to_image, to_uint8
+from restore.images.decoding import Picture, from_array, from_image
+from restore.images.io import load, to_array, to_image, to_uint8
 
 # One picture, as a caller may hand it over.
 AnyPicture = str | Path | Image.Image | np.ndarray | Tensor
@@ -160,7 +161,7 @@ def convert_mask(given: object, holes_are: masks.Polarity, size: tuple[int, int]
         )
         holes_are = "white"
     name = str(given) if isinstance(given, str | Path) else "mask"
-    found = masks.holes(convert(given, "mask").picture.colour, holes_are, name)[None]
+    found = masks.holes(convert(given, "mask").picture, holes_are, name)[None]
     if found.shape[-2:] != size:
         raise UserError(
             f"{name} ({found.shape[-1]}×{found.shape[-2]}) is not of the size of the picture "

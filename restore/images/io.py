@@ -1,10 +1,14 @@
 """Picture files: reading any usual kind, writing without losing what the kind can hold."""
 
+import logging
 import math
+import os
 import re
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,31 @@ import cv2
 import numpy as np
 import tifffile
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from restore.errors import UnreadableImage, UserError
+from restore.images import encoding
+from restore.images.decoding import Picture, decode
 from restore.utils.files import whole
+from restore.utils.names import key, printable
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
+log = logging.getLogger("restore")
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff"),
+    *(".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".gif"),
+)
+# Pictures too, but of kinds that are not read.
+_UNREAD = (
+    *(".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+# Folders of thumbnails and the like that systems leave beside pictures; hidden ones are left out
+# too.
+_BYPRODUCTS = ("@eaDir", "__MACOSX")
+# What every folder of a training or an evaluation holds: its pictures are results, not data.
+_RESULTS = {"config.yaml", "environment.json"}
 _WRITABLE = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -31,49 +53,71 @@ _WRITABLE = {
 _LARGEST = {"JPEG": 65500, "WEBP": 16383}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture and what its file said about it.
-
-    `colour` is 3HW float32 in [0, 1] (grey ones hold their grey three times), `alpha` 1HW or None,
-    `bits` 8 or 16 a channel, `grey` whether the file had one channel, `icc` its colour profile.
-    """
-
-    colour: Tensor
-    alpha: Tensor | None = None
-    bits: int = 8
-    grey: bool = False
-    icc: bytes | None = None
-
-
 def find(folder: Path) -> list[Path]:
     """All pictures below a folder, in natural order.
+
+    Linked folders are read like others, each folder once. Hidden files and folders are left out,
+    and, with a warning, folders of trainings and evaluations and files of kinds that are not read.
 
     Raises UserError when there is no such folder, or no picture in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    found: list[Path] = []
+    unread: list[Path] = []
+    results: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    # Links after everything else, so that a folder has its own name rather than a link's.
+    todo, linked = [folder], list[Path]()
+    while todo or linked:
+        place = todo.pop() if todo else linked.pop(0)
+        try:
+            state = place.stat()
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"cannot read the folder {place}: {error}") from error
+        if (state.st_dev, state.st_ino) in seen:
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        if place != folder and {entry.name for entry in entries} >= _RESULTS:
+            results.append(place)
+            continue
+        for entry in entries:
+            path = place / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if entry.name not in _BYPRODUCTS:
+                    (linked if entry.is_symlink() else todo).append(path)
+            elif path.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):
+                found.append(path)  # a link that leads nowhere too: reading it says so
+            elif path.suffix.lower() in _UNREAD:
+                unread.append(path)
+    for some, what in ((unread, "kind(s) of picture not read"), (results, "folder(s) of results")):
+        if some:
+            log.warning(
+                "%s: %d %s left out, such as %s",
+                *(printable(folder), len(some), what, printable(some[0])),
+            )
     if not found:
         raise UserError(f"there are no pictures below {folder} (known: {', '.join(SUFFIXES)})")
     return sorted(found, key=lambda path: _natural(str(path.relative_to(folder))))
 
 
 def by_name(folder: Path) -> dict[str, Path]:
-    """All pictures below a folder by their path in it without the suffix, in natural order.
+    """All pictures below a folder by their names in it (`restore.utils.names.key`), natural order.
 
     Raises UserError as `find`, and when two pictures have the same name.
     """
     named: dict[str, Path] = {}
     for path in find(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = key(path, folder)
         if name in named:
-            raise UserError(f"{named[name]} and {path} have the same name; one must go")
+            pair = [printable(other) for other in (named[name], path)]
+            if pair[0] == pair[1]:
+                pair = [ascii(str(other)) for other in (named[name], path)]
+            raise UserError(f"{pair[0]} and {pair[1]} have the same name; one must go")
         named[name] = path
     return named
 
@@ -86,15 +130,23 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 def load(path: Path) -> Picture:
     """Decodes a picture whole, upright (EXIF rotation applied); of several frames, the first.
 
-    Raises UnreadableImage when it is missing, truncated or no picture.
+    Raises UnreadableImage when it is missing, truncated, no picture, or claims too many pixels.
     """
     path = Path(path)
     if not path.is_file():
         raise UnreadableImage(path, "there is no such file")
+    with readable(path):
+        return decode(path)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever decoders raise over a damaged file becomes UnreadableImage, which names it."""
     try:
-        return _decode(path)
+        yield
     except _BROKEN as error:
-        raise UnreadableImage(path, str(error) or type(error).__name__) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(path, reason) from error
 
 
 # What the decoders raise over a damaged file.
@@ -116,40 +168,12 @@ _BROKEN = (
 )
 
 
-def _decode(path: Path) -> Picture:
-    with open(path, "rb") as file:
-        head = file.read(26)
-    # PIL would cut pixels of 16 bits to 8.
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        deep = _deep_tiff(path)
-        if deep is not None:
-            return deep
-    with Image.open(path) as opened:
-        if opened.format == "PNG" and head[24] == 16:
-            array = _deep_png(path, grey=head[25] in (0, 4))
-            upright = _upright(array, opened.getexif().get(_TURNED, 1))
-            return replace(from_array(upright), icc=opened.info.get("icc_profile"))
-        opened.load()
-        return from_image(opened)
+def read_rgb(path: Path) -> Tensor:
+    """A picture as uint8 3HW, upright, its transparency dropped.
 
-
-def from_image(opened: Image.Image) -> Picture:
-    """A decoded PIL picture, upright (EXIF rotation applied).
-
-    Raises ValueError for pixels of 32 bits.
+    Raises UnreadableImage; see `load`.
     """
-    icc = opened.info.get("icc_profile")
-    image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PPM"):
-        return replace(from_array(np.array(image).astype(np.uint16)[..., None]), icc=icc)
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; pictures of 8 or 16 bits a channel are known")
-    transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.mode == "CMYK":
-        icc = None  # a CMYK profile says nothing about the RGB that is made of it
-    array = np.array(image.convert("RGBA" if transparent else "RGB"))
-    return replace(from_array(array), grey=grey, icc=icc)
+    return to_uint8(load(path).colour)
 
 
 def to_image(picture: Picture) -> Image.Image:
@@ -162,79 +186,15 @@ def to_image(picture: Picture) -> Image.Image:
     return image
 
 
-def _deep_png(path: Path, grey: bool) -> np.ndarray:
-    """HWC pixels of a 16-bit PNG as they are stored, with transparency as the last channel."""
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16:
-        raise ValueError("its 16-bit pixels cannot be decoded")
-    array = array[..., None] if array.ndim == 2 else array
-    order = {1: [0], 3: [2, 1, 0], 4: [0, 3] if grey else [2, 1, 0, 3]}[array.shape[2]]
-    return array[..., order]
-
-
-def _deep_tiff(path: Path) -> Picture | None:
-    """A TIFF of 16-bit grey or RGB; None for any other."""
-    kinds = tifffile.PHOTOMETRIC
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        plain = page.photometric in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB)
-        if page.dtype != np.uint16 or page.bitspersample != 16 or not plain:
-            return None
-        tags = {code: page.tags[code].value for code in (_TURNED, _PROFILE) if code in page.tags}
-        easy = tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.ADOBE_DEFLATE
-        if page.compression in easy and page.predictor in (1, 2):
-            array = page.asarray()
-            array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
-            array = _upright(array if array.ndim == 3 else array[..., None], tags.get(_TURNED, 1))
-        else:  # OpenCV knows more compressions, and turns the picture itself
-            found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-            if found is None or found.dtype != np.uint16:
-                raise ValueError("its 16-bit pixels cannot be decoded")
-            found = found[..., None] if found.ndim == 2 else found
-            array = found[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[found.shape[2]]]
-        if page.photometric == kinds.MINISWHITE:
-            array = 65535 - array
-    if array.shape[2] > 4:
-        raise ValueError(f"it has {array.shape[2]} channels")
-    return replace(from_array(array), icc=tags.get(_PROFILE))
-
-
-# Tags of EXIF and TIFF.
-_TURNED, _PROFILE = 274, 34675
-
-
-def _upright(array_HWC: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes EXIF's orientation, 1 to 8; anything else means nothing."""
-    if orientation not in range(2, 9):
-        return array_HWC
-    if orientation >= 5:
-        array_HWC = array_HWC.transpose(1, 0, 2)
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return array_HWC[::rows, ::columns]
-
-
-def from_array(array_HWC: np.ndarray) -> Picture:
-    """The picture of uint8 or uint16 pixels HWC, the last of two or four channels transparency."""
-    bits = 8 * array_HWC.itemsize
-    planes = np.ascontiguousarray(array_HWC.transpose(2, 0, 1), dtype=np.float32)
-    picture = torch.from_numpy(planes).div_(2**bits - 1)
-    channels = picture.shape[0]
-    alpha = picture[-1:] if channels in (2, 4) else None
-    colour = picture[:3] if channels >= 3 else picture[:1].expand(3, -1, -1)
-    return Picture(colour.contiguous(), alpha, bits, grey=channels < 3)
-
-
-def read_rgb(path: Path) -> Tensor:
-    """A picture as uint8 3HW, upright, its transparency dropped.
-
-    Raises UnreadableImage; see `load`.
-    """
-    return to_uint8(load(path).colour)
+def as_float(picture: Tensor) -> Tensor:
+    """8-bit values as [0, 1]; floats as they are."""
+    return picture.float() / 255 if picture.dtype == torch.uint8 else picture
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Values in [0, 1] as 8 bits, rounded."""
+    """Values in [0, 1] as 8 bits, rounded; 8 bits as they are."""
+    if image.dtype == torch.uint8:
+        return image.detach()
     return (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -264,79 +224,80 @@ def save(path: Path, picture: Picture, quality: int = 95) -> None:
     Args:
         path: its suffix chooses the kind.
         picture: what to write.
-        quality: of JPEG and WebP, 1 to 100.
+        quality: of JPEG and WebP, 1 to 100; a WebP whose picture came from one that lost nothing
+            loses nothing either.
 
     Raises:
         UserError: the kind is unknown or too small for the picture, or the disk refuses.
     """
+    save_bands(path, [picture], picture.colour.shape[-2], quality)
+
+
+def save_bands(path: Path, bands: Iterable[Picture], height: int, quality: int = 95) -> None:
+    """The same of a picture that comes as bands of its rows, from the top, alike but for them.
+
+    PNG and TIFF are written as they come, so that no more than one band is in memory.
+    """
     writable(path)
-    fits(path, *picture.colour.shape[-2:])
+    coming = iter(bands)
+    first = next(coming)
+    fits(path, height, first.colour.shape[-1])
     kind = _WRITABLE[path.suffix.lower()]
-    array = to_array(picture, opaque=kind == "JPEG", deep=kind in ("PNG", "TIFF"))
+    rows = (
+        to_array(band, opaque=kind == "JPEG", deep=kind in ("PNG", "TIFF"))
+        for band in chain([first], coming)
+    )
     with whole(path) as temporary:
         if kind == "TIFF":
-            _save_tiff(temporary, array, picture.icc)
-        elif array.dtype == np.uint16:
-            _save_deep_png(temporary, array, picture.icc)
+            encoding.write_tiff(temporary, rows, height, first.icc)
+        elif kind == "PNG":
+            encoding.write_png(temporary, rows, height, first.icc)
         else:
+            array = _together(rows, height)
             image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-            more: dict[str, Any] = {"icc_profile": picture.icc} if picture.icc else {}
-            if kind in ("JPEG", "WEBP"):
-                more |= {"quality": quality}
+            more: dict[str, Any] = {"icc_profile": first.icc} if first.icc else {}
+            if kind == "WEBP" and first.lossless_webp:
+                more |= {"lossless": True, "exact": True}
+            else:
+                more["quality"] = quality
             image.save(temporary, kind, **more)
+
+
+def _together(rows: Iterator[np.ndarray], height: int) -> np.ndarray:
+    """All rows, without holding the bands beside them."""
+    first = next(rows)
+    if len(first) == height:
+        return first
+    array = np.empty((height, *first.shape[1:]), first.dtype)
+    top = 0
+    for band in chain([first], rows):
+        array[top : top + len(band)] = band
+        top += len(band)
+    assert top == height, (top, height)
+    return array
 
 
 def to_array(picture: Picture, opaque: bool, deep: bool) -> np.ndarray:
     """HWC pixels, uint16 where the picture has 16 bits and `deep` allows it, else uint8."""
-    channels = picture.colour[:1] if picture.grey else picture.colour
-    if picture.alpha is not None:
-        if opaque:
-            channels = channels * picture.alpha + (1 - picture.alpha)
-        else:
-            channels = torch.cat([channels, picture.alpha])
+    colour, alpha = picture.colour, picture.alpha
+    colour = colour[:1] if picture.grey else colour
     deep = deep and picture.bits == 16
-    values = channels.detach().float().clamp(0, 1).mul_(65535 if deep else 255).round_()
-    array = values.permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(array, dtype=np.uint16 if deep else np.uint8)
+    channels = [colour] if alpha is None or opaque else [colour, alpha]
+    if alpha is not None and opaque:
+        share = as_float(alpha)
+        channels = [as_float(colour) * share + (1 - share)]
+    levels = [_levels(x, 65535 if deep else 255) for x in channels]
+    return np.ascontiguousarray(np.concatenate(levels, -1))
 
 
-def _save_tiff(path: Path, array_HWC: np.ndarray, icc: bytes | None) -> None:
-    channels = array_HWC.shape[2]
-    tifffile.imwrite(
-        path,
-        array_HWC if channels > 1 else array_HWC[..., 0],
-        photometric="rgb" if channels >= 3 else "minisblack",
-        planarconfig="contig" if channels > 1 else None,
-        extrasamples=["unassalpha"] if channels in (2, 4) else None,
-        compression="zlib",
-        iccprofile=icc,
-        metadata=None,
-    )
-
-
-def _save_deep_png(path: Path, array_HWC: np.ndarray, icc: bytes | None) -> None:
-    """A PNG of 16 bits (W3C, PNG third edition), which PIL does not write."""
-    height, width, channels = array_HWC.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    lines = array_HWC.astype(">u2").view(np.uint8).reshape(height, -1)
-    # Each line's difference to the one above ("Up", filter 2), which packs better.
-    lines = np.concatenate([lines[:1], lines[1:] - lines[:-1]])
-    filtered = np.pad(lines, ((0, 0), (1, 0)), constant_values=2)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
-    if icc:
-        chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(icc)))
-    packed = zlib.compress(filtered.tobytes())
-    step = 1 << 26  # a chunk holds less than 2 GiB
-    chunks += [(b"IDAT", packed[at : at + step]) for at in range(0, len(packed), step)]
-    chunks.append((b"IEND", b""))
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for name, body in chunks:
-            checksum = zlib.crc32(body, zlib.crc32(name))
-            file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum))
+def _levels(x_CHW: Tensor, most: int) -> np.ndarray:
+    """Whole numbers up to 255 or 65535, HWC."""
+    if x_CHW.dtype == torch.uint8 and most == 255:
+        return x_CHW.detach().permute(1, 2, 0).cpu().numpy()
+    values = as_float(x_CHW.detach()).float().clamp(0, 1).mul_(most).round_()
+    return values.permute(1, 2, 0).cpu().numpy().astype(np.uint8 if most == 255 else np.uint16)
 
 
 def save_png(path: Path, image_CHW: Tensor) -> None:
     """Writes uint8 or float [0, 1] pixels as an 8-bit PNG, whole or not at all."""
-    colour = image_CHW.float() / 255 if image_CHW.dtype == torch.uint8 else image_CHW
-    save(path, Picture(colour))
+    save(path, Picture(image_CHW))

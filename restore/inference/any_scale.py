@@ -1,14 +1,15 @@
 """Trained weights as something that enlarges one picture by any real scale, step by step."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from restore.config.settings import Runtime
-from restore.data.degradation import as_float
 from restore.data.scale_schedule import enlarged, size
 from restore.errors import UserError
+from restore.images.io import as_float
 from restore.images.tiling import Window, tiled
 from restore.inference.evaluation import evaluating
 from restore.inference.restorer import Restorer, mean_over_turns
@@ -34,15 +35,18 @@ class AnyScaleRestorer(Restorer):
             self.task = loaded.task({"scale": scale, "ratios": None})
             self.scale = self.task.scale
 
-    def restore(
+    def bands(
         self,
         low: Tensor,
         memory: Any,
         tile: int | None,
         ensemble: bool = False,
         mask: Tensor | None = None,
-    ) -> Tensor:
-        """As for other networks, but `tile` is in pixels of the result; holes are not filled."""
+    ) -> Iterator[Tensor]:
+        """As for other networks, but all at once, as each step needs the one before it whole.
+
+        `tile` is in pixels of the result; holes are not filled.
+        """
         assert memory is None
         assert mask is None
 
@@ -66,7 +70,8 @@ class AnyScaleRestorer(Restorer):
         with evaluating(self.model):
             picture = as_float(low).to(self.device)[None]
             assert isinstance(self.task, AnyScaleTask)
-            return enlarged(picture, self.task.ratios, sharp)[0].clamp(0, 1).cpu()
+            result = enlarged(picture, self.task.ratios, sharp)[0].clamp_(0, 1).cpu()
+        yield result
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Sides of the result: where the scale gives a part of a pixel more, one more."""

@@ -22,6 +22,7 @@ from restore.metrics.selection import Selection, regions
 from restore.types import Problem, Restoration, Task, map_tensors
 from restore.utils import distributed
 from restore.utils.files import optional
+from restore.utils.names import fitting
 from restore.utils.progress import bar
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -210,7 +211,7 @@ class Evaluator:
     def _draw(
         self, folder: Path, place: int, problem: Problem, restored: Restoration, baseline: Tensor
     ) -> None:
-        name = f"{place:03d}_{_safe(problem.keys[0])}"
+        name = fitting(f"{place:03d}_{_safe(problem.keys[0])}", _SHEET_NAME)
         drawn = {name: sheets.comparison(problem, restored, self._result.baseline, baseline)}
         if restored.block_masks:
             drawn[f"{name}_masks"] = mask_sheets.sheet(restored.block_masks)
@@ -262,6 +263,10 @@ def _target(problem: Problem, restored: Tensor) -> Tensor:
             "is the low picture of another size than target / scale?"
         )
     return target
+
+
+# Bytes of a sheet's name, so that there is room for what is added to it.
+_SHEET_NAME = 200
 
 
 def _safe(key: str) -> str:

@@ -1,6 +1,6 @@
 """From a picture to a restored picture: what `restore.load` returns and `restore apply` runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 from restore.config.settings import Runtime, StandIn
 from restore.errors import RunFailure, UserError
 from restore.images.convert import AnyPicture, convert, convert_mask
-from restore.images.io import Picture, to_uint8
+from restore.images.io import Picture, as_float, to_uint8
 from restore.images.masks import Polarity
 from restore.inference import any_scale
 from restore.models.weights import Loaded
@@ -250,45 +250,77 @@ class Pipeline:
         tile: Tile = "auto",
         ensemble: bool = False,
     ) -> Picture:
-        """The picture enlarged and its holes (1HW bool) filled.
+        """The picture enlarged and its holes (1HW bool) filled, see `bands`."""
+        height, width = self.restorer.size(*picture.colour.shape[-2:])
+        colour = torch.empty(3, height, width)
+        alpha = None if picture.alpha is None else torch.empty(1, height, width)
+        top = 0
+        for band in self.bands(picture, memory, mask, tile, ensemble):
+            rows = slice(top, top + band.colour.shape[-2])
+            colour[:, rows] = band.colour
+            if alpha is not None and band.alpha is not None:
+                alpha[:, rows] = band.alpha
+            top = rows.stop
+        assert top == height, (top, height)
+        return replace(picture, colour=colour, alpha=alpha)
 
-        It keeps its transparency, depth and colour profile.
+    def bands(
+        self,
+        picture: Picture,
+        memory: Any,
+        mask: Tensor | None = None,
+        tile: Tile = "auto",
+        ensemble: bool = False,
+    ) -> Iterator[Picture]:
+        """The picture enlarged and its holes (1HW bool) filled, some rows at a time from the top.
+
+        It keeps its transparency, depth and colour profile. Where tiles are taken, no more than a
+        band of the result as high as a tile is in memory.
 
         Transparency goes through the network as a grey picture, and is then kept between the least
         and the greatest of the 3×3 given pixels around: what was wholly opaque stays so.
         """
         self.check_mask(given=mask is not None)
         self.check_tile(tile)
-
-        def whole(layer: Picture, mask: Tensor | None) -> Tensor:
-            low = _pixels(layer)
-            sides = self.restorer.works_on(*low.shape[-2:])
-            side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
-            return self.restorer.restore(low, memory, side, ensemble, mask)
-
+        height, width = picture.colour.shape[-2:]
+        sides = self.restorer.works_on(height, width)
+        side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
+        colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask)
+        alphas: Iterator[Tensor] | None = None
+        if picture.alpha is not None:
+            layer = replace(picture, colour=picture.alpha.expand(3, -1, -1), alpha=None)
+            alphas = self.restorer.bands(_pixels(layer), memory, side, ensemble)
+        top = 0
         try:
-            colour = whole(picture, mask)
-            if picture.grey:
-                colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
-            alpha = picture.alpha
-            if alpha is not None:
-                layer = replace(picture, colour=alpha.expand(3, -1, -1), alpha=None)
-                least, most = self._around(alpha)
-                alpha = whole(layer, None).mean(0, keepdim=True).clamp(least, most)
+            for colour in colours:
+                if picture.grey:
+                    colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
+                alpha = None
+                if alphas is not None:
+                    alpha = next(alphas).mean(0, keepdim=True)
+                    assert alpha.shape[-2:] == colour.shape[-2:]
+                    alpha = alpha.clamp(*self._around(picture, top, alpha.shape[-2]))
+                top += colour.shape[-2]
+                yield replace(picture, colour=colour, alpha=alpha)
         except torch.OutOfMemoryError as error:
-            height, width = picture.colour.shape[-2:]
             raise RunFailure(
                 f"the device's memory is too small for a picture of {width}×{height}; take a "
                 "smaller tile (such as tile=128), a smaller reference, or the CPU"
             ) from error
-        return replace(picture, colour=colour, alpha=alpha)
 
-    def _around(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """The least and the greatest of the 3×3 pixels around each, at the result's size."""
-        size = self.restorer.size(*alpha.shape[-2:])
-        least = -F.max_pool2d(-alpha, 3, stride=1, padding=1)
-        most = F.max_pool2d(alpha, 3, stride=1, padding=1)
-        return F.interpolate(least[None], size)[0], F.interpolate(most[None], size)[0]
+    def _around(self, picture: Picture, top: int, height: int) -> tuple[Tensor, Tensor]:
+        """Least and greatest transparency around each pixel of some rows of the result."""
+        assert picture.alpha is not None
+        sides = picture.alpha.shape[-2:]
+        size = self.restorer.size(*sides)
+        rows = torch.arange(top, top + height) * sides[0] // size[0]
+        columns = torch.arange(size[1]) * sides[1] // size[1]
+        first, last = max(0, int(rows[0]) - 1), int(rows[-1]) + 2
+        near = as_float(picture.alpha[:, first:last])
+        least = -F.max_pool2d(-near, 3, stride=1, padding=1)
+        most = F.max_pool2d(near, 3, stride=1, padding=1)
+        at = (rows - first)[:, None], columns
+        return least[:, *at], most[:, *at]
 
 
 def automatic_tile(height: int, width: int, reach: int | None) -> int | None:

@@ -1,7 +1,8 @@
 """Trained weights as something that restores one picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from restore.config.settings import Runtime, StandIn
 from restore.data.references import changed, picture
-from restore.images.tiling import Window, tiled
+from restore.images.tiling import Window, bands
 from restore.inference.evaluation import Runner, evaluating
 from restore.models.weights import Loaded
 from restore.types import InpaintingTask, Problem, Sample
@@ -94,6 +95,17 @@ class Restorer:
         Returns:
             3, scale·H, scale·W in [0, 1], on the CPU.
         """
+        return joined(self.bands(low, memory, tile, ensemble, mask), self.size(*low.shape[-2:])[0])
+
+    def bands(
+        self,
+        low: Tensor,
+        memory: Any,
+        tile: int | None,
+        ensemble: bool = False,
+        mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """What `restore` returns, some rows at a time from the top, each 3, h, scale·W."""
         assert tile is None or self.reach is not None, "tiles would differ from the whole"
         more = {} if memory is None else {"memory": memory}
         sample = Sample(key="picture", low=low)
@@ -106,24 +118,29 @@ class Restorer:
             overlap += self.inpainting.margin
         pictures = {name: x for name, x in sample.items() if isinstance(x, Tensor)}
         # One over the other, to be cut and turned as one.
-        stack = torch.cat([x.to(low.dtype) for x in pictures.values()])
+        layers = [x.to(low.dtype) for x in pictures.values()]
+        stack = torch.cat(layers) if len(layers) > 1 else layers[0]
+        names, sizes = [*pictures], [len(x) for x in layers]
+        del layers, pictures, sample
 
         def once(part: Tensor) -> Tensor:
-            layers = part.split([len(x) for x in pictures.values()])
-            layer = {name: x.contiguous() for name, x in zip(pictures, layers)}
+            cut = part.split(sizes)
+            layer = {name: x.contiguous() for name, x in zip(names, cut)}
             problem = self._problem(Sample(key="picture", **layer))  # type: ignore[typeddict-item]
             return self.task.postprocess(self.runner(problem, **more), problem).image
 
         def part(window: Window) -> Tensor:
             cut = window.of(stack, self.shrink)
-            return mean_over_turns(once, cut) if ensemble else once(cut)
+            with evaluating(self.model):
+                return mean_over_turns(once, cut) if ensemble else once(cut)
 
-        with evaluating(self.model):
-            rows, columns = (side // self.shrink for side in stack.shape[-2:])
-            scale = self.scale * self.shrink
-            whole = tiled(part, rows, columns, tile=tile, overlap=overlap, scale=scale)[0]
-        height, width = (side * self.scale for side in low.shape[-2:])
-        return whole[:, :height, :width]
+        rows, columns = (side // self.shrink for side in stack.shape[-2:])
+        scale = self.scale * self.shrink
+        left, width = (side * self.scale for side in low.shape[-2:])  # the rest was continued
+        for band in bands(part, rows, columns, tile=tile, overlap=overlap, scale=scale):
+            if left > 0:
+                yield band[0, :, :left, :width]
+            left -= band.shape[-2]
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Sides of the result for a picture of these sides."""
@@ -149,6 +166,21 @@ class Restorer:
             for name, value in item.items()
         }
         return task.prepare(batch)
+
+
+def joined(bands_CHW: Iterable[Tensor], height: int) -> Tensor:
+    """Bands one below the other, without holding all of them beside the result."""
+    coming = iter(bands_CHW)
+    first = next(coming)
+    if first.shape[-2] == height:
+        return first
+    result = first.new_empty(first.shape[0], height, first.shape[-1])
+    top = 0
+    for band in chain([first], coming):
+        result[:, top : top + band.shape[-2]] = band
+        top += band.shape[-2]
+    assert top == height, (top, height)
+    return result
 
 
 def mean_over_turns(function: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def whole(path: Path, sync: bool = False) -> Iterator[Path]:
 
     Raises Unwritable when the system refuses, whatever the library that wrote made of that.
     """
-    stem = path.stem.encode()[:100].decode(errors="ignore")
+    stem = os.fsencode(path.stem)[:100].decode(errors="ignore")
     temporary = path.with_name(f".{stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from restore.cli import main
 from restore.config.settings import Runtime
 from restore.images.bicubic import resize
-from restore.images.io import Picture, load, read_rgb, save
+from restore.images.io import Picture, as_float, load, read_rgb, save
 from restore.images.tiling import windows
 from restore.inference.pipeline import automatic_tile
 from restore.inference.restorer import Restorer
@@ -313,7 +313,7 @@ def test_transparency_is_restored_too(run, restorer, folder: Path, mode: str):
     reference = read_rgb(folder / "reference.png")
     colour = by_hand(restorer, low, reference)
     colour = colour.mean(0, keepdim=True).expand(3, -1, -1) if mode == "LA" else colour
-    assert levels(eight(result.colour), eight(colour)) <= 1
+    assert levels(eight(as_float(result.colour)), eight(colour)) <= 1
     assert result.grey == (mode == "LA")
     # As a grey picture, within the range of each low pixel's neighbours.
     grey = torch.from_numpy(alpha).expand(3, -1, -1).contiguous()
@@ -323,7 +323,7 @@ def test_transparency_is_restored_too(run, restorer, folder: Path, mode: str):
             near = alpha[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] / 255
             block = expected[4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
             expected[4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = block.clip(near.min(), near.max())
-    assert levels(eight(result.alpha[0]), eight(torch.from_numpy(expected))) <= 1
+    assert levels(eight(as_float(result.alpha[0])), eight(torch.from_numpy(expected))) <= 1
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -1,5 +1,9 @@
 """From samples to batches: the same items whatever reads them, each once, and broken files."""
 
+import logging
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 
 from restore.config import registry
 from restore.config.settings import Loader
+from restore.data import loading
 from restore.data.loading import (
     Batch,
     EvalItems,
@@ -23,6 +28,7 @@ from restore.data.loading import (
 )
 from restore.errors import UnreadableImage, UserError
 from restore.types import Sample
+from tests import ROOT
 from tests.helpers.pictures import coordinates, photo, truncate, write
 
 
@@ -322,3 +328,65 @@ def test_tensors_go_to_the_device_and_the_rest_stays():
     moved = to_device(batch, torch.device("meta"))
     assert moved["target"].device.type == "meta"
     assert (moved["key"], moved["skipped"]) == (["a"], [("f", "why")])
+
+
+# Shared memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("references", [1, 2])
+def test_a_small_shared_memory_changes_nothing_but_the_way(monkeypatch, caplog, references):
+    class Several(Places):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            others = [sample["target"], sample["target"].flip(-1)]
+            return Sample(key=str(index), target=sample["target"], reference=others[:references])
+
+    items = TrainItems(Several(3, 40), task(), 0, "raise")
+    positions = Positions(0, 4, 2, 1, 0, 1)
+    plain = list(train_batches(items, positions, Loader(0, "raise"), False))
+    monkeypatch.setattr(loading, "_shared_memory", lambda: 60 << 20)
+    with caplog.at_level(logging.INFO, "restore"):
+        piped = list(train_batches(items, positions, Loader(2, "raise"), False))
+    assert "through pipes, as /dev/shm has less than 2 GiB left" in caplog.text
+    for one, other in zip(plain, piped, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            pairs = zip(value, other[name], strict=True)
+            for x, y in pairs:
+                assert torch.equal(x, y) if torch.is_tensor(x) else x == y
+                assert type(x) is type(y)
+
+
+SMALL = """
+mount -t tmpfs -o size=2m tmpfs /dev/shm || exit 77
+exec {python} -c '
+import torch
+from restore.config.settings import Loader
+from restore.data.loading import EvalItems, eval_batches
+class Large:
+    def __len__(self): return 8
+    def __getitem__(self, index):
+        return dict(key=str(index), target=torch.full((3, 1000, 1000), index, dtype=torch.uint8))
+class Task:
+    def eval_item(self, sample): return sample
+batches = eval_batches(EvalItems(Large(), Task(), "raise"), Loader(2, "raise"), 0, 1, None)
+assert [int(batch["target"].float().mean()) for batch in batches] == list(range(8))
+'
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare to have a /dev/shm with")
+def test_pictures_larger_than_the_shared_memory_arrive():
+    """In a /dev/shm of 2 MiB, as containers have small ones: nothing dies, nothing hangs."""
+    script = SMALL.format(python=sys.executable)
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("this user may not mount")
+    assert done.returncode == 0, done.stderr

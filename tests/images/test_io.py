@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from restore.errors import UnreadableImage, UserError
-from restore.images.io import Picture, find, fits, load, read_rgb, save, save_png
+from restore.images.io import Picture, as_float, find, fits, load, read_rgb, save, save_png
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -43,7 +43,10 @@ def stored(picture: Picture) -> np.ndarray:
     """The pixels as whole numbers, HWC, as a file of the picture's own kind has them."""
     channels = [picture.colour[:1] if picture.grey else picture.colour]
     channels += [picture.alpha] if picture.alpha is not None else []
-    values = torch.cat(channels).double().permute(1, 2, 0).numpy() * (2**picture.bits - 1)
+    assert {x.dtype for x in channels} == {torch.uint8 if picture.bits == 8 else torch.float32}
+    if picture.bits == 8:
+        return torch.cat(channels).permute(1, 2, 0).numpy().astype(np.int64)
+    values = torch.cat(channels).double().permute(1, 2, 0).numpy() * 65535
     assert np.abs(values - values.round()).max() < 1e-2
     return values.round().astype(np.int64)
 
@@ -335,7 +338,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, da
             told = str(error)
         else:
             assert picture.colour.shape[0] == 3
-            assert 0 <= picture.colour.min() <= picture.colour.max() <= 1
+            assert 0 <= as_float(picture.colour).min() <= as_float(picture.colour).max() <= 1
             return
     assert str(path) in told
 

@@ -1,6 +1,7 @@
 """Where a comparison's pictures come from: folders of any method, matched by name."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from restore.errors import UserError
 from restore.images.io import by_name, read_rgb
 from restore.tools.compare import palette
 from restore.tools.compare.palette import PaletteFolder
+from restore.utils.names import fitting
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
 
@@ -157,9 +159,13 @@ def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matc
     return matched
 
 
+# Bytes of a flat name, so that a suffix fits behind it.
+_ROOM = 240
+
+
 def flat(name: str) -> str:
     """A name (path without suffix) that any program takes as a file's: no folders, no blanks."""
-    return re.sub(r"[^\w.-]", "_", name)
+    return fitting(re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name)), _ROOM)
 
 
 def _base(name: str) -> str:

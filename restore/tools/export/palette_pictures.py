@@ -64,7 +64,7 @@ class MaskedPictures(Dataset):
         }
 
     def _read(self, path: str, mode: str) -> Tensor:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=["PNG"]) as opened:
             array = np.asarray(opened.convert(mode), dtype=np.float32) / 255
         if array.shape[:2] != self.image_size:
             raise ValueError(f"{path} has {array.shape[:2]} pixels, not {self.image_size}")

@@ -9,10 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from restore.errors import UserError
-from restore.images.io import find
+from restore.errors import UnreadableImage, UserError
+from restore.images.decoding import opened
+from restore.images.io import find, readable
 
 # What the data set's own scripts leave beside the pictures.
 _DERIVED = ("cropped", "aligned", "compare")
@@ -47,9 +46,9 @@ class Refused:
 def focal_length(path: Path) -> float | None:
     """The focal length in mm that a picture's EXIF data tell; None when they do not.
 
-    Raises OSError (or PIL's UnidentifiedImageError, which is one) when it is no picture.
+    Raises UnreadableImage when it is no picture.
     """
-    with Image.open(path) as image:
+    with readable(path), opened(path) as image:
         told: Any = image.getexif().get_ifd(_EXIF).get(_FOCAL_LENGTH)
     try:
         value = float(told)
@@ -83,8 +82,8 @@ def pairs(root: Path) -> tuple[list[Pair], list[Refused]]:
             key = f"{scene}/{path.name}"
             try:
                 length = focal_length(path)
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                refused.append(Refused(key, f"cannot be read: {error}"))
+            except UnreadableImage as error:
+                refused.append(Refused(key, f"cannot be read: {error.reason}"))
                 continue
             if length is None:
                 refused.append(Refused(key, "its EXIF data tell no focal length"))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from restore.errors import UserError
+from restore.images.decoding import opened
+from restore.images.io import readable
 from restore.models.attention import choices
 from restore.tools.report.comparable_groups import ComparableGroup
 
@@ -41,10 +42,8 @@ class Album:
             return None
         mark = hashlib.sha256(path.read_bytes()).hexdigest()
         if mark not in self._names:
-            try:
-                picture = Image.open(path).convert("L" if lossless else "RGB")
-            except OSError as error:
-                raise UserError(f"{path} is damaged: {error}") from error
+            with readable(path), opened(path) as image:
+                picture = image.convert("L" if lossless else "RGB")
             picture.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=self.quality, lossless=lossless, method=3)
