@@ -263,11 +263,11 @@ def test_tiles_are_chosen_by_size_and_show_no_seam(net: restore.Pipeline, monkey
     assert np.abs(net(picture, tile=24).astype(int) - whole).max() <= 1
     seen: list[int | None] = []
 
-    def instead(low: torch.Tensor, memory: Any, tile: int | None, *_: Any) -> torch.Tensor:
+    def instead(low: torch.Tensor, memory: Any, tile: int | None, *_: Any) -> list[torch.Tensor]:
         seen.append(tile)
-        return torch.zeros(3, *net.restorer.size(*low.shape[-2:]))
+        return [torch.zeros(3, *net.restorer.size(*low.shape[-2:]))]
 
-    monkeypatch.setattr(net.restorer, "restore", instead)
+    monkeypatch.setattr(net.restorer, "bands", instead)
     net(picture)
     net(np.zeros((401, 401), np.uint8))
     assert seen[0] is None
