@@ -55,7 +55,7 @@ class SrRaw:
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
         test: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):
-        self.root = Path(root).expanduser()
+        self.root = Path(root)
         self.shares = {"valid": valid, "test": test}
         if valid + test > 1:
             raise UserError(f"data.valid={valid} and data.test={test} are more than all scenes")

@@ -5,8 +5,6 @@ a KeyboardInterrupt, in training after the run has been saved. What belongs to t
 stays as it was: its arguments, working folder, logging, Hydra and torch's generator.
 """
 
-import csv
-import json
 import logging
 import os
 import random
@@ -21,11 +19,12 @@ import torch
 import yaml
 from omegaconf import open_dict
 
-from restore.config import check, compose, conf, names, plain, registry, settings
+from restore.config import check, compose, conf, names, plain, registry, settings, stored
 from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
 from restore.inference.pipeline import Pipeline
 from restore.models import bundled, weights
+from restore.utils.foreign import at_home, read_csv, read_json
 from restore.utils.signals import INTERRUPTED
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -66,7 +65,7 @@ def load(
     place = _device(device)
     if source is None:
         source = bundled.choose(scale)
-    elif bundled.named(source) is None and not Path(source).expanduser().exists():
+    elif bundled.named(source) is None and not Path(at_home(source)).exists():
         known = ", ".join(network.name for network in bundled.networks(bundled.FOLDER))
         raise UserError(
             f"there is no file or folder {source}, and no network of that name: {known}"
@@ -137,14 +136,14 @@ class TrainingRun:
     folder: Path
 
     def __init__(self, folder: str | Path):
-        object.__setattr__(self, "folder", Path(folder).expanduser())
-        if "schedule" not in run_folder.read_config(self.folder):
+        object.__setattr__(self, "folder", Path(at_home(folder)))
+        if "schedule" not in run_folder.look_at_config(self.folder):
             raise UserError(f"{folder} is not the folder of a training")
 
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        return run_folder.read_config(self.folder)
+        return run_folder.look_at_config(self.folder)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -210,7 +209,7 @@ def train(overrides: str | Sequence[str] = ()) -> TrainingRun:
     from restore.commands import train as command
 
     config, typed = _composed("train", overrides)
-    with _left_as_it_was():
+    with _left_as_it_was(), stored.trusting(config):
         _ended(command.main(config, typed))
     return TrainingRun(config["resume"] or config["folder"])
 
@@ -227,7 +226,7 @@ def evaluate(overrides: str | Sequence[str] = ()) -> EvaluationRun:
     from restore.commands import evaluate as command
 
     config, typed = _composed("evaluate", overrides)
-    with _left_as_it_was():
+    with _left_as_it_was(), stored.trusting(config):
         _ended(command.main(config, typed))
     folder = Path(config["folder"])
     several = (folder / "references.csv").exists()
@@ -292,14 +291,11 @@ def _left_as_it_was() -> Iterator[None]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [*csv.DictReader(file)]
+    return read_csv(path) if path.exists() else []
 
 
 def _number(value: str) -> float | None:

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from restore.commands.outcome import reporting, say
+from restore.commands.outcome import reporting, say, speak_anyhow
 from restore.errors import MISTAKE
 from restore.version import __version__
 
@@ -29,6 +29,7 @@ _HELP = ("-h", "--help", "help")
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns its exit code (0 done, 1 failed, 2 a mistake in what was asked)."""
+    speak_anyhow()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--version"]:
         print(f"restore {__version__}")

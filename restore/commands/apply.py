@@ -74,10 +74,10 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     if setting.weights is None:
-        place = None if setting.networks is None else Path(setting.networks).expanduser()
+        place = None if setting.networks is None else Path(setting.networks)
         setting.weights = str(bundled.choose(setting.scale, place))
     if setting.output is None:
-        setting.output = str(beside(Path(setting.input).expanduser(), setting.suffix))
+        setting.output = str(beside(Path(setting.input), setting.suffix))
     loaded = weights.load(setting.weights, setting.model)
     pipeline = Pipeline(loaded, setting.runtime, device, setting.scale)
     if setting.reference is None and pipeline.stand_in is not None:
@@ -112,9 +112,9 @@ class _Mark:
 
     def __init__(self, setting: Apply, fingerprint: str):
         assert setting.output is not None
-        self.folder = Path(setting.output).expanduser()
+        self.folder = Path(setting.output)
         self.path = self.folder / ".unfinished"
-        self.several = Path(setting.input).expanduser().is_dir()
+        self.several = Path(setting.input).is_dir()
         elsewhere = ("weights", "output", "networks", "overwrite", "runtime")
         same = {name: value for name, value in asdict(setting).items() if name not in elsewhere}
         more = {"sha256": fingerprint, "precision": setting.runtime.precision}
@@ -145,14 +145,14 @@ def jobs(setting: Apply, pipeline: Pipeline, goes_on: bool = False) -> list[Appl
     twice or over something that is read, or of a kind or in a place that cannot be written.
     """
     assert setting.output is not None
-    source, goal = Path(setting.input).expanduser(), Path(setting.output).expanduser()
+    source, goal = Path(setting.input), Path(setting.output)
     many = source.is_dir()
     if not many and not source.is_file():
         raise UserError(f"input={source}: there is no such file or folder")
     into = many or goal.is_dir() or not goal.suffix
     _check_output(setting, goal, many, into)
     given, kind = _given(setting.reference)
-    masks = [] if setting.mask is None else [Path(setting.mask).expanduser()]
+    masks = [] if setting.mask is None else [Path(setting.mask)]
     pipeline.check_mask(given=bool(masks))
     pipeline.check_reference(given=bool(given or kind))
     sources = [source]
@@ -200,6 +200,9 @@ def beside(source: Path, suffix: str | None) -> Path:
     """
     ends = source.suffix.lower() if source.suffix.lower() in _KEPT else ".png"
     end = "" if source.is_dir() else suffix or ends
+    source = source if source.name else source.absolute()  # the working folder
+    if not source.name:
+        raise UserError(f"input={source}: nothing can lie beside it: give output=FOLDER")
     stem = source.name if source.is_dir() else source.stem
     return source.with_name(names.fitting(f"{stem}_restored{end}"))
 
@@ -215,7 +218,7 @@ def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.Stan
     named = [reference] if isinstance(reference, str) else reference or []
     kind = next((name for name in STAND_INS if name in named), None)
     if kind is None:
-        return [Path(name).expanduser() for name in named], None
+        return [Path(name) for name in named], None
     if len(named) > 1:
         raise UserError(
             f"reference={kind} stands for no picture, so it cannot be one of several; a file or "
@@ -292,7 +295,7 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
                 mask = convert_mask(job.mask, setting.holes_are, size)
             memory = pipeline.memory(job.references, picture, job.key, mask)
         except UserError as error:
-            if job.source == Path(setting.input).expanduser():
+            if job.source == Path(setting.input):
                 raise
             failed.append(error)
             continue
@@ -302,6 +305,10 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
         rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble)
         try:
             save_bands(job.goal, rows, height, setting.quality)
+        except UserError as error:  # its answer is no picture
+            if job.source == Path(setting.input):
+                raise UserError(f"{job.source}: {error}") from error
+            failed.append(UserError(f"{job.source}: {error}"))
         except RunFailure as error:
             raise RunFailure(f"{job.source}: {error}") from error
     return failed

@@ -12,8 +12,9 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     setting = check(config, settings.Bench)
     device = launcher.device(setting.runtime)
     folder = Path(setting.folder)
+    benchmark = registry.instantiate(setting.benchmark, "benchmark")
     with run_folder.filling(folder, config):
         run_folder.log_to(folder)
-        registry.instantiate(setting.benchmark, "benchmark").run(folder, device)
+        benchmark.run(folder, device)
         run_folder.finish(folder)
     return 0

@@ -22,6 +22,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
     device = launcher.device(setting.runtime)
+    launcher.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     job = CompareJob(setting, device)

@@ -11,11 +11,19 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from restore.commands import multirun, words
-from restore.config import MODULE, conf, explain, opened, plain, refuse_unknown
+from restore.config import (
+    MODULE,
+    conf,
+    explain,
+    opened,
+    plain,
+    refuse_unknown,
+    stored,
+)
 from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils.signals import INTERRUPTED
@@ -115,7 +123,8 @@ def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
 
     def begin(config: DictConfig) -> float | None:
         begun.append(True)
-        return job(config)
+        with stored.trusting(OmegaConf.to_container(config), _searched()):
+            return job(config)
 
     decorated = hydra.main(version_base="1.3", config_path=f"pkg://{MODULE}", config_name=command)
     try:
@@ -123,6 +132,10 @@ def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
             decorated(begin)()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, command, overrides)) from error
+    except ValueError as error:
+        if begun:
+            raise
+        raise UserError(" ".join(str(error).split())) from error  # of what was typed
     except OSError as error:
         if begun:
             raise
@@ -130,6 +143,12 @@ def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
     except SystemExit as error:  # argparse, over an option that Hydra does not know
         return error.code if isinstance(error.code, int) else MISTAKE
     return 0
+
+
+def _searched() -> list[str]:
+    """The folders of yamls that the user gave."""
+    sources = [f"{s.schema}://{s.path}" for s in HydraConfig.get().runtime.config_sources]
+    return [source for source in sources if source.startswith(("file://", "pkg://"))]
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns the exit code 0.
     """
     setting = check(config, Export)
-    folder = Path(setting.folder).expanduser()
+    folder = Path(setting.folder)
     taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if taken and not run_folder.unfinished(folder):
         raise UserError(f"folder={folder} is there already; name another one, or remove it")

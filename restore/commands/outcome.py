@@ -1,5 +1,6 @@
 """How a command ends: a user's mistake, a failure or Ctrl-C as a sentence and an exit code."""
 
+import io
 import os
 import sys
 import traceback
@@ -46,6 +47,13 @@ def reporting(command: str) -> Iterator[Outcome]:
         place = f" {error.filename}" if error.filename else ""
         say(command, f"cannot write{place}: {refusal(error)}")
         outcome.code = MISTAKE
+
+
+def speak_anyhow() -> None:
+    """What the screen's encoding lacks is no reason to end: it is shown as its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(command: str, sentence: str) -> None:

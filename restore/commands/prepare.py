@@ -76,7 +76,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     """
     setting = check(config, Prepare)
     run_folder.log_to(None)
-    root, output = (Path(path).expanduser() for path in (setting.root, setting.output))
+    root, output = (Path(path) for path in (setting.root, setting.output))
     if output.resolve().is_relative_to(root.resolve()):
         raise UserError(f"output={output} lies inside root={root}: name a folder beside it")
     preparation = registry.instantiate(setting.preparation, "preparation")
@@ -125,7 +125,7 @@ def _begin(output: Path, setting: Prepare) -> None:
     """Holds a preparation that was begun against this one's settings; clears what it left half."""
     settled = {"preparation": setting.preparation, "root": str(Path(setting.root).resolve())}
     if (output / "config.yaml").exists():
-        before = run_folder.read_config(output)
+        before = run_folder.look_at_config(output)
         for key in settled:
             if before.get(key) != settled[key]:
                 raise UserError(

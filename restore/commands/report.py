@@ -82,6 +82,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         shown["pictures"] = gather(condition, album, setting.pictures)
         shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
         shown["against"] = first
+    data["notes"] += album.notes.values()
     with run_folder.filling(folder, config):
         run_folder.log_to(folder)
         for name, table in tables[0][against[0]].items():
@@ -92,7 +93,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             for own in tables
         ]
         files.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
-        for note in found.notes:
+        for note in data["notes"]:
             log.info(note)
         log.info("\n%s", tables[0][against[0]]["table"].markdown())
         size = (folder / "index.html").stat().st_size / 1e6

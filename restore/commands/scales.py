@@ -83,11 +83,12 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.runtime.devices > 1:
         raise UserError(f"runtime.devices={setting.runtime.devices}: scales works on one device")
     device = launcher.device(setting.runtime)
+    launcher.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
     run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
-    loaded = weights.load(Path(setting.weights).expanduser())
+    loaded = weights.load(Path(setting.weights))
     if not loaded.takes_scale():
         raise UserError(
             f"weights={setting.weights} are of a network of one scale; give them as beside=[…], "
@@ -97,7 +98,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         _title(loaded): (loaded, loaded.backbone())
     }
     for path in setting.beside:
-        other = weights.load(Path(path).expanduser())
+        other = weights.load(Path(path))
         methods |= {_title(other): (other, _any_scale(other, path))}
     if len(methods) <= len(setting.beside):
         raise UserError(f"beside={setting.beside} has the same weights twice")
@@ -162,13 +163,13 @@ def _any_scale(loaded: Loaded, path: str) -> nn.Module:
         return model
     if model.takes_reference:
         raise UserError(f"beside: {path} needs a reference picture")
-    return Resized(model, loaded.config["task"]["scale"])
+    return Resized(model, loaded.task().scale)
 
 
 def _title(loaded: Loaded) -> str:
     """The network's class and a word on its weights, to tell two of a kind apart."""
     name = loaded.config["backbone"]["_target_"].rpartition(".")[2]
-    scale = "" if loaded.takes_scale() else f" ×{loaded.config['task']['scale']} resized"
+    scale = "" if loaded.takes_scale() else f" ×{loaded.task().scale} resized"
     return f"{name}{scale} {loaded.fingerprint[:6]}"
 
 

@@ -28,31 +28,32 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     Returns:
         Exit code: 0, or 130 when interrupted (and saved).
     """
+    if isinstance(config.get("resume"), str):
+        return _go_on(Path(config["resume"]), config, overrides)
     setting = check(config, settings.Train)
     folder = Path(setting.folder)
-    if setting.resume is None:
-        tags = [*setting.wandb.tags, *sweeps.tags(overrides)]
-        config = {**config, "wandb": {**config["wandb"], "tags": tags}}
-    alone = launcher.joined() or setting.runtime.devices == 1
-    if setting.resume is not None:
-        folder = Path(setting.resume)
-        config = _renewed(run_folder.read_config(folder), config, overrides)
-        setting = check(config, settings.Train)
-        if alone:
-            return work(folder, config)
-        files.write_text(folder / "config.yaml", files.to_yaml(config))
-    elif alone:
+    tags = [*setting.wandb.tags, *sweeps.tags(overrides)]
+    config = {**config, "wandb": {**config["wandb"], "tags": tags}}
+    if launcher.joined() or setting.runtime.devices == 1:
         return work(folder, config, new=True)
-    else:
-        run_folder.refuse_taken(folder, config)
-        # Whatever is not there or cannot be built is said here, once, not by every process.
-        launcher.device(setting.runtime)
-        tried = config
-        if setting.trainer.batch_size == "auto":
-            smallest = setting.runtime.devices * setting.trainer.accumulate_steps
-            tried = batch_size.sized(config, smallest)
-        Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
-        run_folder.make_folder(folder, config)
+    run_folder.refuse_taken(folder, config)
+    # Whatever is not there or cannot be built is said here, once, not by every process.
+    launcher.device(setting.runtime)
+    tried = config
+    if setting.trainer.batch_size == "auto":
+        smallest = setting.runtime.devices * setting.trainer.accumulate_steps
+        tried = batch_size.sized(config, smallest)
+    Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
+    run_folder.make_folder(folder, config)
+    return launch(folder, setting.runtime)
+
+
+def _go_on(folder: Path, typed: dict[str, Any], overrides: list[str]) -> int:
+    config = _renewed(run_folder.read_config(folder), typed, overrides)
+    setting = check(config, settings.Train)
+    if launcher.joined() or setting.runtime.devices == 1:
+        return work(folder, config)
+    files.write_text(folder / "config.yaml", files.to_yaml(config))
     return launch(folder, setting.runtime)
 
 
@@ -77,6 +78,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
     Returns:
         Exit code, as `main`.
     """
+    renewed = config is not None
     config = config or run_folder.read_config(folder)
     setting = check(config, settings.Train)
     with launcher.group(setting.runtime) as device, ExitStack() as stack:
@@ -100,6 +102,8 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
             if made and first:  # so that it is never looked for again
                 files.write_text(folder / "config.yaml", files.to_yaml(config))
         training = Training(config, setting, folder, device)
+        if made and first and renewed:
+            files.write_text(folder / "config.yaml", files.to_yaml(config))
         if not made and first:
             run_folder.make_folder(folder, config)
             stack.enter_context(status.held(folder))
@@ -108,20 +112,36 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         return training.run()
 
 
+def _names_files(value: Any) -> bool:
+    """Whether a setting of data is the name of a file or folder, or of several."""
+    several = value if isinstance(value, list) and value else [value]
+    return all(isinstance(one, str) and ("/" in one or Path(one).suffix) for one in several)
+
+
 def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The run's configuration with the renewable keys that were typed."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key == "resume":
             continue
-        if not key.startswith(_RENEWABLE):
+        if not key.startswith((*_RENEWABLE, "data.")):
             raise UserError(
                 f"{key} cannot change when a run goes on, or it would be another run; "
-                f"what can: {', '.join(name.rstrip('.') for name in _RENEWABLE)}"
+                f"what can: {', '.join(name.rstrip('.') for name in _RENEWABLE)}, and where the "
+                "same data lie now (data.…)"
             )
-        target, source = saved, typed
+        target: Any = saved
+        source: Any = typed
         *path, last = key.split(".")
         for step in path:
-            target, source = target[step], source[step]
+            target, source = target.get(step), source[step]
+            if not isinstance(target, dict):
+                raise UserError(f"{key}: the run has no {step}")
+        if key.startswith("data.") and not _names_files(target.get(last)):
+            places = [f"data.{name}" for name, value in target.items() if _names_files(value)]
+            raise UserError(
+                f"{key}: only where the same data lie can change when a run goes on; this run "
+                f"has {', '.join(places) or 'no such setting'}"
+            )
         target[last] = source[last]
     return saved

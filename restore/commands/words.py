@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from restore.commands import usage
 from restore.config import names
@@ -33,6 +34,7 @@ def bare_words(words: Sequence[str]) -> list[str]:
 
 def check(command: str, words: Sequence[str]) -> None:
     """Raises UserError for a word that is no override, with the form that was probably meant."""
+    _check_options(words)
     for before, word in zip(["", *words], words):
         if word.startswith("--") and not _is_option(word):
             key, given, value = word.lstrip("-").partition("=")
@@ -44,6 +46,20 @@ def check(command: str, words: Sequence[str]) -> None:
             f"'{word}' has no key; {_meant(command, word)} "
             f"(restore {command} --help lists the settings)"
         )
+
+
+def _check_options(words: Sequence[str]) -> None:
+    """Raises UserError for an option without its value, and for one that is of no use here."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    known, _ = parser.parse_known_args(words)
+    if known.experimental_rerun is not None:
+        raise UserError("--experimental-rerun is not for runs of restore: train resume=RUN goes on")
 
 
 def _is_option(word: str) -> bool:
@@ -82,7 +98,9 @@ def literal(override: str) -> str:
     key, given, value = override.partition("=")
     if not given or override.startswith("-"):
         return override
-    if not (os.path.exists(value) and re.search(r"[^\w./~+-]", value)):
+    if "${" in value and os.path.exists(value):
+        value = value.replace("${", r"\${")  # part of a name, nothing that stands for another
+    elif not (os.path.exists(value) and re.search(r"[^\w./~+-]", value)):
         with suppress(HydraException):
             OverridesParser.create().parse_override(override)
             return override

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from restore.commands import evaluate, train
-from restore.commands.outcome import reporting
+from restore.commands.outcome import reporting, speak_anyhow
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
 
@@ -19,6 +19,7 @@ def main() -> int:
     """Does this process's share of the job that the run folder describes."""
     command, folder = sys.argv[1], Path(sys.argv[2])
     _end_with_parent()
+    speak_anyhow()
     with reporting(command) as outcome:
         if command == "train" and not launcher.joined():  # a whole job, of a sweep
             runtime = check(run_folder.read_config(folder), settings.Train).runtime

@@ -6,6 +6,7 @@ arguments of parts are held against their own signatures.
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
@@ -18,6 +19,7 @@ from restore.config import settings
 from restore.config.groups import unknown
 from restore.errors import UserError
 
+_SPECIAL = ("_target_", "_partial_")
 _ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 _LOSS = re.compile(r"stages\.[^.]+\.objectives\.[^.]+\.losses\.[^.]+")
 _WEIGHT: TypeAdapter[float] = TypeAdapter(settings.Weight)
@@ -35,6 +37,7 @@ def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
     Raises:
         UserError: names the key, what is wrong with it and what is allowed.
     """
+    _check_numbers(config, "")
     for path, node in sorted(parts(config), key=_origin_first):
         if _LOSS.fullmatch(path):
             _read(_WEIGHT, node.get("weight", 1.0), f"{path}.weight")
@@ -58,6 +61,20 @@ def parts(config: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(value, f"{path}[{place}]")
 
 
+def _check_numbers(node: Any, key: str) -> None:
+    """Raises UserError for a number that is none, or that no computer's integers can hold."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            _check_numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for place, value in enumerate(node):
+            _check_numbers(value, f"{key}[{place}]")
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise UserError(f"{key}={node}: input should be a finite number")
+    elif isinstance(node, int) and abs(node) >= 2**63:
+        raise UserError(f"{key}={node}: input should be a number below 2^63")
+
+
 def _origin_first(part: tuple[str, Any]) -> tuple[int, bool]:
     """An order in which a value comes before those that refer to it (`size: ${task.crop}`).
 
@@ -73,14 +90,18 @@ def check_part(path: str, node: Mapping[str, Any]) -> None:
 
     Raises UserError for an unknown, missing or ill-typed argument, or a target that is not there.
     """
+    if odd := [key for key in node if str(key).startswith("_") and key not in _SPECIAL]:
+        raise UserError(f"{path}.{odd[0]}: parts take arguments by name, nothing else")
     target = locate(str(node["_target_"]), path)
+    if not callable(target):
+        raise UserError(f"{path}._target_: '{node['_target_']}' is neither class nor function")
     signature = inspect.signature(target)
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError):
         hints = {}  # a class of a C library has none; then only the names are checked
-    arguments = {key: value for key, value in node.items() if not str(key).startswith("_")}
+    arguments = {key: value for key, value in node.items() if key not in _SPECIAL}
     known = signature.parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name, value in arguments.items():
@@ -171,6 +192,8 @@ def _sentence(error: ValidationError, prefix: str = "") -> str:
         e["msg"] for e in others if _key(e["loc"], prefix) == key and "instance" not in e["type"]
     ]
     value = first.get("input")
+    if first["type"] == "string_type" and isinstance(value, int | float):
+        told.append(f"a file or folder of that name is ./{str(value).lower()}")
     if isinstance(value, bool):
         if "than" in first["type"]:  # it was taken for 0 or 1, and that was out of range
             told = [_NO_NUMBER]
@@ -194,12 +217,26 @@ def _key(steps: tuple[int | str, ...], prefix: str) -> str:
     return key
 
 
+def _check_optimizer(path: str, options: Mapping[str, Any]) -> None:
+    """Ranges of what optimizers take, which their signatures do not say."""
+    for name, kind in settings.OPTIMIZER.items():
+        if name in options:
+            _read(TypeAdapter(kind), options[name], f"{path}.{name}")
+
+
 def _check_stages(train: settings.Train) -> None:
     trainer = train.trainer
     if trainer.lr_scaling != "constant" and trainer.base_batch_size is None:
         raise UserError(
             f"trainer.base_batch_size is missing: trainer.lr_scaling={trainer.lr_scaling} needs "
             "the batch size that the learning rates are meant for"
+        )
+    share = trainer.accumulate_steps * train.runtime.devices
+    if isinstance(trainer.batch_size, int) and trainer.batch_size % share:
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size} does not divide by "
+            f"trainer.accumulate_steps={trainer.accumulate_steps} × "
+            f"runtime.devices={train.runtime.devices}"
         )
     for name in train.schedule:
         if name not in train.stages:
@@ -226,8 +263,10 @@ def _check_stages(train: settings.Train) -> None:
             if not any(objective.weights.values()):
                 raise UserError(f"{place}.losses: every loss has the weight 0")
             target = {"_target_": objective.optimizer.get("_target_"), "_partial_": True}
+            _check_optimizer(f"{place}.optimizer", objective.optimizer)
             for prefix, options in objective.param_groups.items():
                 check_part(f"{place}.param_groups.{prefix}", {**target, **options})
+                _check_optimizer(f"{place}.param_groups.{prefix}", options)
             if objective.lr_schedule.name == "step" and objective.lr_schedule.step_size is None:
                 raise UserError(
                     f"{place}.lr_schedule.step_size is missing: steps between two decays"

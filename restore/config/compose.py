@@ -2,18 +2,21 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from restore.config import settings
 from restore.config.explain import explain
-from restore.config.groups import composing, unknown
+from restore.config.groups import composing, names, unknown
 from restore.errors import UserError
+from restore.utils.foreign import at_home
 
 # Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
 _OPEN = {"compare": ("methods.", "truths.")}
@@ -60,8 +63,32 @@ def refuse_unknown(command: str, config: DictConfig, choices: Mapping[str, Any])
 
 def opened(command: str, overrides: list[str]) -> list[str]:
     """The overrides, with Hydra's sign for adding where a command lets users add names."""
-    ours = _OPEN.get(command, ())
+    ours: tuple[str, ...] = _OPEN.get(command, ())
+    if any(override.startswith("resume=") for override in overrides):
+        ours += ("data.",)  # of the run's own data, which need not be what is composed
+    for override in overrides:
+        _check_word(override)
     return [f"++{override}" if override.startswith(ours) else override for override in overrides]
+
+
+def _check_word(override: str) -> None:
+    """Raises UserError for an override that Hydra would fail over, or take for something else."""
+    if override.startswith("-"):
+        return
+    key, given, value = override.partition("=")
+    name = key.lstrip("+~")
+    if given and not name:
+        raise UserError(f"'{override}' names no setting: give key=value")
+    if given and value in ("", "''", '""') and not key.startswith("~"):
+        raise UserError(f"{name} is given without a value; {name}=null is none")
+    group = name.partition("@")[0]
+    if given and names(group) and not key.startswith("~"):
+        with suppress(HydraException):
+            chosen = OverridesParser.create().parse_override(override)
+            if not chosen.is_sweep_override() and not isinstance(chosen.value(), str | list):
+                raise UserError(
+                    f"{name}={value}: no such choice; choose one of {', '.join(names(group))}"
+                )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -74,4 +101,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
             raise UserError(f"{key} has no value: give {key}=…") from error
         raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return {str(key): _at_home(value) for key, value in container.items()}
+
+
+def _at_home(node: Any) -> Any:
+    """The node with `~/…` as the user's own folder, which shells leave alone behind a key."""
+    if isinstance(node, dict):
+        return {key: _at_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_at_home(value) for value in node]
+    return at_home(node) if isinstance(node, str) else node

@@ -8,15 +8,14 @@ True
 """
 
 import difflib
+from functools import partial
 from typing import Any
 
-import hydra
 import yaml
-from hydra.errors import InstantiationException
 
-from restore.config import check_part, compose, conf, names, parts, plain, settings
+from restore.config import check_part, compose, conf, locate, names, parts, plain, settings
 from restore.config.groups import roots
-from restore.errors import UserError
+from restore.errors import RunFailure, UserError
 
 __all__ = ["build", "check_group", "describe", "groups", "instantiate", "names", "target"]
 
@@ -82,13 +81,39 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     return instantiate(node, group)
 
 
-def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:
-    """The object that a node with a `_target_` describes, its arguments checked first."""
+def instantiate(node: dict[str, Any], path: str) -> Any:
+    """The object that a node with a `_target_` describes, its arguments checked first.
+
+    Arguments are taken as they stand: `${…}` in a text is text, as in the name of a file.
+
+    Raises UserError for an argument that does not fit, or that the part itself refuses.
+    """
     for inner_path, inner in parts(node, path):
-        check_part(inner_path, {**inner, **more} if inner_path == path else inner)
+        check_part(inner_path, inner)
+    return _built(node, path)
+
+
+def _built(node: Any, path: str) -> Any:
+    if isinstance(node, list):
+        return [_built(value, f"{path}[{place}]") for place, value in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    made = {
+        key: _built(value, f"{path}.{key}")
+        for key, value in node.items()
+        if key not in ("_target_", "_partial_")
+    }
+    if "_target_" not in node:
+        return made
+    call = partial(_call, locate(node["_target_"], path), path)
+    return partial(call, **made) if node.get("_partial_") else call(**made)
+
+
+def _call(target: Any, place: str, /, *arguments: Any, **named: Any) -> Any:
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **more)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        return target(*arguments, **named)
+    except (UserError, RunFailure, MemoryError):
         raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{place}: {target.__name__} refuses this: {reason}") from error

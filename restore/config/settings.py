@@ -27,6 +27,17 @@ STRICT = ConfigDict(extra="forbid")
 OPEN = ConfigDict(extra="ignore")
 
 
+# Ranges of arguments that torch's optimizers share. A larger learning rate leaves nothing of
+# float32 weights of the usual size.
+OPTIMIZER: dict[str, Any] = {
+    "lr": Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)],
+    "betas": tuple[Share, Share],
+    "momentum": Share,
+    "eps": Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)],
+    "weight_decay": Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)],
+}
+
+
 @dataclass
 class Runtime:
     """Where and how a model runs."""

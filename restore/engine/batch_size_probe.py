@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from restore.config import check, settings
+from restore.config.stored import stored
 from restore.data.loading import collate, to_device
 from restore.engine import memory
 from restore.engine.objectives import ScheduledStage
@@ -134,11 +135,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed is no answer
     order = json.loads(sys.stdin.readline())
-    config = yaml.safe_load(order["config"])
     device = torch.device(order["device"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        config = stored(yaml.safe_load(order["config"]), "the order")
         setting = check(config, settings.Train)
         if setting.runtime.threads:
             torch.set_num_threads(setting.runtime.threads)

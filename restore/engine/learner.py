@@ -157,14 +157,26 @@ class Learner:
     def load(self, state: dict[str, Any], origin: str) -> None:
         """Goes back to what `state` gave. Raises UserError for another model's, naming `origin`."""
         for name, model in self.models.items():
+            if name not in state["models"]:
+                raise UserError(f"{origin} is of another run: it has no {name}")
             checkpoint.load_into(model, state["models"][name], origin)
         if self.ema is not None:
+            if state["ema"] is None:
+                raise UserError(f"{origin} is of another run: it has no running average (ema)")
             checkpoint.load_into(self.ema.module, state["ema"], origin)
             self.ema.n_averaged.fill_(state["averaged"])
         for stage in self.stages:
             for title, objective in stage.objectives.items():
-                objective.optimizer.load_state_dict(state["optimizers"][f"{stage.name}/{title}"])
-        self.scaler.load_state_dict(state["scaler"])
+                name = f"{stage.name}/{title}"
+                if name not in state["optimizers"]:
+                    raise UserError(f"{origin} is of another run: it has no optimizer of {name}")
+                objective.load_optimizer(
+                    state["optimizers"][name], f"{origin}: optimizer of {name}"
+                )
+        try:
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{origin} is of another run: its scaler: {error}") from error
         self.step = state["step"]
 
     @property

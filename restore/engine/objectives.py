@@ -81,6 +81,24 @@ class Objective:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
+    def load_optimizer(self, state: dict[str, Any], origin: str) -> None:
+        """Goes back to a state of the optimizer; its settings stay those of the configuration.
+
+        Raises UserError, which begins with `origin`, for the state of another.
+        """
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{origin} does not fit: {error}") from error
+        for group, options in zip(self.optimizer.param_groups, own):
+            group.update(options)
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                fits = not isinstance(value, Tensor) or value.shape in (parameter.shape, ())
+                if not fits or (isinstance(value, Tensor) and not value.isfinite().all()):
+                    raise UserError(f"{origin} does not fit: its {name} is damaged")
+
     def terms(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> dict[str, Tensor]:

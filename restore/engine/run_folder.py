@@ -1,7 +1,6 @@
 """The folder of a run: its configuration, what it ran on, and its log."""
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -15,10 +14,10 @@ from typing import Any
 import torch
 import yaml
 
-from restore.config import renames
+from restore.config import renames, stored
 from restore.engine.status import locked
 from restore.errors import UserError
-from restore.utils import distributed
+from restore.utils import distributed, foreign
 from restore.utils.files import make_folder as make
 from restore.utils.files import to_json, to_yaml, write_text
 
@@ -92,7 +91,7 @@ def refuse_taken(folder: Path, config: Mapping[str, Any]) -> None:
     """
     if not (folder / "config.yaml").exists():
         return
-    held = read_config(folder)
+    held = look_at_config(folder)
     if "schedule" in held:
         raise UserError(
             f"{folder} holds a run already: name another folder, or go on with that run by "
@@ -112,18 +111,26 @@ def _work(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run folder; UserError when there is none."""
+    """The configuration of a run folder, whose parts may be built.
+
+    Raises UserError when there is none, or it names parts that are not known here.
+    """
+    return stored.stored(_config(folder), folder / "config.yaml")
+
+
+def look_at_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run folder, to be looked at; nothing that it names may be built.
+
+    Raises UserError when there is none.
+    """
+    return renames.current(stored.data(_config(folder), folder / "config.yaml"))
+
+
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder} is not a run folder: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged: {reason}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is damaged: it holds no settings")
-    return renames.current(config)
+    if not path.exists():
+        raise UserError(f"{folder} is not a run folder: there is no {path}")
+    return foreign.read_yaml(path)
 
 
 def environment() -> dict[str, Any]:
@@ -171,7 +178,7 @@ def log_to(folder: Path | None) -> None:
     screen.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(screen)
     if folder is not None:
-        file = _LogFile(folder / "log.txt", encoding="utf-8")
+        file = _LogFile(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(file)
 
@@ -202,9 +209,10 @@ class _Screen(logging.Handler):
 
 def variant(folder: Path) -> str:
     """What a run tries, whatever its seed: its sweep's parameters, or the folder's name."""
-    try:
-        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    except OSError:
+    path = folder / "job.json"
+    if not path.exists():
         return folder.name
-    tried = {key: value for key, value in job["parameters"].items() if key != "seed"}
+    with foreign.reading(path):
+        parameters = dict(foreign.read_json(path)["parameters"])
+    tried = {key: value for key, value in parameters.items() if key != "seed"}
     return ", ".join(f"{key}={value}" for key, value in tried.items()) or "all"

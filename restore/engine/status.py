@@ -1,7 +1,6 @@
 """`status.json`: how far a run is, readable at any moment, and the lock of whoever works on it."""
 
 import fcntl
-import json
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from restore.errors import RunFailure, UserError
 from restore.utils.files import optional, to_json, write_text
+from restore.utils.foreign import read_json
 
 WAITING, SEARCHING, RUNNING, FINISHED = "waiting", "searching", "running", "finished"
 INTERRUPTED, FAILED = "interrupted", "failed"
@@ -23,10 +23,9 @@ _PAUSE = 2.0  # seconds between two writings while steps go by
 def read(folder: Path) -> dict[str, Any]:
     """What stands in the folder's `status.json`; nothing when there is none or it is damaged."""
     try:
-        found = json.loads((folder / _NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / _NAME)
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def tell(folder: Path, **values: Any) -> None:

@@ -87,6 +87,12 @@ class Training:
             device,
             init=None if self._last.exists() else setting.init,
         )
+        # What does not fit the task (too small a picture, a mask that cannot be) is said before
+        # anything is written.
+        first = to_device(collate([self.items[0]]), device)
+        if "key" in first:
+            self.task.prepare(first, torch.Generator(device).manual_seed(setting.seed))
+        _ = self.valid_items[0]
         self.best: float | None = None
         # Sums of this process's values since the last line of numbers.
         self.unlogged: dict[str, float] = {}
@@ -154,6 +160,10 @@ class Training:
         return bool(distributed.from_first(saved))
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if state["step"] > self.learner.total:
+            raise UserError(
+                f"{self._last} is at step {state['step']} of a run of {self.learner.total}"
+            )
         self.learner.load(state, str(self._last))
         best = state["best"]
         self.best = None if best is None or math.isnan(best) else best
@@ -173,7 +183,7 @@ class Training:
 
     def run(self) -> int:
         """Trains to the end; returns the exit code (130 when interrupted and saved)."""
-        state = checkpoint.read(self._last) if self._last.exists() else None
+        state = checkpoint.read_run(self._last) if self._last.exists() else None
         if state is not None:
             self._restore(state)
         self.journal = Journal(

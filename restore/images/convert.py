@@ -14,6 +14,7 @@ from restore.errors import UserError
 from restore.images import masks
 from restore.images.decoding import Picture, from_array, from_image
 from restore.images.io import load, to_array, to_image, to_uint8
+from restore.utils.foreign import at_home
 
 # One picture, as a caller may hand it over.
 AnyPicture = str | Path | Image.Image | np.ndarray | Tensor
@@ -48,7 +49,7 @@ def convert(given: object, name: str = "picture") -> Converted:
         UserError: what cannot be read as a picture, and why.
     """
     if isinstance(given, str | Path):
-        return Converted(load(Path(given).expanduser()), to_image)
+        return Converted(load(Path(at_home(given))), to_image)
     if isinstance(given, Image.Image):
         try:
             return Converted(from_image(given), to_image)

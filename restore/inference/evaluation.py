@@ -80,7 +80,7 @@ class Runner:
 
     def __init__(self, model: nn.Module, runtime: Runtime, device: torch.device):
         self.model, self.device = model, device
-        self.dtype = DTYPES[runtime.precision]
+        self.precision, self.dtype = runtime.precision, DTYPES[runtime.precision]
         self.format = torch.channels_last if runtime.channels_last else torch.contiguous_format
 
     def autocast(self) -> Any:
@@ -96,6 +96,12 @@ class Runner:
         with self.autocast():
             restored = self.model(**inputs, **more)
         restored.image = restored.image.float()
+        if not self.model.training and not restored.image.isfinite().all():
+            raise UserError(
+                f"{', '.join(problem.keys)}: the network's answer holds values that are no finite "
+                f"numbers, in {self.precision}"
+                + ("" if self.dtype is None else "; runtime.precision=fp32 may hold them")
+            )
         return restored
 
 

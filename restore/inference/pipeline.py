@@ -16,6 +16,7 @@ from restore.images.io import Picture, as_float, to_uint8
 from restore.images.masks import Polarity
 from restore.inference import any_scale
 from restore.models.weights import Loaded
+from restore.utils.foreign import at_home
 
 # What `reference` may say instead of pictures; a file of such a name is reached as ./black.
 STAND_INS: tuple[StandIn, ...] = get_args(StandIn)
@@ -357,7 +358,7 @@ def _key(picture: object) -> str:
 def _identity(picture: AnyPicture) -> Any:
     """What tells a picture from others: a file's place and time, or all its pixels."""
     if isinstance(picture, str | Path):
-        path = Path(picture).expanduser()
+        path = Path(at_home(picture))
         if path.is_file():
             return str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size
     return _pixels(convert(picture, "reference").picture)

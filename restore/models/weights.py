@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from restore.config import compose, locate, parts, plain, registry, renames
+from restore.config import compose, locate, parts, plain, registry
+from restore.config.stored import stored
 from restore.errors import UserError
 from restore.models import bundled, checkpoint
 from restore.models.fuse_batch_norm import fuse_batch_norm
 from restore.models.protocol import Backbone, CannotTell, Recognised
 from restore.types import Task
+from restore.utils.foreign import at_home
 
 _CONTRACT = f"{Backbone.__module__}.{Backbone.__name__}"
 
@@ -30,10 +32,13 @@ class Loaded:
     def backbone(self) -> Backbone:
         """The network for evaluation, on the CPU, its normalisation folded into the weights."""
         node = self.config["backbone"]
-        model = registry.instantiate(without_downloads(node), "backbone")
+        model = checkpoint.build(
+            lambda: registry.instantiate(without_downloads(node), "backbone"),
+            self.state,
+            str(self.path),
+        )
         if not isinstance(model, Backbone):
             raise UserError(f"backbone._target_: {node['_target_']} is no {_CONTRACT}")
-        checkpoint.load_into(model, self.state, str(self.path))
         fuse_batch_norm(model.eval())
         return model
 
@@ -67,23 +72,30 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     Raises:
         UserError: missing, damaged, or of no model that is known here.
     """
-    path = bundled.named(path) or Path(path).expanduser()
+    path = bundled.named(path) or Path(at_home(path))
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
         found.insert(0, path / bundled.WEIGHTS)
         path = next((file for file in found if file.is_file()), found[-1])
-    held = checkpoint.read(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
     mark = checkpoint.fingerprint(path)
+    bundled.verify(path, mark)
+    held = checkpoint.read(path)
     if held.get("format") == checkpoint.FORMAT:
+        held = checkpoint.own(held, path)
         if model:
             raise UserError(
                 f"model={[*model]} is for published files; {path} brings its configuration along"
             )
         state = held["ema"] or held["models"]["backbone"]
-        config = renames.current(held["config"])
+        config = stored(held["config"], path)
+        for name in ("backbone", "task", "protocol"):
+            if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
+                raise UserError(f"{path} is a damaged checkpoint: config.{name} names no part")
         origin = f"trained here, step {held['step']}"
         # What ships says nothing of how it was begun.
-        for part, node in parts(config["backbone"]) if config["pretrained"] else ():
+        for part, node in parts(config["backbone"]) if config.get("pretrained") else ():
             if node.get("weights") == "random":
                 origin += f", {part} begun with RANDOM weights"
         return Loaded(config, state, path, mark, origin)

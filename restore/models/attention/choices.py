@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from restore.errors import UserError
 from restore.types import Restoration
+from restore.utils import foreign
 from restore.utils.files import whole
 
 FOLDER = "attention"  # beside the folder of restored pictures
@@ -50,8 +49,15 @@ def write(path: Path, restored: Restoration) -> None:
 
 def read(path: Path) -> Choices:
     """Reads such a file; UserError when it is damaged."""
-    try:
-        with open(path, "rb") as file, np.load(file) as held:
-            return Choices(held["index"], held["score"].astype(np.float32), held["grids"])
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    held = foreign.read_npz(path, ("index", "score", "grids"))
+    index, score, grids = held["index"], held["score"], held["grids"]
+    with foreign.reading(path):
+        whole = index.dtype.kind in "iu" and grids.dtype.kind in "iu" and score.dtype.kind == "f"
+        if not whole or index.ndim != 2 or score.shape != index.shape:
+            raise ValueError("index and score are not of one picture")
+        if grids.ndim != 2 or grids.shape[1] != 2 or (grids < 1).any() or (grids > 1 << 20).any():
+            raise ValueError("grids are not of pictures")
+        most = int(grids.astype(np.int64).prod(1).sum())
+        if index.size and (index.min() < 0 or index.max() >= most):
+            raise ValueError("index leads outside the references")
+    return Choices(index, score.astype(np.float32), grids)

@@ -15,7 +15,7 @@ from torch.nn.functional import relu
 
 from restore.data.scale_schedule import enlarged, level_scale, schedule
 from restore.errors import UserError
-from restore.models.backbones.blocks import conv, shrink
+from restore.models.backbones.blocks import conv, shrink, within
 from restore.models.backbones.feature_mapping import FeatureMapping
 from restore.models.backbones.layouts import Table, count, matched
 from restore.models.backbones.single_image import refuse_more
@@ -168,7 +168,7 @@ class ASDN(Backbone):
         final = None if low_up is None else (low_up.shape[-2], low_up.shape[-1])
         image = enlarged(low, steps, self.level, final)
         if not self.training:
-            return Restoration(image.clamp(0, 1))
+            return Restoration(within(image, 0, 1))
         # Branches of other levels get gradients of 0, not none: processes that train together, and
         # optimizers with a memory, expect every parameter in every step.
         used = {n for ratio in steps for n in self._neighbours(ratio).run()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -75,3 +76,15 @@ def shrink(ends: Iterable[nn.Module], factor: float = 0.1) -> None:
     """Makes branches begin small: their sum with what they are added to keeps its scale."""
     for end in ends:
         end.weight.data.mul_(factor)  # type: ignore[operator]
+
+
+def within(image: Tensor, low: float, high: float) -> Tensor:
+    """The picture, its values kept in a range; infinite ones become NaN, not black or white.
+
+    So that whoever takes the picture can tell that a network has failed. Other programs, which a
+    network is exported for, get the plain range.
+    """
+    kept = image.clamp(low, high)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return kept
+    return kept.where(image.isfinite(), torch.nan)

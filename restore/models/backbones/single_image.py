@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import conv
+from restore.models.backbones.blocks import conv, within
 from restore.models.protocol import Backbone
 from restore.types import Restoration
 
@@ -47,7 +47,7 @@ class SingleImage(Backbone):
         """
         refuse_more(self, others, "single_sr")
         image = self.enlarged(low).float()
-        return Restoration(image if self.training else image.clamp(0, 1))
+        return Restoration(image if self.training else within(image, 0, 1))
 
 
 def refuse_more(network: nn.Module, others: Mapping[str, Tensor], task: str) -> None:

@@ -41,7 +41,7 @@ class Spandrel(SingleImage):
 
     def __init__(self, file: str, scale: Annotated[int, Field(ge=1)]):
         super().__init__()
-        self.descriptor = described(Path(file).expanduser())
+        self.descriptor = described(Path(file))
         if self.descriptor.scale != scale:
             raise UserError(
                 f"{file} enlarges by {self.descriptor.scale}, not task.scale={scale}: "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
 from restore.models.backbones import ttsr_layouts
-from restore.models.backbones.blocks import conv, keep_variance, shrink
+from restore.models.backbones.blocks import conv, keep_variance, shrink, within
 from restore.models.backbones.fusion import PlainFusion
 from restore.models.backbones.upsampling import upsample
 from restore.models.extractors import Extractor
@@ -381,7 +381,7 @@ class TTSR(Backbone):
         image = self.merge(xs).float()
         if self.global_skip:
             image = image + (low_up * 2 - 1)
-        image = (image.clamp(-1, 1) + 1) / 2
+        image = (within(image, -1, 1) + 1) / 2
         return Restoration(
             image,
             score=transfer.score,

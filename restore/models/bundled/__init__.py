@@ -3,11 +3,12 @@
 `restore export format=package` writes such a folder.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from restore.errors import UserError
+from restore.utils import foreign
 
 WEIGHTS, CARD = "weights.pt", "card.json"
 FOLDER = Path(__file__).parent
@@ -29,15 +30,39 @@ def networks(folder: Path) -> list[Network]:
     """
     found = []
     for card in sorted(folder.glob(f"*/{CARD}")):
-        try:
-            scale = json.loads(card.read_text(encoding="utf-8"))["scale"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{card} is damaged: {error}") from error
+        scale = _read(card)["scale"]
         path = card.with_name(WEIGHTS)
         if not path.is_file():
             raise UserError(f"{path} is not there, though its card is: install restore anew")
         found.append(Network(card.parent.name, path, scale))
     return found
+
+
+def _read(card: Path) -> dict[str, Any]:
+    held = foreign.read_json(card)
+    with foreign.reading(card):
+        scale, mark = held["scale"], held["sha256"]
+        if (scale is not None and not isinstance(scale, int)) or not isinstance(mark, str):
+            raise ValueError("scale or sha256 is of another kind")
+    return held
+
+
+def verify(path: Path, fingerprint: str) -> None:
+    """Holds weights against the card beside them, where there is one.
+
+    Args:
+        path: the file of weights.
+        fingerprint: the first hex digits of its SHA-256.
+
+    Raises:
+        UserError: they are not those that the card was written for.
+    """
+    card = path.with_name(CARD)
+    if path.name == WEIGHTS and card.exists() and not _read(card)["sha256"].startswith(fingerprint):
+        raise UserError(
+            f"{path} is damaged, or of another network than the card beside it says: its SHA-256 "
+            f"begins with {fingerprint}; install or export it anew"
+        )
 
 
 def named(name: str | Path) -> Path | None:

@@ -293,7 +293,7 @@ def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
         if not isinstance(node, str):
             found[title] = Filled(registry.instantiate(node, f"methods.{title}"))
             continue
-        path = Path(node).expanduser()
+        path = Path(node)
         if node in registry.names("method"):
             found[title] = Filled(registry.build("method", node, command="compare"))
         elif path.is_file() or (path / "checkpoints").is_dir():

@@ -82,7 +82,7 @@ def plain(where: str, folder: str | Path) -> Source:
 
 def existing(where: str, folder: str | Path) -> Path:
     """The folder that a setting names; UserError when there is none."""
-    root = Path(folder).expanduser()
+    root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{where}={folder}: there is no such folder")
     return root

@@ -303,7 +303,7 @@ class Onnx(TorchExport):
 def _loaded(path: str | None, model: list[str]) -> weights.Loaded:
     if path is None:
         raise UserError("weights has no value: give weights=RUN_OR_FILE")
-    return weights.load(Path(path).expanduser(), model)
+    return weights.load(Path(path), model)
 
 
 class _quiet:

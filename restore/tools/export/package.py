@@ -8,7 +8,7 @@ import torch
 
 from restore.errors import UserError
 from restore.models import bundled, checkpoint, weights
-from restore.utils import files
+from restore.utils import files, foreign
 
 # What evaluation and application read of a run's configuration.
 _KEPT = ("backbone", "task", "degradation", "protocol", "reference")
@@ -26,7 +26,7 @@ class PackageFormat:
     def __init__(self, weights: str | None, about: str = "", measured: list[str] | None = None):
         self.loaded = _ours(weights)
         self.about = about
-        self.measured = [_measured(Path(folder).expanduser()) for folder in measured or []]
+        self.measured = [_measured(Path(folder)) for folder in measured or []]
 
     def write(self, folder: Path) -> list[str]:
         """See `restore.tools.export.Format.write`."""
@@ -45,6 +45,12 @@ class PackageFormat:
 
     def _card(self, held: dict[str, Any], path: Path) -> dict[str, Any]:
         config = self.loaded.config
+        own = (self.loaded.fingerprint, checkpoint.fingerprint(path))
+        if other := [one["sha256"] for one in self.measured if one["sha256"] not in own]:
+            raise UserError(
+                f"format.measured: {other[0]} was measured there, and this is {' or '.join(own)} "
+                "(in half precision)"
+            )
         trained = config.get("data", {}).get("_target_", "").rpartition(".")[2]
         stages = {name: config["stages"][name] for name in config.get("schedule", [])}
         return {
@@ -72,7 +78,7 @@ class PackageFormat:
 def _ours(path: str | None) -> weights.Loaded:
     if path is None:
         raise UserError("weights has no value: give weights=RUN")
-    loaded = weights.load(Path(path).expanduser())
+    loaded = weights.load(Path(path))
     if checkpoint.read(loaded.path).get("format") != checkpoint.FORMAT:
         raise UserError(f"weights={path} is a published file; what ships is trained here")
     if "stages" not in loaded.config:
@@ -92,14 +98,15 @@ def _half(value: torch.Tensor) -> torch.Tensor:
 
 def _measured(folder: Path) -> dict[str, Any]:
     """Numbers of an evaluation, with what they mean."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise UserError(f"format.measured: {folder} holds no evaluation (there is no {path})")
+    summary = foreign.read_json(path)
+    with foreign.reading(path):
         kept = ("data", "split", "protocol", "images", "sha256", "restored", "bicubic")
         found = {name: summary[name] for name in kept}
         # A name says which set it was; where it lay is nobody's business.
         return {**found, "data": found["data"].get("name", found["data"]["_target_"])}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"format.measured: {folder} holds no evaluation ({error})") from error
 
 
 def _command(path: Path) -> list[str]:
@@ -110,7 +117,9 @@ def _command(path: Path) -> list[str]:
     about = path.parent.parent / "environment.json"
     if not about.is_file():
         return []
-    typed: list[str] = json.loads(about.read_text(encoding="utf-8")).get("command", [])
+    typed = foreign.read_json(about).get("command")
+    if not isinstance(typed, list) or not all(isinstance(word, str) for word in typed):
+        raise UserError(f"{about} is damaged: command is no list of words")
     told = ["restore", "train"]
     for word in typed[1:]:
         key, given, value = word.partition("=")

@@ -48,7 +48,7 @@ def crop(variants: Sequence[Variant]) -> str | None:
         ", ".join(f"{name} {_size(size)}" for name, size in held.items())
         for variant in variants
         for run in variant.runs
-        if (held := _held(run.summary.get("cost"), "of"))
+        if isinstance(held := _held(run.summary.get("cost"), "of"), Mapping) and held
     }
     if not every:
         return None
@@ -57,6 +57,8 @@ def crop(variants: Sequence[Variant]) -> str | None:
 
 def _size(size: Any) -> str:
     """Height and width, or those of several references."""
+    if not isinstance(size, list):
+        return str(size)
     if size and isinstance(size[0], list):
         return " + ".join(map(_size, size))
     return "×".join(map(str, size))
@@ -69,4 +71,4 @@ def _held(node: Any, name: str) -> Any:
 def _value(node: Any, path: tuple[str, ...]) -> float | None:
     for name in path:
         node = _held(node, name)
-    return None if isinstance(node, str) or node is None else float(node)
+    return float(node) if isinstance(node, int | float) else None

@@ -1,11 +1,11 @@
 """The dashboard's layout as code: a workspace of W&B with a panel for everything that runs log."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from restore.engine.run_logger import SHOWN
 from restore.tools.report.runs import Run
+from restore.utils import foreign
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -96,10 +96,8 @@ def _measure(name: str) -> str:
 
 
 def _shown(run: Run) -> dict[str, list[str]]:
-    try:
-        return json.loads((run.folder / SHOWN).read_text(encoding="utf-8"))
-    except OSError:
-        return {}  # the dashboard was off
+    path = run.folder / SHOWN
+    return foreign.read_json(path) if path.exists() else {}  # the dashboard was off
 
 
 def _leaves(node: Any, path: str) -> Iterator[str]:

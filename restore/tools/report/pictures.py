@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from restore.errors import UserError
 from restore.images.decoding import opened
 from restore.images.io import readable
 from restore.models.attention import choices
 from restore.tools.report.comparable_groups import ComparableGroup
+from restore.tools.report.runs import Evaluation
+from restore.utils import foreign
 
 _KINDS = ("target", "low", "mask")
 
@@ -35,12 +38,21 @@ class Album:
     def __post_init__(self) -> None:
         self.held: list[str] = []
         self._names: dict[str, int] = {}  # by what tells contents apart
+        self.notes: dict[str, str] = {}  # on files that could not be taken
 
-    def add(self, path: Path, lossless: bool = False) -> int | None:
-        """The picture's name; None where there is no such file, UserError where it is damaged."""
-        if not path.exists():
+    def add(self, path: Path | None, lossless: bool = False) -> int | None:
+        """The picture's name; None where there is no such file or it is damaged, which is noted."""
+        if path is None or not path.exists():
             return None
-        mark = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            return self._added(path, lossless)
+        except UserError as error:
+            self.notes[str(path)] = f"left out: {error}"
+            return None
+
+    def _added(self, path: Path, lossless: bool) -> int:
+        with foreign.reading(path), foreign.open_regular(path) as source:
+            mark = hashlib.file_digest(source, "sha256").hexdigest()
         if mark not in self._names:
             with readable(path), opened(path) as image:
                 picture = image.convert("L" if lossless else "RGB")
@@ -87,7 +99,7 @@ def gather(condition: ComparableGroup, album: Album, count: int) -> dict[str, An
                         other = album.add(one.picture(kind, key), lossless=kind == "mask")
                         if other is not None:
                             entry["shown"][kind] = other
-                    entry["references"] = _references(one.folder, key, album)
+                    entry["references"] = _references(one, key, album)
         if entry["restored"]:
             found[key] = entry
     return found
@@ -107,24 +119,28 @@ def _ranked(condition: ComparableGroup) -> list[str]:
     return [condition.keys[place] for place in order]
 
 
-def _references(folder: Path, key: str, album: Album) -> list[int]:
+def _references(one: Evaluation, key: str, album: Album) -> list[int]:
     names: list[int] = []
     while True:
         kind = f"reference_{len(names) + 1}" if names else "reference"
-        name = album.add(folder / kind / f"{key}.png")
+        name = album.add(one.picture(kind, key))
         if name is None:
             return names
         names.append(name)
 
 
-def _choices(path: Path, album: Album) -> dict[str, Any]:
+def _choices(path: Path | None, album: Album) -> dict[str, Any]:
     """Names of little-endian positions (uint16 or, of many, uint32) and of uint8 scores.
 
     A score of 1 is 255. With them the sizes.
     """
-    if not path.exists():
+    if path is None or not path.exists():
         return {}
-    held = choices.read(path)
+    try:
+        held = choices.read(path)
+    except UserError as error:
+        album.notes[str(path)] = f"left out: {error}"
+        return {}
     score = np.clip(np.rint(held.score * 255), 0, 255).astype(np.uint8)
     few = int(held.grids.prod(1).sum()) <= 1 << 16
     return {

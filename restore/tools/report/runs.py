@@ -1,7 +1,5 @@
 """Reading run folders (of `restore train`) and evaluation folders (of `restore evaluate`)."""
 
-import csv
-import json
 import math
 import os
 import re
@@ -13,6 +11,7 @@ from typing import Any
 
 from restore.engine import run_folder
 from restore.errors import UserError
+from restore.utils import foreign
 
 # Folders inside runs and evaluations that hold no others.
 _INNER = {
@@ -60,9 +59,13 @@ class Evaluation:
     baseline_values: dict[str, list[float]]
     baseline_pooled: dict[str, float] = field(default_factory=dict)
 
-    def picture(self, kind: str, key: str, suffix: str = ".png") -> Path:
-        """Where `save=true` keeps a picture."""
-        return self.folder / kind / f"{key}{suffix}"
+    def picture(self, kind: str, key: str, suffix: str = ".png") -> Path | None:
+        """Where `save=true` keeps a picture; None for a key that leads out of its folder."""
+        place = self.folder / kind
+        path = place / f"{key}{suffix}"
+        # What a file names is no path: neither by dots nor by a link does it lead elsewhere.
+        inside = "\0" not in key and path.resolve().is_relative_to(place.resolve())
+        return path if inside and place.resolve().parent == self.folder.resolve() else None
 
 
 @dataclass
@@ -91,7 +94,7 @@ def find(folders: Sequence[str]) -> Found:
                 if not (place / "config.yaml").exists():
                     notes.append(f"{place}: {_state(place)}")
                     continue
-                config = run_folder.read_config(place)
+                config = run_folder.look_at_config(place)
                 if "schedule" in config:
                     runs[place.resolve()] = run = _run(place, config)
                     if not run.summary:
@@ -119,11 +122,11 @@ def _state(folder: Path) -> str:
 
 
 def _places(root: Path) -> Iterator[Path]:
-    for place, inner, files in os.walk(root):
-        if "config.yaml" in files:  # elsewhere a folder of these names may be a run's
+    for place, inner, names in os.walk(root):
+        if "config.yaml" in names:  # elsewhere a folder of these names may be a run's
             inner[:] = [x for x in inner if x not in _INNER and not x.startswith("reference")]
         inner.sort(key=_natural)
-        if not {"config.yaml", "status.json"}.isdisjoint(files):
+        if not {"config.yaml", "status.json"}.isdisjoint(names):
             yield Path(place)
 
 
@@ -140,13 +143,18 @@ def _run(folder: Path, config: dict[str, Any]) -> Run:
             history[row["name"]].append((int(row["step"]), float(row["value"])))
         except (KeyError, TypeError, ValueError):
             continue  # the line that a stopped run was writing
+    with foreign.reading(folder / "config.yaml"):
+        seed = config.get("seed")
+        if not isinstance(seed, int | None) or not isinstance(config["schedule"], list):
+            raise ValueError("its seed or schedule is none")
     return Run(folder, config, _overrides(folder), dict(history), _json(folder / "summary.json"))
 
 
 def _overrides(folder: Path) -> dict[str, str]:
     """What was typed, by the sweep's note, the folder's name or the command of a single run."""
     job = _json(folder / "job.json").get("overrides")
-    command = _json(folder / "environment.json").get("command") or []
+    command = _json(folder / "environment.json").get("command")
+    command = command if isinstance(command, list) else []
     if isinstance(job, list):
         words = job
     elif "=" in folder.name:
@@ -165,19 +173,35 @@ def _evaluations(folder: Path) -> list[Evaluation]:
     if not summary:
         raise UserError(f"{folder} holds an evaluation that has not come to its end")
     if isinstance(summary.get("references"), Mapping):
-        places = [folder / kind.replace("/", "_") for kind in summary["references"]]
+        places = [folder / str(kind).replace("/", "_") for kind in summary["references"]]
+        if odd := next((p for p in places if p.resolve().parent != folder.resolve()), None):
+            raise UserError(f"{folder} is damaged: {odd.name} is no folder in it")
         return [_evaluation(place, _json(place / "summary.json")) for place in places]
     return [_evaluation(folder, summary)]
 
 
 def _evaluation(folder: Path, summary: dict[str, Any]) -> Evaluation:
-    rows = list(_rows(folder / "images.csv"))
+    rows = _rows(folder / "images.csv")
     if "restored" not in summary or not rows:
         raise UserError(f"{folder} holds no results of single images (images.csv)")
-    try:
+    with foreign.reading(folder / "summary.json"):
+        _check_facts(summary)
         return _measured(folder, summary, rows)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder} holds damaged results: {error}") from error
+
+
+def _check_facts(summary: dict[str, Any]) -> None:
+    """Raises KeyError or ValueError where what the page tells of an evaluation is not there."""
+    for name in ("weights", "split", "protocol", "references"):
+        if not isinstance(summary[name], str):
+            raise ValueError(f"{name} is no text")
+    if "\0" in summary["weights"]:
+        raise ValueError("weights names no file")
+    if not isinstance(summary["data"], dict) or not isinstance(summary["data"]["_target_"], str):
+        raise ValueError("data names no data set")
+    if not isinstance(summary["restored"], dict):
+        raise ValueError("restored holds no numbers")
+    if not isinstance(summary.get("task changed") or {}, dict):
+        raise ValueError("task changed holds no settings")
 
 
 def _measured(folder: Path, summary: dict[str, Any], rows: list[dict[str, str]]) -> Evaluation:
@@ -208,13 +232,13 @@ def _measured(folder: Path, summary: dict[str, Any], rows: list[dict[str, str]])
 def _joined(runs: dict[Path, Run], evaluations: list[Evaluation], notes: list[str]) -> Found:
     """Evaluations with the runs whose weights they measured."""
     joined = []
-    foreign: dict[str, Run] = {}
+    untrained: dict[str, Run] = {}
     for one in evaluations:
         run = _trained(runs, one.weights)
         if run is None:
-            run = foreign.setdefault(one.weights, Run(Path(one.weights)))
+            run = untrained.setdefault(one.weights, Run(Path(one.weights)))
         joined.append((run, one))
-    return Found([*runs.values(), *foreign.values()], joined, notes)
+    return Found([*runs.values(), *untrained.values()], joined, notes)
 
 
 def _trained(runs: dict[Path, Run], weights: str) -> Run | None:
@@ -227,22 +251,17 @@ def _trained(runs: dict[Path, Run], weights: str) -> Run | None:
     return same[0] if len(same) == 1 else None
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
+def _rows(path: Path) -> list[dict[str, str]]:
+    return foreign.read_csv(path) if path.exists() else []
 
 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty when there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    return held if isinstance(held, dict) else {}
+    return foreign.read_json(path) if path.exists() else {}
 
 
 def _number(value: Any) -> float:
-    return math.nan if value in (None, "") else float(value)
+    number = math.nan if value in (None, "") else float(value)
+    if math.isinf(number):
+        raise ValueError("a number is infinite")
+    return number

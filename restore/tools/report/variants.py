@@ -45,7 +45,8 @@ def _channels(attention: Any) -> int | None:
         return None
     embedding = attention["embedding"]
     # What compares the features as they are has no setting for it: VGG19's relu3_1 has 256.
-    return embedding.get("channels", 256)
+    channels = embedding.get("channels", 256)
+    return channels if isinstance(channels, int) else None
 
 
 def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:

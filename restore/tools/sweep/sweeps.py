@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from restore.config import compose, explain, names, plain
+from restore.config.groups import composing
 from restore.engine import memory, status
 from restore.errors import UserError
 from restore.utils.files import to_json, write_text
+from restore.utils.foreign import read_json
 
 # What may differ between two stretches of one run: where it lies and runs, and who watches.
 FREE = (
@@ -69,6 +72,11 @@ def prepare(overrides: list[str]) -> Sweep:
     typed = [o for o in overrides if not o.startswith("-")]
     grids = [_Grid(words) for words in _grids(typed)]
     swept = list(dict.fromkeys(key for grid in grids for key in grid.swept))
+    if any(_key(o) == "resume" for o in _own(_parsed(typed))):
+        raise UserError(
+            "resume: a sweep goes on by the command that began it; a run by itself goes on by "
+            "restore train resume=RUN, without -m"
+        )
     if "folder" in swept:
         raise UserError("folder: a sweep lies in one; each of its jobs has its own in there")
     own = _own(_parsed(typed))
@@ -105,7 +113,9 @@ def _searched(words: Sequence[str]) -> list[str]:
 
 def _parsed(words: Sequence[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(list(words))
+        with composing():  # glob(…) is over the groups that are there
+            loader = GlobalHydra.instance().config_loader()
+            return OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     except HydraException as error:
         raise UserError(explain(error, "train", list(words))) from error
 
@@ -257,7 +267,7 @@ def claim(
         folder.mkdir(parents=True, exist_ok=True)
         with status.locked(folder / ".lock", patience=60):
             for path in sorted(folder.glob("*/job.json")):
-                if json.loads(path.read_text(encoding="utf-8")).get("identity") == own:
+                if read_json(path).get("identity") == own:
                     return path.parent
             path = folder / name
             if (path / "job.json").exists() or (path / "config.yaml").exists():
