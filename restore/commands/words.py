@@ -27,7 +27,7 @@ def bare_words(words: Sequence[str]) -> list[str]:
     found = []
     for before, word in zip(["", *words], words):
         own = not word.startswith("-") and before not in _VALUED
-        if own and not word.startswith("~") and ("=" not in word or os.path.exists(word)):
+        if own and not re.match("~(?!/|$)", word) and ("=" not in word or os.path.exists(word)):
             found.append(word)
     return found
 

@@ -93,10 +93,14 @@ class Objective:
             raise UserError(f"{origin} does not fit: {error}") from error
         for group, options in zip(self.optimizer.param_groups, own):
             group.update(options)
+        # torch's own keep what is of a parameter's shape or a number; others keep sums along sides.
+        strict = type(self.optimizer).__module__.startswith("torch.optim")
         for parameter, kept in self.optimizer.state.items():
             for name, value in kept.items():
-                fits = not isinstance(value, Tensor) or value.shape in (parameter.shape, ())
-                if not fits or (isinstance(value, Tensor) and not value.isfinite().all()):
+                if not isinstance(value, Tensor):
+                    continue
+                fits = value.shape in (parameter.shape, ()) or not strict
+                if not fits or not value.isfinite().all():
                     raise UserError(f"{origin} does not fit: its {name} is damaged")
 
     def terms(

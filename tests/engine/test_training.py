@@ -184,7 +184,7 @@ def test_two_stages_one_after_the_other(tmp_path: Path):
 
 def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path: Path, capfd):
     folder = tmp_path / "run"
-    huge = "stages.reconstruction.objectives.restoration.weights.reconstruction=1e39"
+    huge = "stages.reconstruction.objectives.restoration.losses.reconstruction.weight=1e39"
     assert train(folder, huge) == 1
     said = capfd.readouterr().err
     assert "nothing was changed by it" in said

@@ -49,7 +49,7 @@ def train(*more: str) -> list[str]:
         (train(f"{STAGE}.optimizer.lr=nan"), "finite"),
         (train(f"{STAGE}.optimizer.lr=inf"), "finite"),
         (train(f"{STAGE}.optimizer.lr=1e30"), "less than"),
-        (train(f"+{STAGE}.groups.body.lr=1e30"), "less than"),
+        (train(f"+{STAGE}.param_groups.body.lr=1e30"), "less than"),
         (train(f"{STAGE}.optimizer.betas=[0.9,1.5]"), "betas[1]"),
         (train(f"{STAGE}.optimizer.eps=-1"), "eps"),
         (train(f"+{STAGE}.optimizer.weight_decay=-1"), "weight_decay"),
