@@ -5,6 +5,7 @@ regular files are opened, and what they would take in memory is known before it 
 """
 
 import csv
+import errno
 import io
 import json
 import math
@@ -44,7 +45,9 @@ def reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        if error.errno is None:  # not the system's: Pillow's, of a picture that is cut off
+            raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise UserError(f"{path} is damaged: it is nested too deep") from error
     except Exception as error:
@@ -60,7 +63,7 @@ def open_regular(path: Path) -> IO[bytes]:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(f"'{path}' is no regular file")
+        raise OSError(errno.EINVAL, "it is no regular file")
     return os.fdopen(handle, "rb")
 
 

@@ -16,7 +16,7 @@ from restore.errors import UserError
 from restore.models import bundled, checkpoint, weights
 from restore.models.attention import choices
 from restore.utils import foreign
-from tests.security import scenes
+from tests.helpers import stored_scene as scenes
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 
 from restore.cli import main
 from restore.models import checkpoint
+from tests.helpers import stored_scene as scenes
 from tests.helpers.pictures import photo, write
-from tests.security import scenes
 
 STAGE = "stages.reconstruction.objectives.restoration"
 APPLY = ["apply", "weights=run", *scenes.QUIET]

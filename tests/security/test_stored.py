@@ -14,8 +14,8 @@ from restore.config import compose, names, plain, registry, stored
 from restore.engine import run_folder
 from restore.errors import UserError
 from restore.models import weights
+from tests.helpers import stored_scene as scenes
 from tests.helpers.pictures import photo, write
-from tests.security import scenes
 
 # A module in the working folder, which says so when it is imported.
 TRAP = "trap_of_a_checkpoint.spring"
