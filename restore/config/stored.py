@@ -27,7 +27,7 @@ from restore.errors import UserError
 _TRUSTED = "RESTORE_TRUSTED_PARTS"
 
 # Mappings from names of the user's own to parts, with the kind that all of these are of.
-_EACH = {"losses": "loss", "models": "discriminator", "perceptual": "perceptual"}
+_EACH = {"losses": "loss", "models": "discriminator", "metric": "metric", "perceptual": "metric"}
 
 # Far more than any configuration has; an alias in yaml or pickle can stand for a tree of any size.
 _MOST_NODES, _MOST_DEPTH = 20_000, 40

@@ -84,7 +84,7 @@ def test_no_other_target_is_taken(config, target: str, place: tuple[str, ...]):
         (("backbone",), "restore.tools.bench.data.Data"),
         (("task",), "restore.tools.export.network.Onnx"),
         (("task", "degradation"), "restore.datasets.folder.Folder"),
-        (("protocol",), "restore.metrics.perceptual.Lpips"),
+        (("protocol",), "restore.metrics.perceptual.LPIPS"),
         (("data",), "restore.datasets.masks.Box"),
     ],
 )
