@@ -81,7 +81,7 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     return instantiate(node, group)
 
 
-def instantiate(node: dict[str, Any], path: str) -> Any:
+def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:
     """The object that a node with a `_target_` describes, its arguments checked first.
 
     Arguments are taken as they stand: `${…}` in a text is text, as in the name of a file.
@@ -89,8 +89,8 @@ def instantiate(node: dict[str, Any], path: str) -> Any:
     Raises UserError for an argument that does not fit, or that the part itself refuses.
     """
     for inner_path, inner in parts(node, path):
-        check_part(inner_path, inner)
-    return _built(node, path)
+        check_part(inner_path, {**inner, **more} if inner_path == path else inner)
+    return _built({**node, **more}, path)
 
 
 def _built(node: Any, path: str) -> Any:

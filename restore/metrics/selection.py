@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -156,12 +155,10 @@ def build(nodes: Nodes | None, protocol: MeasurementProtocol) -> Selection:
         except MissingWeights as error:
             missing[key] = str(error)
             continue
-        except InstantiationException as error:
-            cause = error.__cause__ or error
-            reason = " ".join(str(cause).split())
-            if not isinstance(cause, ImportError | OSError):
-                raise UserError(f"{path}: {reason}") from error
-            missing[key] = reason
+        except UserError as error:
+            if not isinstance(error.__cause__, ImportError | OSError):
+                raise
+            missing[key] = " ".join(str(error.__cause__).split())
             continue
         if not isinstance(metric, Metric):
             raise UserError(f"{path}._target_={node['_target_']} is no torchmetrics.Metric")

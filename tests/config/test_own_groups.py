@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from restore.cli import main
-from restore.config import check, compose, plain, registry, settings
+from restore.config import check, compose, plain, registry, settings, stored
 from restore.errors import UserError
 from restore.models import weights
 from tests.helpers.tiny import ALONE
@@ -82,15 +82,20 @@ def test_it_trains_goes_on_and_is_evaluated(own: str, tmp_path: Path):
     line = [own, "backbone=own", "+strength=low", "upsampler.scale=4", *SMALL, *LENGTH, *ALONE]
     run = tmp_path / "run"
     assert main(["train", f"folder={run}", *line]) == 0
-    assert main(["train", f"resume={run}"]) == 0
-    assert weights.load(run).backbone().upsampler.gain == 0.1
-    before = weights.load(run).state
+    assert main(["train", f"resume={run}"]) == 2, "a stored run names parts that conf names"
+    assert main(["train", f"resume={run}", own]) == 0
+    with stored.trusting(searched=[f"file://{tmp_path / 'conf'}"]):
+        loaded = weights.load(run)
+        assert loaded.backbone().upsampler.gain == 0.1
+    before = loaded.state
     measured = tmp_path / "measured"
     told = ["runtime.device=cpu", "limit=1", "pictures=0", "wandb.mode=disabled"]
     told += ["loader.workers=0"]
-    assert main(["evaluate", f"weights={run}", f"folder={measured}", *told]) == 0
+    assert main(["evaluate", own, f"weights={run}", f"folder={measured}", *told]) == 0
     assert list(measured.glob("*.json"))
-    assert all(torch.equal(value, before[name]) for name, value in weights.load(run).state.items())
+    with stored.trusting(searched=[f"file://{tmp_path / 'conf'}"]):
+        after = weights.load(run).state
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_its_group_is_chosen_like_any_other(own: str):
