@@ -18,6 +18,7 @@ from torchvision import models
 
 from restore.errors import UserError
 from restore.models import checkpoint
+from restore.utils.foreign import at_home
 
 log = logging.getLogger("restore")
 
@@ -95,7 +96,7 @@ def file_of(
         MissingWeights: it is not in the cache, and fetching is forbidden or failed.
     """
     if setting not in ("imagenet", None):
-        path = Path(setting).expanduser()
+        path = Path(at_home(setting))
         if not path.is_file():
             raise UserError(
                 f"pretrained.{key}={setting}: no such file; give a file, or imagenet for the "
@@ -103,7 +104,7 @@ def file_of(
             )
         return path
     published = PUBLISHED[key]
-    folder = Path(cache).expanduser() if cache else Path(torch.hub.get_dir()) / "checkpoints"
+    folder = Path(at_home(cache)) if cache else Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / published.file
     if not path.is_file():
         reason = _fetch(published, path) if download else "pretrained.download=false"

@@ -16,6 +16,7 @@ NETWORK = '''"""A network whose last layer is a part."""
 import torch
 from torch import nn
 
+from restore.models.protocol import Backbone
 from restore.types import Restoration
 
 
@@ -30,7 +31,7 @@ class Shuffle(nn.Module):
         return self.shuffle(self.conv(x)) * self.gain
 
 
-class Net(nn.Module):
+class Net(Backbone):
     takes_reference = False
     reach = 1
 

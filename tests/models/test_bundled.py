@@ -85,9 +85,8 @@ def test_the_card_says_what_it_is(root: Path):
     assert card["sha256"] == own.fingerprint
     assert card["from"] == weights.load(root / "run_small").fingerprint
     assert card["recipe"]["stages"]["reconstruction"]["steps"] == 2
-    assert card["recipe"]["stages"]["reconstruction"]["objectives"]["restoration"]["weights"] == {
-        "reconstruction": 1.0
-    }
+    objective = card["recipe"]["stages"]["reconstruction"]["objectives"]["restoration"]
+    assert objective["losses"]["reconstruction"]["weight"] == 1.0
     assert card["command"][:2] == ["restore", "train"]
     assert json.loads((root / "networks" / "any" / bundled.CARD).read_text())["scale"] is None
 

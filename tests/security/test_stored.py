@@ -215,8 +215,8 @@ def test_a_part_of_ones_own_goes_on_with_the_folder_that_names_it(
 ):
     """In a run, in a run that goes on, in a sweep (whose jobs are processes), and in evaluation."""
     (tmp_path / "own_protocol.py").write_text(
-        "from restore.metrics.protocol import Protocol\n"
-        "class Mine(Protocol):\n"
+        "from restore.metrics.protocol import MeasurementProtocol\n"
+        "class Mine(MeasurementProtocol):\n"
         "    def __init__(self, name: str, shave: int):\n"
         "        super().__init__(name, 'rgb', shave)\n"
     )

@@ -23,6 +23,7 @@ from restore.models.pretrained import (
     failure,
     note_failure,
 )
+from restore.utils.foreign import at_home
 
 _STRIDES = (1, 2, 4)
 
@@ -127,7 +128,7 @@ def features_of(
         options["out_indices"] = tuple(levels)
     name, path = f"timm's {model}", ""
     if weights not in ("random", "imagenet"):
-        path = str(Path(weights).expanduser())
+        path = at_home(weights)
         options |= {
             "pretrained": True,
             "pretrained_cfg_overlay": {"state_dict": checkpoint.read(Path(path))},
