@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import yaml
@@ -57,7 +57,7 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged: {reason}") from error
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """The file for reading. Raises OSError for a pipe, a device or a folder, which could hang."""
     # A pipe opens at once with this flag, and is then seen to be one.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
