@@ -18,7 +18,7 @@ SCRIPT = """
 import restore
 from restore.data.degradation import PilBicubic
 from restore.datasets.folder import Folder
-from restore.metrics.protocol import Protocol
+from restore.metrics.protocol import MeasurementProtocol
 from restore.tasks.single_sr import SingleSR
 
 task = SingleSR(PilBicubic(), 4, 48)
