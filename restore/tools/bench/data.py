@@ -119,7 +119,7 @@ class _Decoded:
     def __getitem__(self, index: int) -> Sample:
         sample = Sample(key=str(index))
         for name, files in self.files.items():
-            with Image.open(files[index], formats=["PNG"]) as image:
+            with Image.open(files[index], formats=["PNG", "JPEG"]) as image:
                 picture = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             sample[name] = picture  # type: ignore[literal-required]
         return sample
