@@ -16,7 +16,7 @@ import yaml
 
 from restore.config import renames, stored
 from restore.engine.status import locked
-from restore.errors import UserError
+from restore.errors import Unwritable, UserError
 from restore.utils import distributed, foreign
 from restore.utils.files import make_folder as make
 from restore.utils.files import to_json, to_yaml, write_text
@@ -85,10 +85,15 @@ def finish(folder: Path) -> None:
 
 
 def refuse_taken(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError when the folder holds a run or an evaluation already.
+    """Raises UserError when the folder holds a run or an evaluation already, or cannot be made.
 
     One that was begun with the same configuration and did not end may be begun again.
     """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise Unwritable(f"cannot make the folder {folder}: nothing can be written to {place}")
     if not (folder / "config.yaml").exists():
         return
     held = look_at_config(folder)
