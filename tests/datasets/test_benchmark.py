@@ -14,6 +14,7 @@ from restore.data.loading import collate
 from restore.datasets.cache import Cache
 from restore.errors import UnreadableImage, UserError
 from restore.images.bicubic import resize
+from restore.metrics.fidelity import PSNR
 from tests.helpers.pictures import chw, photo, resized, truncate, write
 
 # The benchmarks -----------------------------------------------------------------------------
@@ -91,14 +92,12 @@ def test_a_file_of_one_channel_is_its_own_luma():
     grey = rng.integers(0, 256, (2, 1, 1, 32, 32))
     pair = [torch.from_numpy(x / 255).float().expand(-1, 3, -1, -1) for x in grey]
     error = np.square(grey[0] - grey[1])[..., 4:-4, 4:-4].mean()
-    protocol = registry.build("protocol", "y8")
-    (own,) = protocol.measure(*pair, 4, grey=True)
-    (converted,) = protocol.measure(*pair, 4)
-    assert own["psnr_y8_s4"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-9)
-    gain = 20 * np.log10(255 / 219)
-    assert converted["psnr_y8_s4"] - own["psnr_y8_s4"] == pytest.approx(gain, abs=0.01)
-    (rgb,) = registry.build("protocol", "rgb").measure(*pair, 4, grey=True)
-    assert rgb["psnr_rgb"] == pytest.approx(
+    psnr = PSNR(registry.build("protocol", "y8"))
+    own, converted = (psnr(*pair, scale=4, grey=grey).item() for grey in (True, False))
+    assert own == pytest.approx(10 * np.log10(255**2 / error), abs=1e-9)
+    assert converted - own == pytest.approx(20 * np.log10(255 / 219), abs=0.01)
+    rgb = PSNR(registry.build("protocol", "rgb"))(*pair, scale=4, grey=True).item()
+    assert rgb == pytest.approx(
         10 * np.log10(255**2 / np.square(grey[0] - grey[1]).mean()), abs=1e-4
     )
 

@@ -458,6 +458,8 @@ def test_splits_go_to_other_processes_whole(name, cufed: Path, tmp_path: Path):
         "benchmark": [f"data.root={tmp_path / 'sets'}"],
         "div2k": [f"data.root={tmp_path / 'div2k'}", "data.lows=null"],
         "sr_raw": [f"data.root={tmp_path}", "data.valid=0", "data.test=1"],
+        "warped": [f"data.photos.targets={tmp_path / 't'}", "data.photos.test=1", "data.size=16"],
+        "collection": [f"data.root={tmp_path / 'sets'}", "data.test=1"],
     }
     split = registry.build("data", name, *needed[name]).split("test")
     again = pickle.loads(pickle.dumps(split))
