@@ -13,7 +13,7 @@ from pydantic import Field
 
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
-from restore.errors import RunFailure, UserError
+from restore.errors import RunFailure, Unwritable, UserError
 from restore.images.convert import convert_mask
 from restore.images.io import by_name, find, fits, load, save_bands, writable
 from restore.inference.pipeline import STAND_INS, Pipeline
@@ -305,6 +305,8 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
         rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble)
         try:
             save_bands(job.goal, rows, height, setting.quality)
+        except Unwritable:  # a full disk will not take the others either
+            raise
         except UserError as error:  # its answer is no picture
             if job.source == Path(setting.input):
                 raise UserError(f"{job.source}: {error}") from error

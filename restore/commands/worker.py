@@ -11,6 +11,7 @@ from restore.commands import evaluate, train
 from restore.commands.outcome import reporting, speak_anyhow
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
+from restore.errors import RunFailure
 
 _WORK = {"train": train.work, "evaluate": evaluate.work}
 
@@ -26,7 +27,14 @@ def main() -> int:
             if runtime.devices > 1:
                 outcome.code = train.launch(folder, runtime)
                 return outcome.code
-        outcome.code = _WORK[command](folder)
+        try:
+            outcome.code = _WORK[command](folder)
+        except RuntimeError as error:
+            if not (launcher.joined() and launcher.deserted(error)):
+                raise
+            raise RunFailure(
+                f"process {os.environ['RANK']}: another process of the job is gone"
+            ) from error
     return outcome.code
 
 

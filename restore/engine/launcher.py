@@ -6,6 +6,7 @@ made the processes (torchrun, Slurm), the job joins them. Nothing else in the pr
 difference.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -123,7 +124,7 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
         monitor_interval=0.2,
         signals_to_handle="SIGQUIT",  # the others would leave the processes half a minute to save
     )
-    with forwarding() as asked:
+    with forwarding() as asked, _quiet():
         try:
             elastic_launch(config, sys.executable)(
                 "-m", "restore.commands.worker", command, str(folder)
@@ -132,6 +133,29 @@ def launch(command: str, folder: Path, runtime: Runtime) -> int:
             ends = {rank: (f.exitcode, f.timestamp) for rank, f in error.failures.items()}
             return _failed(ends, asked())
     return 0
+
+
+def deserted(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the group does not answer any more."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's launcher says of a process that failed, which we say in a sentence."""
+    loggers = [
+        logging.getLogger(name)
+        for name in list(logging.root.manager.loggerDict)
+        if name.startswith("torch.distributed.elastic")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _failed(ends: dict[int, tuple[int, int]], asked: bool = False) -> int:

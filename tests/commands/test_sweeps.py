@@ -191,17 +191,17 @@ def test_what_a_killed_process_was_writing_goes(tmp_path: Path):
 
 def test_a_job_that_fails_ends_no_other(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
-    rate = "stages.reconstruction.objectives.restoration.optimizer.lr"
-    assert sweep(folder, f"{rate}=1e20,1e-4", "stages.reconstruction.steps=2") == 1
-    assert states(folder) == {"lr=1e+20": "failed", "lr=0.0001": "finished"}
-    why = status.read(folder / "lr=1e+20")["reason"]
+    weight = "stages.reconstruction.objectives.restoration.losses.reconstruction.weight"
+    assert sweep(folder, f"{weight}=1e39,0.5", "stages.reconstruction.steps=2") == 1
+    assert states(folder) == {"weight=1e+39": "failed", "weight=0.5": "finished"}
+    why = status.read(folder / "weight=1e+39")["reason"]
     assert "nothing was changed by it" in why
     said = capfd.readouterr().out
-    assert f"lr=1e+20: {why}" in said[said.index("best") :], "in the table at the end"
+    assert f"weight=1e+39: {why}" in said[said.index("best") :], "in the table at the end"
     assert "1 failed" in said
     assert main(["sweep", str(folder)]) == 0
     shown = capfd.readouterr().out
-    assert re.search(r"lr=0.0001 +finished +2/2 100% +valid/psnr\S+ \d", shown)
+    assert re.search(r"weight=0.5 +finished +2/2 100% +valid/psnr\S+ \d", shown)
     assert why in shown
 
 

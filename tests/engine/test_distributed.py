@@ -74,6 +74,8 @@ def test_a_process_that_is_killed_is_told_with_the_signal(tmp_path: Path):
     assert process.returncode == 1
     why = "process 0 of the job was killed (SIGKILL), as the system does where memory runs out"
     assert said.splitlines()[-1] == f"restore train: {why}"
+    assert "Traceback" not in said
+    assert "torch/distributed/elastic" not in said
     assert status.read(folder)["state"] == "failed"
     assert status.read(folder)["reason"] == why
 
