@@ -85,7 +85,7 @@ def _check_word(override: str) -> None:
     if given and names(group) and not key.startswith("~"):
         with suppress(HydraException):
             chosen = OverridesParser.create().parse_override(override)
-            if not chosen.is_sweep_override() and not isinstance(chosen.value(), str | list):
+            if not chosen.is_sweep_override() and not isinstance(chosen.value(), str | list | dict):
                 raise UserError(
                     f"{name}={value}: no such choice; choose one of {', '.join(names(group))}"
                 )

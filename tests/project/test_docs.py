@@ -38,7 +38,8 @@ from tests.helpers.pictures import photo, write
 from tests.helpers.stand_ins import MORE, StandIns, smaller
 
 # What a command may say that it needs.
-NEEDS = ("Slurm", "CUDA", "the network", "Palette", "SR-RAW", "hours", "Optuna", "several machines")
+NEEDS = ("Slurm", "CUDA", "the network", "Palette", "SR-RAW", "hours", "Optuna")
+NEEDS += ("several machines", "photos of places", "VGG19's weights")
 SETTINGS: dict[str, type[Any]] = {
     "train": settings.Train,
     "evaluate": settings.Evaluate,
