@@ -65,7 +65,10 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
     # Whether it is there depends on the parts that are chosen; single values may be of this part.
     chosen = [o for o in overrides if names(o.partition("=")[0].lstrip("+"))]
-    config = compose(command, chosen, with_hydra=True)
+    try:
+        config = compose(command, chosen, with_hydra=True)
+    except UserError:  # what else is chosen may go with this choice alone
+        config = compose(command, [f"{group}={name}", *chosen], with_hydra=True)
     if group in config.hydra.runtime.choices:
         node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
     elif group in config:  # several at once, each under its own name

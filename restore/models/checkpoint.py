@@ -145,7 +145,7 @@ def _load(path: Path) -> Any:
         own, needed = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
         storages[own.data_ptr()] = own.nbytes()
         total += needed
-        if needed > own.nbytes() or total > _MOST_SHARED * size:
+        if total > max(_MOST_SHARED * size, _ALWAYS_FINE):
             raise UserError(f"{path} is no weights file: its tensors claim more than it holds")
     if sum(storages.values()) > size:
         raise UserError(f"{path} is no weights file: its tensors claim more than it holds")
@@ -155,6 +155,8 @@ def _load(path: Path) -> Any:
 
 # How many times over a file's tensors may use the same numbers, as tied layers do.
 _MOST_SHARED = 4
+# Bytes that tensors may claim whatever the file's size, as those of repeated values do.
+_ALWAYS_FINE = 512 * 2**20
 _MOST_ENTRIES = 1_000_000
 
 

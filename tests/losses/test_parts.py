@@ -44,13 +44,22 @@ def test_every_loss_is_a_finite_number_with_a_gradient(name):
         score=torch.rand(2, 1, 32, 32),
         textures=[torch.rand(2, 3, 32, 32)],
         block_masks={"body.0": torch.rand(2, 1, 8, 8, requires_grad=True)},
+        query=torch.rand(2, 5, 8, 8, requires_grad=True),
+        key=torch.rand(2, 5, 8, 8),
     )
-    problem = Problem({}, torch.rand(2, 3, 32, 32), ["a", "b"])
+    same = torch.eye(3).expand(2, 3, 3)
+    target = torch.rand(2, 3, 32, 32)
+    problem = Problem({"low_up": image}, target, ["a", "b"], homography=same)
     value = loss(answer, problem, models)
     assert value.shape == ()
     assert value.isfinite()
     assert name == "gan_generator" or name == "gan_critic" or value >= 0
-    learns = [image, *models["discriminator"].parameters(), *answer.block_masks.values()]
+    learns = [
+        image,
+        answer.query,
+        *models["discriminator"].parameters(),
+        *answer.block_masks.values(),
+    ]
     gradients = torch.autograd.grad(value, learns, allow_unused=True)
     felt = [g for g in gradients if g is not None]
     assert felt

@@ -22,30 +22,33 @@ class MatchingExtractor(Extractor):
     Args:
         weights: of the matching network: `bundled` (comes with the package), `random`, or the path
             of a checkpoint or run folder of `backbone=matching`.
-        trainable: whether training changes the matching network too; the pyramid it always does.
+        trainable: whether training changes the pyramid.
+        train_matching: whether it changes the matching network too.
         channels: of the pyramid at full, half and quarter resolution.
     """
 
     def __init__(
         self,
         weights: str = "bundled",
-        trainable: bool = False,
+        trainable: bool = True,
+        train_matching: bool = False,
         channels: tuple[int, int, int] = (32, 48, 64),
     ):
         super().__init__()
+        self.channels = channels
+        full, half, quarter = channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = MatchingNetwork()
+            self.at_full = nn.Conv2d(3, full, 3, padding=1)
+            self.at_half = nn.Conv2d(full, half, 4, stride=2, padding=1)
+            self.at_quarter = nn.Conv2d(half, quarter, 4, stride=2, padding=1)
         self.provenance = Provenance("matching network", "random")
         if weights != "random":
             self.provenance = _load(self.network, weights)
-        self.network.requires_grad_(trainable)
+        self.requires_grad_(trainable)
+        self.network.requires_grad_(train_matching)
         self.reach = self.network.reach
-        self.channels = channels
-        full, half, quarter = channels
-        self.at_full = nn.Conv2d(3, full, 3, padding=1)
-        self.at_half = nn.Conv2d(full, half, 4, stride=2, padding=1)
-        self.at_quarter = nn.Conv2d(half, quarter, 4, stride=2, padding=1)
 
     @property
     def matched(self) -> int:
