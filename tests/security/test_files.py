@@ -46,7 +46,7 @@ def test_a_packed_checkpoint_is_refused(tmp_path: Path):
     [
         {"a": torch.zeros(1).expand(1 << 20, 1 << 15)},
         {f"{i}": torch.zeros(1000)[:] for i in range(3)} | {"a": torch.zeros(2, 2).to_sparse()},
-        (lambda x: {f"{i}": x.view(-1) for i in range(100)})(torch.zeros(2_000_000)),
+        (lambda x: {f"{i}": x.view(-1) for i in range(200)})(torch.zeros(2_000_000)),
         {"a": torch.empty(1 << 40, device="meta")},
     ],
     ids=["expanded", "sparse", "shared", "meta"],
