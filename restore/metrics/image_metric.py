@@ -142,11 +142,11 @@ class ImageMetric:
     def compute(self) -> float:
         """The value of the whole set, over all processes; NaN where there is none."""
         with warnings.catch_warnings():
-            # A process may have had no picture.
-            warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
             had_pictures = self.metric.update_count > 0
             value = math.nan
             if distributed.world() > 1:
+                # Of several processes one may have had no picture, and must take part all the same.
+                warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
                 self._join_lists()
             try:
                 value = self._guarded(self.metric.compute)
