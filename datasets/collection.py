@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from restore.datasets.folder import position
+from restore.datasets.shares import Shares
 from restore.errors import UserError
 from restore.images.io import by_name, read_rgb
 from restore.types import Sample
@@ -107,31 +107,14 @@ class Collection:
                 f"data.references={references}: {root}/{small[0]} has {len(places[small[0]])} "
                 "photo(s), and each needs that many others"
             )
-        self.root = root
         self.places = {name: Place(sorted(photos)) for name, photos in sorted(places.items())}
         self.references, self.longest_side = references, longest_side
-        self.shares = {"valid": valid, "test": test}
+        self.shares = Shares(valid, test)
 
     def split(self, name: str) -> CollectionSplit:
         """The split `train`, `valid` or `test`; UserError when no place falls into it."""
-        if name not in ("train", *self.shares):
-            raise UserError(f"a collection has no split '{name}'; choose of train, valid, test")
-        chosen = {place: kept for place, kept in self.places.items() if self._belongs(place, name)}
-        if not chosen:
-            what = f"raise data.{name}" if name in self.shares else "lower data.valid and data.test"
-            raise UserError(
-                f"none of the {len(self.places)} places of {self.root} falls into the split "
-                f"'{name}': {what}"
-            )
+        chosen = self.shares.split(self.places, name, "places of data.root")
         return CollectionSplit(chosen, self.references, self.longest_side)
-
-    def _belongs(self, place: str, name: str) -> bool:
-        if 1 in self.shares.values():
-            return self.shares.get(name, 1) == 1
-        at, valid, test = position(place), self.shares["valid"], self.shares["test"]
-        return {"valid": at < valid, "test": valid <= at < valid + test}.get(
-            name, at >= valid + test
-        )
 
 
 def _shrunk(picture: Tensor, longest: int) -> Tensor:

@@ -1,19 +1,14 @@
 """One's own pictures: targets, and by the same file names references and low pictures."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from restore.datasets.shares import Shares
 from restore.errors import UserError
 from restore.images.io import by_name, read_rgb
 from restore.types import Sample
-
-
-def position(key: str) -> float:
-    """A number in [0, 1) that depends on the name alone, evenly spread: shares cut splits of it."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
 
 
 class FolderSplit:
@@ -68,11 +63,7 @@ class Folder:
         folders = [references] if isinstance(references, str) else references or []
         self.references = [self._partners("references", folder) for folder in folders]
         self.lows = {} if lows is None else self._partners("lows", lows)
-        if max(valid, test) < 1 < valid + test:
-            raise UserError(
-                f"data.valid={valid} and data.test={test} are more than all pictures together"
-            )
-        self.shares = {"valid": valid, "test": test}
+        self.shares = Shares(valid, test)
 
     def _partners(self, what: str, folder: str) -> dict[str, Path]:
         found = by_name(Path(folder))
@@ -86,24 +77,5 @@ class Folder:
 
     def split(self, name: str) -> FolderSplit:
         """The split `train`, `valid` or `test`; UserError when no picture falls into it."""
-        if name not in ("train", *self.shares):
-            raise UserError(f"data.targets has no split '{name}'; choose of train, valid, test")
-        chosen = {key: path for key, path in self.targets.items() if self._belongs(key, name)}
-        if not chosen:
-            what = f"raise data.{name}" if name in self.shares else "lower data.valid and data.test"
-            raise UserError(
-                f"none of the {len(self.targets)} pictures of data.targets falls into the split "
-                f"'{name}': {what}"
-            )
+        chosen = self.shares.split(self.targets, name, "pictures of data.targets")
         return FolderSplit(chosen, self.references, self.lows)
-
-    def _belongs(self, key: str, name: str) -> bool:
-        if 1 in self.shares.values():
-            return self.shares.get(name, 1) == 1
-        place = position(key)
-        valid, test = self.shares["valid"], self.shares["test"]
-        if name == "valid":
-            return place < valid
-        if name == "test":
-            return valid <= place < valid + test
-        return place >= valid + test

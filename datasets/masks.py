@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.datasets import scribbles
-from restore.datasets.folder import position
+from restore.datasets.shares import position
 from restore.errors import UnreadableImage, UserError
 from restore.images.io import by_name, find
 from restore.images.masks import Polarity, read

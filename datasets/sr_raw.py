@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from restore.datasets.folder import position
+from restore.datasets.shares import position
 from restore.errors import UnreadableImage, UserError
 from restore.images import memory_mapped
 from restore.types import Sample
