@@ -1,7 +1,6 @@
 """The stage with all losses: every game, in the published order, the same however it is run."""
 
 import copy
-import csv
 import json
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from restore.engine.training import Training
 from restore.errors import UserError
 from restore.losses.penalties import interpolated
 from restore.models import checkpoint
+from tests.helpers.runs import numbers
 from tests.helpers.tiny import ALONE, CROPS, NETWORK
 
 # A network, critics and pictures small enough that a step takes a fraction of a second.
@@ -62,15 +62,6 @@ def step(training: Training) -> dict[str, float]:
     """One step on its first four items, as the loop takes it."""
     batch = to_device(collate([training.items[i] for i in range(4)]), training.device)
     return training.learner.advance(training.learner.stages[0], [batch])
-
-
-def numbers(folder: Path) -> dict[tuple[int, str], float]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return {
-            (int(row["step"]), row["name"]): float(row["value"])
-            for row in csv.DictReader(file)
-            if row["name"] != "train/images_per_s"
-        }
 
 
 def models(folder: Path) -> dict[str, torch.Tensor]:
