@@ -62,6 +62,12 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
+def of_run(folder: Path) -> Path:
+    """The checkpoint that a run folder is known by: its best, else its last."""
+    best, last = (folder / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
+    return best if best.is_file() else last
+
+
 def own(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """What `read` gave, found to be a network with its configuration as checkpoints of ours have.
 

@@ -74,9 +74,8 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     """
     path = bundled.named(path) or Path(at_home(path))
     if path.is_dir():
-        found = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
-        found.insert(0, path / bundled.WEIGHTS)
-        path = next((file for file in found if file.is_file()), found[-1])
+        packed = path / bundled.WEIGHTS
+        path = packed if packed.is_file() else checkpoint.of_run(path)
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
     mark = checkpoint.fingerprint(path)

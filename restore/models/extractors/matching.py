@@ -69,11 +69,11 @@ class MatchingExtractor(Extractor):
 def _load(network: MatchingNetwork, weights: str) -> Provenance:
     path = WEIGHTS if weights == "bundled" else Path(weights)
     if path.is_dir():
-        files = [path / "checkpoints" / f"{name}.pt" for name in ("best", "last")]
-        path = next((file for file in files if file.is_file()), files[-1])
+        path = checkpoint.of_run(path)
     state = checkpoint.read(path)
-    if isinstance(state.get("models"), dict):
-        state = state.get("ema") or state["models"].get("backbone", {})
+    if state.get("format") == checkpoint.FORMAT:
+        held = checkpoint.own(state, path)
+        state = held["ema"] or held["models"]["backbone"]
     inner = {
         name.removeprefix("network."): value
         for name, value in state.items()
