@@ -15,7 +15,7 @@ from torch import Tensor
 
 from restore.images.bicubic import resize
 from restore.images.io import find, read_rgb
-from restore.metrics.protocol import Protocol
+from restore.metrics.protocol import MeasurementProtocol
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 SCALE = 4
@@ -23,13 +23,13 @@ SCALE = 4
 
 def pictures(folder: Path | None = None) -> Iterator[Tensor]:
     """3HW uint8, cut to multiples of the scale."""
-    made: Iterator[Tensor]
+    found: Iterator[Tensor]
     if folder is None:
         arrays = (getattr(skimage.data, name)() for name in PHOTOS)
-        made = (torch.from_numpy(array).permute(2, 0, 1) for array in arrays)
+        found = (torch.from_numpy(array).permute(2, 0, 1) for array in arrays)
     else:
-        made = (read_rgb(path) for path in find(folder))
-    for picture in made:
+        found = (read_rgb(path) for path in find(folder))
+    for picture in found:
         height, width = (side - side % SCALE for side in picture.shape[-2:])
         yield picture[:, :height, :width].contiguous()
 
@@ -39,9 +39,9 @@ def readings(target: Tensor) -> dict[str, float]:
     restored = resize(resize(target, 1 / SCALE), SCALE)
     x, y = restored[None].float() / 255, target[None].float() / 255
     tanh = 2 * x - 1  # what a network that ends in tanh gives
-    (luma,) = Protocol("y", "y", "scale").measure(x, y, SCALE)
+    luma = MeasurementProtocol("y", "y", "scale").planes(x, y, SCALE)
     return {
-        "right, luma without the border": next(iter(luma.values())),
+        "right, luma without the border": -10 * math.log10((luma[0] - luma[1]).square().mean() / 255**2),
         "right, RGB": psnr(x, y),
         "tanh's values cut to [0, 1]": psnr(tanh.clamp(0, 1), y),
         "the target itself, read so": psnr((2 * y - 1).clamp(0, 1), y),

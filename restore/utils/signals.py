@@ -88,7 +88,7 @@ def forwarding() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        children = psutil.Process().children()
+        children = [c for c in psutil.Process().children() if c.status() != psutil.STATUS_ZOMBIE]
         if not children:
             raise KeyboardInterrupt
         for child in children:

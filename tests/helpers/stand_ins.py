@@ -17,7 +17,7 @@ from PIL import Image
 
 from restore.cli import main
 from restore.config import compose
-from restore.datasets.folder import position
+from restore.datasets.shares import position
 from tests.helpers import published
 from tests.helpers.pictures import photo, resized, write
 
