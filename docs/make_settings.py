@@ -1,6 +1,6 @@
 """Writes docs/settings.md from the comments of the yamls in conf/: `make docs`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from restore.cli import COMMANDS
@@ -75,7 +75,7 @@ def _settings(text: str) -> Iterator[tuple[str, str, str]]:
         yield f"`{setting.key}`", setting.default and f"`{setting.default}`", setting.comment
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)

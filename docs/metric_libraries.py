@@ -61,7 +61,7 @@ def measured_by_lpips(pairs: list[tuple[torch.Tensor, torch.Tensor]], alexnet: P
     values = [ours.value(x / 255, y / 255, ABOUT) for x, y in pairs]
     said("LPIPS, here (package lpips, 8 bits)", sum(values) / len(values), began)
     net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    net.load_state_dict(ours.metric.net.state_dict())
+    net.load_state_dict(ours.metric.get_submodule("net").state_dict())
     # torchmetrics has a copy of the network that fetches its trunk itself; here it takes ours.
     began = time.perf_counter()
     copied = _LPIPS(pretrained=True, net="alex", pnet_rand=True).eval()

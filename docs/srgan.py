@@ -41,7 +41,8 @@ def readings(target: Tensor) -> dict[str, float]:
     tanh = 2 * x - 1  # what a network that ends in tanh gives
     luma = MeasurementProtocol("y", "y", "scale").planes(x, y, SCALE)
     return {
-        "right, luma without the border": -10 * math.log10((luma[0] - luma[1]).square().mean() / 255**2),
+        "right, luma without the border": -10
+        * math.log10((luma[0] - luma[1]).square().mean() / 255**2),
         "right, RGB": psnr(x, y),
         "tanh's values cut to [0, 1]": psnr(tanh.clamp(0, 1), y),
         "the target itself, read so": psnr((2 * y - 1).clamp(0, 1), y),

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from restore.commands import multirun, words
+from restore.commands import words
 from restore.config import (
     MODULE,
     conf,
@@ -86,6 +86,8 @@ def _single(command: str, overrides: list[str]) -> int:
 
 def _sweep(overrides: list[str]) -> int:
     """Trains each job of a sweep in a process of its own; the sweep's table at the end."""
+    from restore.commands import multirun  # it imports all that a training needs
+
     sweep = sweeps.prepare(overrides)
     print(sweeps.announce(sweep), flush=True)
     main = os.getpid()

@@ -19,7 +19,8 @@ from restore.engine import launcher, run_folder, run_logger
 from restore.errors import UserError
 from restore.images.io import save_png
 from restore.inference import reference_table
-from restore.inference.evaluation import EvaluationResult, Evaluator, Options, Runner
+from restore.inference.evaluation import EvaluationResult, Evaluator, Options
+from restore.inference.runner import Runner
 from restore.metrics import holes, selection
 from restore.metrics.legend import Legend
 from restore.models import weights

@@ -19,7 +19,8 @@ from restore.data.loading import EvalItems
 from restore.engine import launcher, run_folder
 from restore.errors import UserError
 from restore.images.bicubic import resized
-from restore.inference.evaluation import Evaluator, Options, Runner
+from restore.inference.evaluation import Evaluator, Options
+from restore.inference.runner import Runner
 from restore.metrics import selection
 from restore.metrics.legend import Legend
 from restore.metrics.protocol import MeasurementProtocol

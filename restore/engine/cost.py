@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from restore.inference.evaluation import Runner, evaluating
+from restore.inference.runner import Runner, evaluating
 from restore.types import Problem, map_tensors
 
 _RAPL = Path("/sys/class/powercap")

@@ -16,7 +16,7 @@ from restore.config import registry, settings
 from restore.data.loading import Batch
 from restore.engine.objectives import Objective, ScheduledStage
 from restore.errors import NonFinite, UserError
-from restore.inference.evaluation import Runner
+from restore.inference.runner import Runner
 from restore.losses import Loss
 from restore.models import checkpoint, weights
 from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task

@@ -6,9 +6,12 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:  # what asks for free memory alone need not wait for it
+    import torch
 
 # Tells a job of a sweep how many bytes are its own, where others run beside it.
 SHARE = "RESTORE_MEMORY"
@@ -53,10 +56,12 @@ def _rooms(groups: Path, control: Path) -> Iterator[int]:
                     yield max(0, int(most) - int((folder / used).read_text()) + files)
 
 
-def mark(device: torch.device) -> int:
+def mark(device: "torch.device") -> int:
     """Bytes held now; from here on `highest` counts afresh, where the system lets it."""
     marks = Path("/proc/self/clear_refs")
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     elif marks.exists():
         # Else what importing took for a moment would hide all that a small case takes.
@@ -64,9 +69,11 @@ def mark(device: torch.device) -> int:
     return highest(device)
 
 
-def highest(device: torch.device) -> int:
+def highest(device: "torch.device") -> int:
     """The most bytes held since `mark`: the device's by tensors, or on a CPU the process's own."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():

@@ -32,7 +32,8 @@ from restore.engine.status import Progress
 from restore.errors import Unwritable, UserError
 from restore.images import sheets
 from restore.images.io import save_png
-from restore.inference.evaluation import EvaluationResult, Evaluator, Options, Runner
+from restore.inference.evaluation import EvaluationResult, Evaluator, Options
+from restore.inference.runner import Runner
 from restore.metrics import selection
 from restore.metrics.image_metric import ImageMetric
 from restore.metrics.legend import is_better

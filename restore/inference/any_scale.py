@@ -11,8 +11,8 @@ from restore.data.scale_schedule import enlarged, size
 from restore.errors import UserError
 from restore.images.io import as_float
 from restore.images.tiling import Window, tiled
-from restore.inference.evaluation import evaluating
 from restore.inference.restorer import Restorer, mean_over_turns
+from restore.inference.runner import evaluating
 from restore.models.weights import Loaded
 from restore.types import AnyScaleTask
 

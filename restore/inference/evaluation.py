@@ -1,31 +1,29 @@
 """Restoring a split and measuring it: the same for validation, `evaluate` and any process count."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from restore.config.settings import Loader, Runtime
+from restore.config.settings import Loader
 from restore.data.loading import Batch, EvalItems, eval_batches, to_device
 from restore.errors import UserError
 from restore.images import mask_sheets, sheets
 from restore.images.io import save_png
+from restore.inference.runner import Runner, evaluating
 from restore.metrics import holes
 from restore.metrics.image_metric import About
 from restore.metrics.selection import Selection, regions
-from restore.types import Problem, Restoration, Task, map_tensors
+from restore.types import Problem, Restoration, Task
 from restore.utils import distributed
 from restore.utils.files import optional
 from restore.utils.names import fitting
 from restore.utils.progress import bar
-
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -67,54 +65,6 @@ class EvaluationResult:
             for name in (self.rows[0]["restored"] if self.rows else ())
         }
         return {name: count for name, count in counts.items() if count}
-
-
-class Runner:
-    """A backbone with the device, number format and memory layout that it runs with.
-
-    Args:
-        model: the network.
-        runtime: precision, layout.
-        device: where it runs.
-    """
-
-    def __init__(self, model: nn.Module, runtime: Runtime, device: torch.device):
-        self.model, self.device = model, device
-        self.precision, self.dtype = runtime.precision, DTYPES[runtime.precision]
-        self.format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-
-    def autocast(self) -> Any:
-        """Context in which the network runs."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
-    def __call__(self, problem: Problem, **more: Any) -> Restoration:
-        """The network's answer; `more` is handed to it as it is."""
-        inputs = {
-            name: map_tensors(lambda x: x.contiguous(memory_format=self.format), pictures)
-            for name, pictures in problem.inputs.items()
-        }
-        with self.autocast():
-            restored = self.model(**inputs, **more)
-        restored.image = restored.image.float()
-        if not self.model.training and not restored.image.isfinite().all():
-            raise UserError(
-                f"{', '.join(problem.keys)}: the network's answer holds values that are no finite "
-                f"numbers, in {self.precision}"
-                + ("" if self.dtype is None else "; runtime.precision=fp32 may hold them")
-            )
-        return restored
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the mode before comes back."""
-    before = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(before)
 
 
 OnImage = Callable[[Problem, Restoration, Tensor], None]

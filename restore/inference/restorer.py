@@ -11,7 +11,7 @@ from torch import Tensor
 from restore.config.settings import Runtime, StandIn
 from restore.data.references import changed, picture
 from restore.images.tiling import Window, bands
-from restore.inference.evaluation import Runner, evaluating
+from restore.inference.runner import Runner, evaluating
 from restore.models.weights import Loaded
 from restore.types import InpaintingTask, Problem, Sample
 

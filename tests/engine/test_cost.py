@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from restore.config import registry
 from restore.config.settings import Runtime
 from restore.engine import cost
-from restore.inference.evaluation import Runner
+from restore.inference.runner import Runner
 from restore.models.attention.search import nearest_patch, nearest_pixel
 from restore.types import Problem
 from tests.helpers.runs import train

@@ -10,8 +10,8 @@ from restore.config.settings import Runtime
 from restore.errors import UserError
 from restore.images.io import to_uint8
 from restore.images.resize import pil_resize
-from restore.inference.evaluation import Runner, evaluating
 from restore.inference.inpainting import Inpainter
+from restore.inference.runner import Runner, evaluating
 from restore.models.weights import Loaded
 from restore.types import Sample
 
