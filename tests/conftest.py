@@ -1,5 +1,6 @@
 """Settings that hold for every test."""
 
+import logging
 import os
 import random
 
@@ -44,3 +45,14 @@ def _fixed_chance(request: pytest.FixtureRequest) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (other people's code draws from it)
     torch.manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def _a_fresh_log() -> None:
+    """The project's logger as it is before any command ran, which gives it handlers of its own."""
+    logger = logging.getLogger("restore")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
