@@ -8,10 +8,12 @@ True
 """
 
 import difflib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import yaml
+from omegaconf import open_dict
 
 from restore.config import check_part, compose, conf, locate, names, parts, plain, settings
 from restore.config.groups import roots
@@ -63,6 +65,30 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     check_group(group)
     if name not in names(group):
         raise UserError(f"{group}={name}: no such choice; choose one of {', '.join(names(group))}")
+    node = _chosen(command, group, name, overrides)
+    if node is None:
+        node = _added(command, group, name, overrides)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}={name} is a set of settings, not a part that can be built")
+    return instantiate(node, group)
+
+
+def _chosen(command: str, group: str, name: str, overrides: Sequence[str]) -> Any:
+    """The part's settings where the command has a place for one of its group; else None."""
+    try:
+        config = compose(command, [f"{group}={name}", *overrides], with_hydra=True)
+    except UserError:
+        return None
+    if group not in config.hydra.runtime.choices:
+        return None
+    with open_dict(config):
+        del config["hydra"]
+    node = plain(config).get(group)
+    return node if isinstance(node, dict) and "_target_" in node else None
+
+
+def _added(command: str, group: str, name: str, overrides: Sequence[str]) -> Any:
+    """The part's settings where its group's place is elsewhere, or the choice is refused."""
     # Whether it is there depends on the parts that are chosen; single values may be of this part.
     chosen = [o for o in overrides if names(o.partition("=")[0].lstrip("+"))]
     try:
@@ -70,18 +96,13 @@ def build(group: str, name: str, *overrides: str, command: str = "train") -> Any
     except UserError:  # what else is chosen may go with this choice alone
         config = compose(command, [f"{group}={name}", *chosen], with_hydra=True)
     if group in config.hydra.runtime.choices:
-        node = plain(compose(command, [f"{group}={name}", *overrides])).get(group)
-    elif group in config:  # several at once, each under its own name
-        node = plain(compose(command, [f"{group}=[{name}]", *overrides]))[group][name]
-    else:  # a group with a place in each stage or network, and none of its own
-        place = f"{group}.{name}"
-        config = compose(command, [f"+{group}@{place}={name}", *overrides])
-        node = plain(config)[group][name]
-        if group == "loss":
-            node = settings.without_weight(node)
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise UserError(f"{group}={name} is a set of settings, not a part that can be built")
-    return instantiate(node, group)
+        return plain(compose(command, [f"{group}={name}", *overrides])).get(group)
+    if group in config:  # several at once, each under its own name
+        return plain(compose(command, [f"{group}=[{name}]", *overrides]))[group][name]
+    # A group with a place in each stage or network, and none of its own.
+    config = compose(command, [f"+{group}@{group}.{name}={name}", *overrides])
+    node = plain(config)[group][name]
+    return settings.without_weight(node) if group == "loss" else node
 
 
 def instantiate(node: dict[str, Any], path: str, **more: Any) -> Any:
