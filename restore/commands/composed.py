@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -56,9 +55,6 @@ def run(command: str, typed: list[str]) -> int:
 
 def _single(command: str, overrides: list[str]) -> int:
     """One job, or (`-m` with commands other than train) Hydra's plain series of them."""
-    work: Callable[[dict[str, Any], list[str]], int] = import_module(
-        f"restore.commands.{command}"
-    ).main
     codes: list[int] = []
     errors: list[UserError | RunFailure] = []
 
@@ -69,6 +65,7 @@ def _single(command: str, overrides: list[str]) -> int:
         try:
             refuse_unknown(command, config, about.runtime.choices)
             sweeps.refuse_alone(about.runtime.choices)
+            work = import_module(f"restore.commands.{command}").main  # when all else is right
             codes.append(work(plain(config), list(about.overrides.task)))
         except (UserError, RunFailure) as error:
             # Kept from Hydra, which would print it in its own way and end a sweep's other jobs.

@@ -172,6 +172,7 @@ def test_the_number_of_processes_is_no_matter(alone, trained, options, tmp_path:
         assert (folder / path).read_bytes() == (alone / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_more_processes_than_images(trained: Path, options, alone: Path, tmp_path: Path):
     folder = tmp_path / "shared"
     assert evaluate(folder, trained, *options, "limit=1", "runtime.devices=2") == 0
@@ -194,7 +195,7 @@ def broken(photos: Path, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_unreadable_image_is_named(processes, broken, trained, tmp_path: Path, capfd):
     devices = f"runtime.devices={processes}"
     assert evaluate(tmp_path / "raise", trained, *on(broken), devices) == 2

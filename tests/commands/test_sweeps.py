@@ -56,6 +56,7 @@ def wait_until_gone(pid: int) -> None:
         psutil.Process(pid).wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_kill_9_then_the_same_command_equals_never_having_stopped(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
     process = start(folder, "seed=1,2", *LONG)
@@ -205,6 +206,7 @@ def test_a_job_that_fails_ends_no_other(tmp_path: Path, capfd):
     assert why in shown
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_refused_fails_its_job_alone(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
     odd = ["trainer.batch_size=0,4", "stages.reconstruction.steps=1"]
@@ -231,6 +233,7 @@ def test_two_jobs_at_once_of_two_processes_each(tmp_path: Path):
     assert max(began) < min(ended), "one after the other"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_the_job_is_saved(tmp_path: Path):
     folder = tmp_path / "sweep"
     command = [sys.executable, "-m", "restore", "train", "-m", f"folder={folder}", "seed=1,2"]
@@ -311,7 +314,14 @@ JOBS = {  # as their descriptions say
 }
 
 
-@pytest.mark.parametrize("name", registry.names("sweep"))
+# Hundreds of jobs are composed; one sweep of each length every time.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[] if x in ("embedding_sizes", "edsr_blocks") else [pytest.mark.slow])
+        for x in registry.names("sweep")
+    ],
+)
 def test_every_value_of_a_named_sweep_is_there(name: str):
     root = ["data.root=x"]
     roots = {"course": root, "thesis": [*root, "masks.root=x"], "wdsr_comparison": root}
@@ -328,6 +338,7 @@ def test_every_value_of_a_named_sweep_is_there(name: str):
             seen |= set(job)
 
 
+@pytest.mark.slow
 def test_a_sweep_may_be_made_of_sweeps(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = ["seed=1", "experiment=demo"]
@@ -343,6 +354,7 @@ def test_a_sweep_may_be_made_of_sweeps(tmp_path: Path, monkeypatch):
     assert len(one.jobs or ()) == 5
 
 
+@pytest.mark.slow
 def test_a_random_search_goes_on_after_a_failed_trial(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
     parts = ["blocks", "convolutions", "width", "growth"]

@@ -224,7 +224,10 @@ TRAIN = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[] if k in ("given", "none") else pytest.mark.slow) for k in KINDS],
+)
 def test_every_kind_trains(kind, tmp_path: Path):
     assert main(["train", f"folder={tmp_path / 'run'}", *TRAIN, f"reference={kind}"]) == 0
     assert list((tmp_path / "run").rglob("*.png"))
@@ -263,6 +266,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_sweep_equals_separate_runs(trained: Path, tmp_path: Path):
     swept = evaluate(trained, tmp_path / "swept", f"references=[{','.join(KINDS)}]")
     alone = {kind: evaluate(trained, tmp_path / kind, f"references=[{kind}]") for kind in KINDS}

@@ -237,6 +237,7 @@ def test_a_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path):
         Cache(tmp_path / "cache").read(source)
 
 
+@pytest.mark.slow
 def test_processes_fill_it_together(source: Path, tmp_path: Path):
     others = [write(source.with_name(f"{i}.png"), photo("chelsea", 90, 90, i)) for i in range(6)]
     expected = [int(chw(photo("chelsea", 90, 90, i)).sum()) for i in range(6)]

@@ -187,6 +187,7 @@ def test_where_steps_differ_the_largest_is_rehearsed(tmp_path: Path):
         assert drawn <= min(others) < max(others)
 
 
+@pytest.mark.slow
 def test_a_process_over_its_budget_ends_and_the_next_size_is_tried_afresh(tmp_path: Path):
     config = sized(configured(tmp_path), 1)
     order = {"config": to_yaml(config), "folder": str(tmp_path), "device": "cpu"}
@@ -200,6 +201,7 @@ def test_a_process_over_its_budget_ends_and_the_next_size_is_tried_afresh(tmp_pa
     assert 10**7 < alone < 10**8
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_number_typed_and_never_looks_again(tmp_path: Path, capsys):
     found, typed = tmp_path / "found", tmp_path / "typed"
     rate = ["trainer.lr_scaling=sqrt", "trainer.base_batch_size=1"]

@@ -65,6 +65,7 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch):
     assert not launcher.joined()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_with_the_signal(tmp_path: Path):
     folder = tmp_path / "run"
     process = start(folder, "runtime.devices=2", "stages.reconstruction.steps=100000")

@@ -211,6 +211,7 @@ def test_a_step_of_the_backbone_leaves_the_critic_without_gradients(tmp_path: Pa
     assert all(p.grad is not None for p in critic.parameters())
 
 
+@pytest.mark.slow
 def test_going_on_with_a_critic_equals_never_having_stopped(tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = ["discriminator=srgan", "discriminator.features=8", "trainer.ema=0.9"]

@@ -125,6 +125,7 @@ def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
     assert_equal_runs(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_lines_of_numbers_hold_the_steps_before_a_stop(tmp_path: Path, monkeypatch):
     more = ["trainer.log_every=4", "trainer.save_every=3"]
     assert train(tmp_path / "whole", *more) == 0

@@ -272,6 +272,7 @@ with launcher.group(runtime):
 """
 
 
+@pytest.mark.slow
 def test_processes_together_equal_one(tmp_path: Path):
     """Of sums, of lists of features, and where one of three has no picture."""
     program = tmp_path / "program.py"

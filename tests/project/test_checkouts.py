@@ -50,6 +50,7 @@ def test_without_links_a_checkout_says_so_rather_than_use_another(without_links:
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_without_links_what_is_installed_is_whole(without_links: Path, tmp_path: Path):
     installed = wheel(without_links, tmp_path / "wheel")
     (tmp_path / "elsewhere").mkdir()

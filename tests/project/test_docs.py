@@ -1,7 +1,7 @@
 """Every command of the README and of the pages: run in small, or composed and checked.
 
-`make test` runs the first training, evaluation, … of each page, and composes the others against the
-settings; `make test-all` runs all that need nothing that is not here.
+`make test` runs the first training, evaluation, … of the pages for newcomers and of the others, and
+composes the rest against the settings; `make test-all` runs all that need nothing that is not here.
 
 A word in capitals in a command stands for what a reader fills in; here `tests.helpers.stand_ins`
 does.
@@ -37,6 +37,7 @@ from tests.helpers.pages import PAGES, ROOT, Command
 from tests.helpers.pictures import photo, write
 from tests.helpers.stand_ins import MORE, StandIns, smaller
 
+NEWCOMERS = ("README.md", "docs/quickstart.md")
 # What a command may say that it needs.
 NEEDS = ("Slurm", "CUDA", "the network", "Palette", "SR-RAW", "hours", "Optuna")
 NEEDS += ("several machines", "photos of places", "VGG19's weights")
@@ -78,11 +79,14 @@ RUN = once(RUN)
 
 
 def first_of_a_kind(commands: list[Command]) -> list[Command]:
-    """The first command of each page that trains, the first that evaluates, and so on."""
+    """The first command that trains, the first that evaluates, and so on.
+
+    They are those of each page that a newcomer types from, and those of all others together.
+    """
     kinds: dict[tuple[str, str], Command] = {}
     for command in commands:
-        found = ours(command.words)
-        kinds.setdefault((command.page, found[0] if found else command.text), command)
+        found, page = ours(command.words), command.page if command.page in NEWCOMERS else ""
+        kinds.setdefault((page, found[0] if found else command.text), command)
     return list(kinds.values())
 
 
@@ -152,7 +156,17 @@ def jobs(arguments: list[str]) -> list[list[str]]:
 # What a command names
 
 
-@pytest.mark.parametrize("command", COMPOSED, ids=str)
+@pytest.mark.parametrize(
+    "command",
+    # A sweep composes each of its jobs.
+    [
+        pytest.param(
+            c, marks=pytest.mark.slow if "-m" in c.words and c.page not in NEWCOMERS else ()
+        )
+        for c in COMPOSED
+    ],
+    ids=str,
+)
 def test_all_that_a_command_names_is_there(command: Command, place: Path):
     assert "…" not in re.sub("'[^']*'", "", command.text), "nobody can type this"
     if command.needs is not None:

@@ -57,7 +57,15 @@ def lines(name: str, photos: Path) -> Iterator[str]:
     yield from ("runtime.device=cpu", "runtime.threads=1")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Each is held against its settings by tests/config/test_config.py; one of each kind is trained here
+# every time.
+EVERY_TIME = ("srgan/paper", "wdsr/b", "shipped/wdsr_b_x4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[] if x in EVERY_TIME else [pytest.mark.slow]) for x in NAMES],
+)
 def test_it_trains_a_step_of_each_stage(name: str, photos: Path, tmp_path: Path):
     assert main(["train", f"folder={tmp_path / 'run'}", *lines(name, photos)]) == 0
     state = weights.load(tmp_path / "run").state

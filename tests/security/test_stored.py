@@ -198,6 +198,7 @@ def test_every_command_refuses_it(root, config, place, number: int, tmp_path: Pa
     assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
 
 
+@pytest.mark.slow
 def test_processes_that_read_a_run_folder_refuse_it(config, tmp_path: Path):
     evil = scenes.changed(config, ("backbone",), {"_target_": TRAP})
     run = scenes.run(tmp_path / "run", {**scenes.entries(config), "config": evil})
@@ -210,6 +211,7 @@ def test_processes_that_read_a_run_folder_refuse_it(config, tmp_path: Path):
     assert run_folder.look_at_config(run)["backbone"]["_target_"] == TRAP
 
 
+@pytest.mark.slow
 def test_a_part_of_ones_own_goes_on_with_the_folder_that_names_it(
     tmp_path: Path, capfd, monkeypatch
 ):

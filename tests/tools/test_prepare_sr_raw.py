@@ -430,6 +430,7 @@ def test_scenes_are_in_one_split_each(prepared: Path):
         SrRaw(str(prepared), valid=0.1).split("test")
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same(raw: Path, prepared: Path, tmp_path: Path):
     more = ["preparation.photometry=polynomial", "workers=2"]
     assert prepare(raw, tmp_path / "out", *more) == 0
@@ -515,6 +516,7 @@ def test_pairs_that_move_or_lie_apart_are_dropped(tmp_path: Path, capsys):
 # Speed --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_measurement_of_reading_runs(tmp_path: Path):
     small = [
         "benchmark.jpeg=[96,128]",

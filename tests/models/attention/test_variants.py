@@ -317,6 +317,7 @@ def test_reduced_and_projection_layouts_load_and_do_as_they_say(tmp_path: Path):
     assert isinstance(weights.load(file).backbone().attention.matching, Soft)
 
 
+@pytest.mark.slow
 def test_gradients_of_soft_attention_at_256_pixels_stay_below_4_gb():
     program = (
         "import resource, torch\n"

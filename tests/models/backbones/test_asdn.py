@@ -662,7 +662,14 @@ def one_of_many(name: str) -> str | None:
     return next((one for begin, one in ALIKE.items() if name.startswith(begin)), None)
 
 
-@pytest.mark.parametrize("name", [x for x in EXPERIMENTS if one_of_many(x) in (None, x)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[] if x in ("asdn/paper", "asdn/course") else pytest.mark.slow)
+        for x in EXPERIMENTS
+        if one_of_many(x) in (None, x)
+    ],
+)
 def test_an_experiment_trains_two_steps(name: str, div2k: Path, tmp_path: Path):
     choice = [f"experiment={name}", f"data.root={div2k}", "data.cache=null", "data.valid=1"]
     chosen = tiny(compose("train", choice))
