@@ -192,6 +192,42 @@ class Box:
         return _pair_of(holes, shrink)
 
 
+class Centre:
+    """The middle of the picture.
+
+    Args:
+        side: of the hole, as a share of the picture's.
+    """
+
+    def __init__(self, side: Share = 0.5):
+        self.side = side
+
+    def draw(
+        self, split: str, key: str, height: int, width: int, shrink: int, rng: np.random.Generator
+    ) -> Pair:
+        """See `Strokes.draw`."""
+        rows, columns = (max(1, round(side * self.side)) for side in (height, width))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        holes = np.zeros((height, width), bool)
+        holes[top : top + rows, left : left + columns] = True
+        return _pair_of(holes, shrink)
+
+
+class Hybrid:
+    """A box and strokes in one mask."""
+
+    def __init__(self, box: Box, strokes: Strokes):
+        self.box, self.strokes = box, strokes
+
+    def draw(
+        self, split: str, key: str, height: int, width: int, shrink: int, rng: np.random.Generator
+    ) -> Pair:
+        """See `Strokes.draw`."""
+        box = self.box.draw(split, key, height, width, shrink, rng)
+        strokes = self.strokes.draw(split, key, height, width, shrink, rng)
+        return box[0] | strokes[0], box[1] | strokes[1]
+
+
 class Outpaint:
     """The picture's outside is missing: on one side, or all around.
 

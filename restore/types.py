@@ -100,7 +100,9 @@ class Restoration:
     features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
     `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
     it was executed); `query` and `key` (NChw) and their `sharpness`, where matching itself is
-    trained.
+    trained; `noise` and its `noise_estimate` (NCHW, 0 where none is to be told), where a diffusion
+    network is. `samples` are all that were drawn of a picture, the first of which is `image`, where
+    there are several.
     """
 
     image: Tensor
@@ -112,6 +114,9 @@ class Restoration:
     query: Tensor | None = None
     key: Tensor | None = None
     sharpness: Tensor | float = 1.0
+    noise: Tensor | None = None
+    noise_estimate: Tensor | None = None
+    samples: list[Tensor] = field(default_factory=list)
 
 
 @runtime_checkable

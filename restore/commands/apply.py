@@ -43,6 +43,7 @@ class Apply:
     suffix: Literal[".png", ".jpg", ".webp", ".tif"] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     runtime: settings.Runtime
+    sampler: settings.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         setting.weights = str(bundled.choose(setting.scale, place))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input), setting.suffix))
-    loaded = weights.load(setting.weights, setting.model)
+    loaded = weights.load(setting.weights, setting.model).sampled_by(setting.sampler)
     pipeline = Pipeline(loaded, setting.runtime, device, setting.scale)
     if setting.reference is None and pipeline.stand_in is not None:
         setting.reference = pipeline.stand_in
@@ -302,7 +303,7 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
         mark.set()
         files.make_folder(job.goal.parent)
         height, _ = pipeline.restorer.size(*size)
-        rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble)
+        rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble, job.key)
         try:
             save_bands(job.goal, rows, height, setting.quality)
         except Unwritable:  # a full disk will not take the others either

@@ -19,9 +19,10 @@ from restore.engine import launcher, run_folder, run_logger
 from restore.errors import UserError
 from restore.images.io import save_png
 from restore.inference import reference_table
+from restore.inference.drawn import KeepingRunner
 from restore.inference.evaluation import EvaluationResult, Evaluator, Options
 from restore.inference.runner import Runner
-from restore.metrics import holes, selection
+from restore.metrics import holes, samples, selection
 from restore.metrics.legend import Legend
 from restore.models import weights
 from restore.models.attention import choices
@@ -38,7 +39,8 @@ class EvaluateJob:
     """
 
     def __init__(self, setting: settings.Evaluate):
-        self.loaded = weights.load(setting.weights, setting.model)
+        loaded = weights.load(setting.weights, setting.model)
+        self.loaded = loaded.sampled_by(setting.sampler)
         self.model = self.loaded.backbone()
         task = self.loaded.task(_changes(setting))
         if isinstance(task, SplitAware):
@@ -152,8 +154,12 @@ def _measure(
     def keep(problem: Problem, restored: Restoration, _: Tensor) -> None:
         _save(folder, problem, restored)
 
+    runner = Runner(job.model.to(device), setting.runtime, device)
+    if job.model.generative:
+        mark = f"{job.loaded.fingerprint}-{setting.runtime.precision}"
+        runner = KeepingRunner(runner, folder / ".drawn", mark)
     evaluator = Evaluator(
-        Runner(job.model.to(device), setting.runtime, device),
+        runner,
         job.metrics,
         setting.loader,
         Options(setting.seed, setting.limit, folder / "pictures", setting.pictures),
@@ -164,10 +170,14 @@ def _measure(
         nothing = UserError(f"no image of the split could be read: {result.skipped[0]}")
         distributed.fail_together([nothing])
     facts = _facts(setting, job, kind, result)
+    if job.model.generative:
+        facts["sampler"] = job.loaded.config["backbone"].get("sampler")
     values = {"restored": result.mean(), result.baseline: result.mean("baseline")}
     if distributed.rank() == 0:
         folder.mkdir(exist_ok=True)
         _write(folder, facts, result, values)
+        if isinstance(runner, KeepingRunner):
+            runner.clear()
     return result, {**facts, **values}
 
 
@@ -201,6 +211,11 @@ def _given(data: Mapping[str, Any]) -> str:
 def _save(folder: Path, problem: Problem, restored: Restoration) -> None:
     """Keeps what went in and what came out, ready for `restore apply`, `compare` and `report`."""
     pictures = {"restored": restored.image, "target": problem.target}
+    for place, sample in enumerate(restored.samples[1:], 2):
+        pictures[f"restored_{place}"] = sample
+    if restored.samples:
+        drawn = torch.stack(restored.samples)
+        pictures |= {"mean": drawn.mean(0), "deviation": drawn.std(0, correction=0)}
     pictures |= {"low": problem.inputs["low"]} if "low" in problem.inputs else {}
     given = problem.inputs.get("reference", [])
     for place, picture in enumerate(given if isinstance(given, list) else [given], 1):
@@ -232,8 +247,12 @@ def _write(
         writer.writerow([row["key"], *("" if math.isnan(v) else v for v in cells)])
     files.write_text(folder / "images.csv", file.getvalue())
     binned = {"by share of holes": holes.by_share(result.rows)} if holes.known(result.rows) else {}
-    files.write_text(folder / "summary.json", files.to_json({**facts, **values, **binned}))
+    legend = Legend(facts["higher is better"])
+    several = samples.drawn(result.rows)
+    drawn = {"samples": samples.summary(result.rows, legend)} if several else {}
+    files.write_text(folder / "summary.json", files.to_json({**facts, **values, **binned, **drawn}))
     text = table(facts, result.baseline, values) + holes.section(result.rows, result.baseline)
+    text += samples.section(result.rows, legend)
     files.write_text(folder / "table.md", text)
     log.info("\n%s", text)
     log.info("images.csv, summary.json and pictures in %s", folder)
@@ -280,6 +299,7 @@ def _heading(facts: dict[str, Any]) -> list[str]:
         f"references: {facts['references']}",
         f"weights {facts['weights']} (sha256 {facts['sha256']}…; {facts['origin']})",
         *([f"task changed: {_plainly(facts['task changed'])}"] if facts["task changed"] else []),
+        *([_plainly({"sampler": facts["sampler"]})] if facts.get("sampler") else []),
     ]
 
 

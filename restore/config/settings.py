@@ -219,6 +219,8 @@ class Evaluate:
     # Null: that of the weights' own configuration.
     protocol: Node | None = None
     masks: Node | None = None
+    # Null: that of the weights' own configuration.
+    sampler: Node | None = None
 
 
 @dataclass

@@ -42,6 +42,7 @@ class AnyScaleRestorer(Restorer):
         tile: int | None,
         ensemble: bool = False,
         mask: Tensor | None = None,
+        key: str = "picture",
     ) -> Iterator[Tensor]:
         """As for other networks, but all at once, as each step needs the one before it whole.
 

@@ -16,7 +16,7 @@ from restore.errors import UserError
 from restore.images import mask_sheets, sheets
 from restore.images.io import save_png
 from restore.inference.runner import Runner, evaluating
-from restore.metrics import holes
+from restore.metrics import holes, samples
 from restore.metrics.image_metric import About
 from restore.metrics.selection import Selection, regions
 from restore.types import Problem, Restoration, Task
@@ -31,8 +31,9 @@ class EvaluationResult:
     """What was measured: one row an image, for the restored picture and for the baseline.
 
     A row holds `key`, `restored` and `baseline`, the two latter dicts of metric name → value, and
-    `facts`, numbers about the image itself. `pooled` holds by `restored` and `baseline` the values
-    of metrics that whole sets have (FID), `baseline` the baseline's name.
+    `facts`, numbers about the image itself; where several results were drawn, `samples`, a dict of
+    values for each of them, and their `spread`. `pooled` holds by `restored` and `baseline` the
+    values of metrics that whole sets have (FID), `baseline` the baseline's name.
 
     `directions` says by metric whether higher is better, `sentences` what measured it, `missing`
     why a chosen metric was not taken, `reasons` why images have no value.
@@ -113,6 +114,7 @@ class Evaluator:
         self.options = options or Options()
         metrics = metrics.to(runner.device)
         self._metrics = {name: metrics.fresh(whole_sets) for name in ("restored", "baseline")}
+        self._of_samples = metrics.fresh(whole_sets=False)
         self._result = EvaluationResult([], "", [], missing=metrics.missing)
 
     def evaluate(self, items: EvalItems) -> EvaluationResult:
@@ -158,6 +160,12 @@ class Evaluator:
                 for method, picture in pictures.items()
             },
         }
+        if restored.samples:
+            row["spread"] = samples.spread(restored.samples, problem.hole_mask)
+            row["samples"] = [
+                self._of_samples.measure(sample, target, about, where)
+                for sample in restored.samples
+            ]
         self._result.rows.append(row)
         if self.on_image is not None:
             self.on_image(problem, restored, baseline)

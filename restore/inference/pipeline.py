@@ -162,7 +162,8 @@ class Pipeline:
             height, width = converted.picture.colour.shape[-2:]
             holes = convert_mask(mask, holes_are, (height, width))
         memory = self.memory(reference, converted.picture, _key(picture), holes)
-        return converted.back(self.restore(converted.picture, memory, holes, tile, ensemble))
+        restored = self.restore(converted.picture, memory, holes, tile, ensemble, _key(picture))
+        return converted.back(restored)
 
     def encode_reference(self, *references: AnyPicture) -> EncodedReference:
         """Prepares a reference (several: used together), for calls with `reference=`.
@@ -225,9 +226,11 @@ class Pipeline:
             )
 
     def check_mask(self, given: bool) -> None:
-        """Raises UserError where one is given to a task without holes."""
+        """Raises UserError where one is given to a task without holes, or none where one must."""
         if given and not self.fills_holes:
             raise UserError("mask: these weights are of a task that fills no holes")
+        if self.restorer.needs_mask and not given:
+            raise UserError("mask: these weights do nothing but fill holes: give their mask")
 
     def check_tile(self, tile: Tile) -> None:
         """Raises UserError for tiles that are too small or would change the result."""
@@ -250,13 +253,14 @@ class Pipeline:
         mask: Tensor | None = None,
         tile: Tile = "auto",
         ensemble: bool = False,
+        key: str = "picture",
     ) -> Picture:
         """The picture enlarged and its holes (1HW bool) filled, see `bands`."""
         height, width = self.restorer.size(*picture.colour.shape[-2:])
         colour = torch.empty(3, height, width)
         alpha = None if picture.alpha is None else torch.empty(1, height, width)
         top = 0
-        for band in self.bands(picture, memory, mask, tile, ensemble):
+        for band in self.bands(picture, memory, mask, tile, ensemble, key):
             rows = slice(top, top + band.colour.shape[-2])
             colour[:, rows] = band.colour
             if alpha is not None and band.alpha is not None:
@@ -272,9 +276,11 @@ class Pipeline:
         mask: Tensor | None = None,
         tile: Tile = "auto",
         ensemble: bool = False,
+        key: str = "picture",
     ) -> Iterator[Picture]:
         """The picture enlarged and its holes (1HW bool) filled, some rows at a time from the top.
 
+        `key` is its name, of which a network that draws its answer makes its chance.
         It keeps its transparency, depth and colour profile. Where tiles are taken, no more than a
         band of the result as high as a tile is in memory.
 
@@ -286,7 +292,7 @@ class Pipeline:
         height, width = picture.colour.shape[-2:]
         sides = self.restorer.works_on(height, width)
         side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
-        colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask)
+        colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask, key)
         alphas: Iterator[Tensor] | None = None
         if picture.alpha is not None:
             layer = replace(picture, colour=picture.alpha.expand(3, -1, -1), alpha=None)

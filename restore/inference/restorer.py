@@ -36,6 +36,7 @@ class Restorer:
         self.reach = self.model.reach
         self.inpainting = self.task if isinstance(self.task, InpaintingTask) else None
         self.fills = self.inpainting is not None
+        self.needs_mask = self.model.needs_mask
         # How many times smaller than what is given the network's low picture is.
         self.shrink = self.inpainting.shrink if self.inpainting else 1
 
@@ -104,11 +105,15 @@ class Restorer:
         tile: int | None,
         ensemble: bool = False,
         mask: Tensor | None = None,
+        key: str = "picture",
     ) -> Iterator[Tensor]:
-        """What `restore` returns, some rows at a time from the top, each 3, h, scale·W."""
+        """What `restore` returns, some rows at a time from the top, each 3, h, scale·W.
+
+        `key` is the picture's name, of which a network that draws its answer makes its chance.
+        """
         assert tile is None or self.reach is not None, "tiles would differ from the whole"
         more = {} if memory is None else {"memory": memory}
-        sample = Sample(key="picture", low=low)
+        sample = Sample(key=key, low=low)
         if mask is not None:
             sample["mask"] = mask
         overlap = self.reach or 0
@@ -126,7 +131,7 @@ class Restorer:
         def once(part: Tensor) -> Tensor:
             cut = part.split(sizes)
             layer = {name: x.contiguous() for name, x in zip(names, cut)}
-            problem = self._problem(Sample(key="picture", **layer))  # type: ignore[typeddict-item]
+            problem = self._problem(Sample(key=key, **layer))  # type: ignore[typeddict-item]
             return self.task.postprocess(self.runner(problem, **more), problem).image
 
         def part(window: Window) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from restore.config.settings import Runtime
 from restore.errors import UserError
@@ -38,6 +39,11 @@ class Runner:
             name: map_tensors(lambda x: x.contiguous(memory_format=self.format), pictures)
             for name, pictures in problem.inputs.items()
         }
+        network = self.model.module if isinstance(self.model, Parallel) else self.model
+        if getattr(network, "generative", False):
+            inputs["keys"] = problem.keys
+            if self.model.training:
+                inputs["target"] = problem.target
         with self.autocast():
             restored = self.model(**inputs, **more)
         restored.image = restored.image.float()

@@ -88,6 +88,9 @@ class Backbone(nn.Module):
             that overlap by it show no seam; None: everywhere, or unknown.
         takes_reference: `forward` takes `reference`, `reference_low_up`, or `memory` of them.
         takes_mask: `forward` takes `mask` and `mask_up`, 1 = hole.
+        needs_mask: it does nothing without holes.
+        generative: its answer is drawn by chance: `forward` takes `keys`, the pictures' names, of
+            which alone its chance is made; and in training `target`, of which it learns.
         takes_scale: it enlarges by any ratio up to `largest`, see `level`.
         asked_last: `recognise` may know files that another backbone knows better.
     """
@@ -96,6 +99,8 @@ class Backbone(nn.Module):
     reach: int | None
     takes_reference: bool = False
     takes_mask: bool = False
+    needs_mask: bool = False
+    generative: bool = False
     takes_scale: ClassVar[bool] = False
     asked_last: ClassVar[bool] = False
     largest: float

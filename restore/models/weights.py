@@ -42,6 +42,18 @@ class Loaded:
         fuse_batch_norm(model.eval())
         return model
 
+    def sampled_by(self, sampler: dict[str, Any] | None) -> "Loaded":
+        """The same weights, whose results another sampler draws (None: their own).
+
+        Raises UserError for a network that draws none.
+        """
+        if sampler is None:
+            return self
+        backbone = self.config["backbone"]
+        if "sampler" not in backbone:
+            raise UserError(f"sampler: {self.path} is of a network whose results are not drawn")
+        return replace(self, config={**self.config, "backbone": {**backbone, "sampler": sampler}})
+
     def task(self, changes: Mapping[str, Any] | None = None) -> Task:
         """The task that the weights were trained for, its arguments changed as said.
 

@@ -93,6 +93,7 @@ SMALL = {
     "ttsr": ["backbone.features=8", "backbone.blocks=[1,1,1,1]"],
     "asdn": _TRUNK,
     "fsdn": _TRUNK,
+    "palette": ["backbone.network.features=32", "backbone.network.multipliers=[1,1]"],
     "edsr_large": ["backbone.blocks=1", "backbone.features=8"],
 }
 
@@ -160,9 +161,11 @@ class TestBackbones:
         try:
             # Beyond the clamp at [0, 1] nothing would be felt.
             given = {key: value * 0.4 + 0.3 for key, value in inputs(model).items()}
+            if model.generative:
+                given |= {"target": given["low_up"], "mask_up": torch.ones(2, 1, 10, 13)}
             restored = model(**given)
             # What losses look at besides the picture, such as the vectors that matching compares.
-            beside = [restored.query, restored.key, restored.sharpness]
+            beside = [restored.query, restored.key, restored.sharpness, restored.noise_estimate]
             total = restored.image.sub(0.45).square().mean()
             for tensor in beside:
                 if isinstance(tensor, torch.Tensor):

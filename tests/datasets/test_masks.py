@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from restore.cli import main
 from restore.datasets import scribbles
-from restore.datasets.masks import Box, MaskFolder, Outpaint, QdImd, Strokes
+from restore.datasets.masks import Box, Centre, Hybrid, MaskFolder, Outpaint, QdImd, Strokes
 from restore.errors import UnreadableImage, UserError
 from tests.helpers.pictures import truncate
 
@@ -225,7 +225,24 @@ def test_outpainting_meets_all_four_sides():
     assert met == {tuple(i == side for i in range(4)) for side in range(4)}
 
 
-@pytest.mark.parametrize("masks", [Strokes(), Box(), Outpaint()])
+def test_the_middle_of_palette_s_tests():
+    mask, small = draw(Centre(), height=256, width=128)
+    expected = torch.zeros(1, 256, 128, dtype=torch.bool)
+    expected[:, 64:192, 32:96] = True
+    assert torch.equal(mask, expected)
+    assert small.sum() * SHRINK**2 == expected.sum()
+
+
+def test_a_box_and_strokes_make_one_mask():
+    both, small = draw(Hybrid(Box(), Strokes()), seed=3)
+    rng = np.random.default_rng(3)
+    box, strokes = (kind.draw("train", "a", 64, 64, SHRINK, rng) for kind in (Box(), Strokes()))
+    assert torch.equal(both, box[0] | strokes[0])
+    assert torch.equal(small, box[1] | strokes[1])
+    assert both.sum() > max(box[0].sum(), strokes[0].sum())
+
+
+@pytest.mark.parametrize("masks", [Strokes(), Box(), Outpaint(), Hybrid(Box(), Strokes())])
 def test_the_same_chance_is_the_same_mask(masks):
     first, again, other = (draw(masks, seed=seed)[0] for seed in (5, 5, 6))
     assert torch.equal(first, again)

@@ -15,6 +15,7 @@ from restore.config import registry
 from restore.errors import UserError
 from restore.losses import adversarial
 from restore.losses.adversarial import BackboneTerm, CriticTerm
+from restore.losses.diffusion import NoisePrediction
 from restore.losses.penalties import R1, GradientPenalty, input_gradient, interpolated
 from restore.losses.perceptual import Perceptual, layer_count
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
@@ -334,3 +335,15 @@ def test_input_gradient_of_answers_for_pixels_is_of_their_mean():
     image = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     gradient = input_gradient(lambda x: x.square().sum(1, keepdim=True), image)
     torch.testing.assert_close(gradient, (2 * image / 16).flatten(1))
+
+
+def test_noise_counts_where_it_is_told_and_over_all_pixels():
+    rng = torch.Generator().manual_seed(3)
+    noise, told = torch.randn(2, 2, 3, 5, 4, generator=rng)
+    hole = torch.rand(2, 1, 5, 4, generator=rng) < 0.4
+    restored = Restoration(told, noise=noise * hole, noise_estimate=told * hole)
+    expected = ((noise - told).square() * hole).sum() / noise.numel()
+    found = NoisePrediction()(restored, Problem({}, None, ["a", "b"]), {})
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UserError, match="backbone=palette"):
+        NoisePrediction()(Restoration(told), Problem({}, None, ["a"]), {})

@@ -1,0 +1,302 @@
+"""Palette: a network that draws what is missing, by diffusion.
+
+Saharia et al., "Palette: Image-to-Image Diffusion Models", SIGGRAPH 2022; network, schedules and
+sampling are those of the public implementation by L. Jiang.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from restore.errors import UserError
+from restore.models.diffusion.sampler import Sampler
+from restore.models.diffusion.schedule import Schedule
+from restore.models.diffusion.unet import UNet
+from restore.models.protocol import Backbone, Recognised
+from restore.types import Restoration
+from restore.utils import distributed
+from restore.utils.progress import bar
+
+
+class Palette(Backbone):
+    """Draws pictures that go with a damaged one.
+
+    The network sees the damaged picture, its holes full of noise, beside a noisy picture, and tells
+    the latter's noise. In training the noisy picture is made of the target, and the answer is the
+    estimate of it with the noise that was told; otherwise the answer is drawn by the sampler, from
+    a chance of each picture's own (its key, the sampler's seed, the sample's number): the same in
+    any batch, order or process.
+
+    Args:
+        network: tells the noise.
+        schedule: of the noise in training.
+        sampler: how results are drawn.
+        size: side of the pictures that it learns from. Larger ones are drawn as a whole whose noise
+            is told in windows of this side, which overlap by half and are averaged.
+        known: what is outside the holes: `kept`: only holes are drawn; `restored`: all is drawn,
+            given the damaged picture.
+    """
+
+    scale = 1
+    reach = None
+    takes_mask = True
+    generative = True
+
+    def __init__(
+        self,
+        network: UNet,
+        schedule: Schedule,
+        sampler: Sampler,
+        size: Annotated[int, Field(ge=1)] = 256,
+        known: Literal["kept", "restored"] = "kept",
+    ):
+        super().__init__()
+        if size % network.multiple:
+            raise UserError(
+                f"backbone.size={size} does not divide by {network.multiple}, as "
+                f"{network.multiple.bit_length()} resolutions need it"
+            )
+        self.denoise_fn = network
+        self.schedule, self.sampler, self.size, self.known = schedule, sampler, size, known
+        self.needs_mask = known == "kept"
+
+    def forward(
+        self,
+        low_up: Tensor,
+        mask_up: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+        target: Tensor | None = None,
+        **others: Any,
+    ) -> Restoration:
+        """A picture N3HW in [0, 1] that goes with `low_up` N3HW and its holes `mask_up` N1HW.
+
+        Args:
+            low_up: the damaged picture.
+            mask_up: its holes, 1 = hole; None: there are none.
+            keys: the pictures' names, of which their chance is made.
+            target: in training, what the noisy picture is made of.
+            others: what networks of other kinds take.
+        """
+        hole = torch.zeros_like(low_up[:, :1]) if mask_up is None else mask_up
+        hole = hole > 0
+        region = hole if self.known == "kept" else torch.ones_like(hole)
+        if self.training:
+            assert target is not None, "a target to learn from"
+            return self._learn(low_up, hole, region, target)
+        keys = ["picture"] * len(low_up) if keys is None else keys
+        if not region.any():
+            return Restoration(low_up)
+        drawn = [self._draw(low_up, hole, region, keys, k) for k in range(self.sampler.samples)]
+        return Restoration(drawn[0], samples=drawn if len(drawn) > 1 else [])
+
+    # Training -------------------------------------------------------------------------------
+
+    def _learn(self, low_up: Tensor, hole: Tensor, region: Tensor, target: Tensor) -> Restoration:
+        """Chance is torch's own, which the loop seeds for each step."""
+        N, device = len(target), target.device
+        clean = 2 * target - 1
+        condition = torch.where(hole, torch.randn_like(clean), 2 * low_up - 1)
+        step = torch.randint(1, len(self.schedule), (N,), device=device)
+        share, noise = torch.rand(N, 1, device=device), torch.randn_like(clean)
+        return self.denoised(condition, clean, region, step, share, noise)
+
+    def denoised(
+        self,
+        condition: Tensor,
+        clean: Tensor,
+        region: Tensor,
+        step_N: Tensor,
+        share_N1: Tensor,
+        noise: Tensor,
+    ) -> Restoration:
+        """The estimate of a picture, of what it is with noise; all pictures N3HW in [-1, 1].
+
+        Args:
+            condition: the damaged picture, noise in its holes.
+            clean: the picture.
+            region: N1HW, true where it is to be drawn; elsewhere it stays clean.
+            step_N: of the schedule, from 1.
+            share_N1: how far from γ of the step before (0) to that of the step (1) γ is.
+            noise: standard normal.
+        """
+        gammas = torch.from_numpy(self.schedule.gammas).float().to(clean.device)
+        before, after = gammas[step_N - 1][:, None], gammas[step_N][:, None]
+        gamma_N1 = before + (after - before) * share_N1
+        gamma = gamma_N1[:, :, None, None]
+        noisy = torch.where(region, gamma.sqrt() * clean + (1 - gamma).sqrt() * noise, clean)
+        told = self._told(torch.cat([condition, noisy], 1), gamma_N1)
+        found = (noisy - (1 - gamma).sqrt() * told) / gamma.sqrt()
+        found = torch.where(region, found.clamp(-1, 1), clean)
+        return Restoration((found + 1) / 2, noise=noise * region, noise_estimate=told * region)
+
+    # Sampling -------------------------------------------------------------------------------
+
+    def _draw(
+        self, low_up: Tensor, hole: Tensor, region: Tensor, keys: Sequence[str], sample: int
+    ) -> Tensor:
+        chances = [chance(self.sampler.seed, key, sample) for key in keys]
+
+        def noise() -> Tensor:
+            # On the CPU, so that every device draws the same.
+            shape = low_up.shape[1:]
+            return torch.stack([torch.randn(shape, generator=c) for c in chances]).to(low_up.device)
+
+        known = 2 * low_up.float() - 1
+        condition = torch.where(hole, noise(), known)
+        # As published: holes begin with the very noise that the network is shown there.
+        start = condition if self.known == "kept" else noise()
+        frames = bar(
+            self.frames(condition, known, region, start, noise),
+            "sample",
+            total=len(self.sampler.places),
+            unit="step",
+            leave=False,
+            disable=True if distributed.rank() else None,
+        )
+        for drawn in frames:
+            last = drawn
+        return torch.where(region, (last + 1) / 2, low_up.float()).clamp(0, 1)
+
+    def frames(
+        self, condition: Tensor, known: Tensor, region: Tensor, start: Tensor, noise: Any
+    ) -> Iterator[Tensor]:
+        """What each step of the sampler gives, N3HW in [-1, 1] but for the noise.
+
+        Args:
+            condition: what the network is shown, N3HW.
+            known: what there is outside the region, N3HW.
+            region: N1HW, true where the picture is drawn.
+            start: the noise to begin with.
+            noise: draws more, as for `Sampler.frames`.
+        """
+
+        def estimate(y: Tensor, gamma_N1: Tensor) -> Tensor:
+            given = torch.cat([condition, torch.where(region, y, known)], 1)
+            return self.told(given, gamma_N1, region)
+
+        for y in self.sampler.frames(estimate, start, noise):
+            yield torch.where(region, y, known)
+
+    def told(self, given_NCHW: Tensor, gamma_N1: Tensor, region: Tensor) -> Tensor:
+        """The noise, as the network tells it; of pictures larger than `size`, in windows."""
+        height, width = given_NCHW.shape[-2:]
+        rows, columns = (_starts(side, self.size) for side in (height, width))
+        if len(rows) == len(columns) == 1:
+            return self._told(given_NCHW, gamma_N1)
+        total = given_NCHW.new_zeros(len(given_NCHW), 3, height, width)
+        weights = given_NCHW.new_zeros(1, 1, height, width)
+        for top in rows:
+            for left in columns:
+                place = ..., slice(top, top + self.size), slice(left, left + self.size)
+                part, inside = given_NCHW[place], region[place]
+                if not inside.any():
+                    continue  # nothing is drawn there
+                weight = torch.outer(_tent(part.shape[-2]), _tent(part.shape[-1])).to(total.device)
+                total[place] += weight * self._told(part, gamma_N1)
+                weights[place] += weight
+        return total / weights.clamp_min(1e-6)
+
+    def _told(self, given_NCHW: Tensor, gamma_N1: Tensor) -> Tensor:
+        """The same at once; sides are continued to what the resolutions need."""
+        height, width = given_NCHW.shape[-2:]
+        down, right = (-side % self.denoise_fn.multiple for side in (height, width))
+        given = F.pad(given_NCHW, (0, right, 0, down), mode="replicate")
+        return self.denoise_fn(given, gamma_N1)[..., :height, :width].float()
+
+    def prepare_export(self) -> None:
+        """See `restore.models.protocol.PreparesExport`."""
+        raise UserError(
+            "Palette draws its results step by step, from chance, which a file for other programs "
+            "cannot hold"
+        )
+
+    # Published files ------------------------------------------------------------------------
+
+    @classmethod
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`; known are `…_Network.pth` and `…_Network_ema.pth`.
+
+        They do not hold the number of channels of an attention head, which is taken to be that of
+        the published configurations.
+        """
+        first = published.get(f"{_PREFIX}input_blocks.0.0.weight")
+        if first is None or f"{_PREFIX}cond_embed.0.weight" not in published:
+            return None
+        state = {name: x for name, x in published.items() if name.startswith(_PREFIX)}
+        features = len(published[f"{_PREFIX}cond_embed.0.weight"].mT)
+        inputs = _places(state, "input_blocks")
+        raised = sum(
+            any(re.match(rf"output_blocks\.{place}\.[12]\.in_layers", name) for name in names)
+            for place, names in _places(state, "output_blocks").items()
+        )
+        resolutions = raised + 1
+        blocks, rest = divmod(len(inputs), resolutions)
+        blocks -= 1
+        told = f"{path} is of a Palette that is not known here"
+        if rest or blocks < 1 or first.shape[1] != 6:
+            raise UserError(
+                f"{told}: {len(inputs)} blocks on the way down, {raised} times enlarged on the way "
+                f"up, {first.shape[1]} channels of input"
+            )
+        multipliers, attention = [], []
+        for number in range(resolutions):
+            place = 1 + number * (blocks + 1)
+            width = published.get(f"{_PREFIX}input_blocks.{place}.0.out_layers.3.weight")
+            if width is None or len(width) % features:
+                raise UserError(f"{told}: input block {place} is none of its blocks")
+            multipliers.append(len(width) // features)
+            if any(".1.qkv." in name for name in inputs[place]):
+                attention.append(2**number)
+        head = "backbone.network.head=32"
+        overrides = [
+            "backbone=palette",
+            "sampler=ancestral",
+            f"backbone.network.features={features}",
+            f"backbone.network.multipliers={multipliers}".replace(" ", ""),
+            f"backbone.network.blocks={blocks}",
+            f"backbone.network.attention={attention}".replace(" ", ""),
+            head,
+        ]
+        beside = [name for name in published if name not in state]
+        return Recognised(overrides, state, assumed=[head], beside=beside)
+
+
+_PREFIX = "denoise_fn."
+
+
+def _places(state: Mapping[str, Tensor], part: str) -> dict[int, list[str]]:
+    """The names within a list of blocks, by their place."""
+    places: dict[int, list[str]] = {}
+    for name in state:
+        found = re.match(rf"{re.escape(_PREFIX)}({part}\.(\d+)\..*)", name)
+        if found:
+            places.setdefault(int(found[2]), []).append(found[1])
+    return places
+
+
+def chance(seed: int, key: str, sample: int) -> torch.Generator:
+    """The chance of a picture's sample, the same wherever it is drawn."""
+    mixed = np.random.SeedSequence([seed, zlib.crc32(key.encode()), sample])
+    return torch.Generator().manual_seed(int(mixed.generate_state(1, np.uint64)[0] >> 1))
+
+
+def _starts(side: int, size: int) -> list[int]:
+    """Where windows of a size begin, that overlap by half of it or more."""
+    if side <= size:
+        return [0]
+    count = -(-2 * (side - size) // size) + 1
+    return np.linspace(0, side - size, count).round().astype(int).tolist()
+
+
+def _tent(side: int) -> Tensor:
+    """Weights that rise from a window's edges to its middle."""
+    places = torch.arange(1, side + 1, dtype=torch.float32)
+    return torch.minimum(places, places.flip(0))

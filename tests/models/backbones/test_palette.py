@@ -1,0 +1,188 @@
+"""Palette: what it draws depends on its chance alone, and what is known stays."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.utils import make_grid
+
+from restore.errors import UserError
+from restore.images.io import read_rgb
+from restore.models import weights
+from restore.models.diffusion.unet import UNet
+from tests import GOLDEN
+from tests.helpers import palette
+
+
+def problem(count: int, height: int, width: int, seed: int = 0):
+    rng = torch.Generator().manual_seed(seed)
+    low_up = torch.rand(count, 3, height, width, generator=rng)
+    mask = torch.zeros(count, 1, height, width)
+    mask[..., height // 4 : -height // 4, width // 4 : -width // 4] = 1
+    return {"low_up": low_up, "mask_up": mask, "keys": [f"picture {i}" for i in range(count)]}
+
+
+def drawn(model: nn.Module, given) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**given).image
+
+
+def test_training_loss_of_the_public_implementation():
+    meta, case = palette.golden("palette_loss")
+    model = palette.of_case(meta)
+    for name, region in (
+        ("loss_masked", case["in_mask"] > 0),
+        ("loss_no_mask", torch.ones_like(case["in_mask"]) > 0),
+    ):
+        model.zero_grad()
+        restored = model.denoised(
+            *(case["in_cond"], case["in_gt"], region),
+            *(case["in_t"].long(), case["in_uniform"], case["in_noise"]),
+        )
+        loss = (restored.noise - restored.noise_estimate).square().mean()
+        assert loss.item() == pytest.approx(case[name].item(), abs=1e-5)
+        if name == "loss_masked":
+            loss.backward()
+            gradients = {key: p.grad for key, p in model.named_parameters()}
+            for key, expected in (("out.2", "last"), ("input_blocks.0.0", "first")):
+                found = gradients[f"denoise_fn.{key}.bias"]
+                torch.testing.assert_close(found, case[f"grad_{expected}_bias"], atol=1e-5, rtol=0)
+            norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+            assert norm.item() == pytest.approx(case["grad_norm"].item(), rel=1e-4)
+
+
+def test_files_of_the_public_implementation():
+    folder = GOLDEN / "palette_files"
+    meta = json.loads((folder / "case.json").read_text())
+    model = palette.of_case(meta)
+    noises = iter(torch.from_numpy(np.load(folder / "noises.npz")["noises"])[:, None])
+    result = read_rgb(folder / "Out_input.png")[None]
+    hole = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    hole[..., 8:24, 8:24] = True
+    known = result.float() / 127.5 - 1  # outside the hole, the picture itself
+    condition = torch.where(hole, next(noises), known)
+    with torch.inference_mode():
+        frames = [*model.frames(condition, known, hole, condition, lambda: next(noises))]
+    written = ((frames[-1] + 1) * 127.5).round().clamp(0, 255)
+    assert (written - result).abs().max() <= 1
+    assert (written != result).float().mean() < 0.01
+    every = [condition, *(frames[15 - t] for t in range(14, -1, -2))]
+    shown = torch.cat([x.clamp(-1, 1) for x in every])
+    sheet = make_grid(((shown + 1) * 127.5).round() / 255, nrow=3, pad_value=128 / 255) * 255
+    expected = read_rgb(folder / "Process_input.png")
+    assert (sheet - expected).abs().max() <= 1.5
+
+
+class TestChance:
+    def test_is_of_the_picture_alone(self):
+        model = palette.tiny(steps=3)
+        both = problem(2, 16, 16)
+        one = {name: value[1:] for name, value in both.items()}
+        torch.testing.assert_close(drawn(model, both)[1:], drawn(model, one), atol=1e-5, rtol=0)
+        torch.manual_seed(4)  # nothing else has a part in it
+        assert torch.equal(drawn(model, one), drawn(model, one))
+        turned = {
+            name: value[::-1] if name == "keys" else value.flip(0) for name, value in both.items()
+        }
+        torch.testing.assert_close(
+            drawn(model, both).flip(0), drawn(model, turned), atol=1e-5, rtol=0
+        )
+
+    @pytest.mark.parametrize("eta", [0.0, 1.0])
+    def test_differs_by_key_seed_and_sample(self, eta):
+        given = problem(1, 16, 16)
+        image = drawn(palette.tiny(steps=3, eta=eta), given)
+        other = drawn(palette.tiny(steps=3, eta=eta), {**given, "keys": ["another"]})
+        seed = drawn(palette.tiny(steps=3, eta=eta, seed=2), given)
+        with torch.inference_mode():
+            samples = palette.tiny(steps=3, eta=eta, samples=2)(**given).samples
+        assert torch.equal(samples[0], image)
+        for unlike in (other, seed, samples[1]):
+            assert (unlike - image).abs().mean() > 0.01
+
+
+def test_what_is_known_stays_to_the_last_bit():
+    given = problem(2, 12, 20)
+    given["mask_up"][1] = 0
+    image = drawn(palette.tiny(steps=2), given)
+    known = given["mask_up"].expand_as(image) == 0
+    assert torch.equal(image[known], given["low_up"][known])
+    assert (image[0] != given["low_up"][0]).any()
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
+def test_what_lies_in_holes_is_not_looked_at():
+    model, given = palette.tiny(steps=2), problem(1, 16, 16)
+    hidden = torch.where(given["mask_up"] > 0, 0.5, given["low_up"])
+    assert torch.equal(drawn(model, given), drawn(model, {**given, "low_up": hidden}))
+
+
+def test_all_is_drawn_where_nothing_is_kept():
+    given = problem(1, 16, 16)
+    image = drawn(palette.tiny(steps=2, known="restored"), given)
+    assert (image != given["low_up"]).all(1).float().mean() > 0.9
+
+
+class TestWindows:
+    def test_of_a_network_that_looks_at_single_pixels_make_no_seam(self):
+        """Where all windows say the same, their mean is what one would say of the whole."""
+        given = problem(1, 37, 52)
+        whole, parts = palette.tiny(steps=4, size=64), palette.tiny(steps=4, size=16)
+        for model in (whole, parts):
+            model.denoise_fn = Pixelwise()
+        torch.testing.assert_close(drawn(parts, given), drawn(whole, given), atol=1e-5, rtol=0)
+
+    def test_without_holes_are_not_looked_at(self):
+        model, given = palette.tiny(steps=1, size=16), problem(1, 64, 64)
+        given["mask_up"].zero_()[..., 2:6, 3:7] = 1
+        asked = []
+        model.denoise_fn.register_forward_hook(lambda *_: asked.append(1))
+        drawn(model, given)
+        assert len(asked) == 1
+
+
+class Pixelwise(nn.Module):
+    multiple = 2
+
+    def forward(self, x, gamma_N1):
+        return torch.tanh(x[:, 3:] + x[:, :3] * gamma_N1[:, :, None, None])
+
+
+class TestPublishedFiles:
+    def test_are_recognised(self, tmp_path: Path):
+        meta, _ = palette.golden("palette_restoration")
+        model = palette.of_case(meta)
+        buffers = dict.fromkeys(("gammas", "posterior_mean_coef1"), torch.zeros(2000))
+        torch.save({**buffers, **model.state_dict()}, tmp_path / "60_Network.pth")
+        torch.save(model.state_dict(), tmp_path / "60_Network_ema.pth")
+        for name in ("60_Network", "60_Network_ema"):
+            loaded = weights.load(tmp_path / f"{name}.pth", ["sampler.steps=2"])
+            network = loaded.config["backbone"]["network"]
+            assert (network["features"], network["multipliers"]) == (32, [1, 2])
+            assert (network["blocks"], network["attention"]) == (1, [2])
+            found = loaded.backbone().state_dict()
+            assert found.keys() == model.state_dict().keys()
+            assert all(torch.equal(found[key], x) for key, x in model.state_dict().items())
+            assert ("gammas" in loaded.origin) == (name == "60_Network")
+            assert loaded.config["sampler"]["schedule"]["last"] == 0.09
+            assert loaded.config["sampler"]["eta"] == 1
+
+    @pytest.mark.parametrize("multipliers", [[1], [1, 1, 2]])
+    @pytest.mark.parametrize("blocks", [1, 2])
+    def test_of_other_sizes_too(self, multipliers, blocks, tmp_path: Path):
+        network = UNet(features=32, multipliers=multipliers, blocks=blocks, attention=[2])
+        state = {f"denoise_fn.{name}": x for name, x in network.state_dict().items()}
+        torch.save(state, tmp_path / "1_Network.pth")
+        found = weights.load(tmp_path / "1_Network.pth").backbone()
+        assert found.denoise_fn.state_dict().keys() == network.state_dict().keys()
+
+    def test_of_another_kind_are_a_sentence(self, tmp_path: Path):
+        state = dict(palette.tiny().state_dict())
+        state["denoise_fn.input_blocks.0.0.weight"] = torch.zeros(32, 4, 3, 3)
+        torch.save(state, tmp_path / "w.pth")
+        with pytest.raises(UserError, match="4 channels of input"):
+            weights.load(tmp_path / "w.pth")

@@ -1,0 +1,49 @@
+"""The network that tells noise, against the public implementation's outputs."""
+
+import json
+
+import pytest
+import torch
+
+from restore.models.diffusion.unet import UNet, embedding
+from tests import GOLDEN
+from tests.helpers import palette
+
+
+def test_forward_pass_of_the_public_implementation():
+    meta, case = palette.golden("palette_unet_tiny")
+    network = palette.of_case(meta).denoise_fn
+    seen: dict[str, torch.Tensor] = {}
+    parts = {"middle": network.middle_block, "middle_attention": network.middle_block[1]}
+    parts |= {f"input_{i}": part for i, part in enumerate(network.input_blocks)}
+    parts |= {f"output_{i}": part for i, part in enumerate(network.output_blocks)}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    with torch.inference_mode():
+        out = network(case["in_x"], case["in_gammas"])
+        level = embedding(case["in_gammas"][:, 0], network.features)
+        torch.testing.assert_close(level, case["gamma_embedding"], atol=1e-6, rtol=0)
+        torch.testing.assert_close(network.cond_embed(level), case["cond_embed"])
+    assert {f"{name}_mean" for name in seen} <= case.keys()
+    for name, found in seen.items():
+        torch.testing.assert_close(found.mean(1), case[f"{name}_mean"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(out, case["out"], atol=1e-4, rtol=0)
+
+
+def test_the_published_size_has_the_published_tensors():
+    held = json.loads((GOLDEN / "palette_inpainting.json").read_text())
+    with torch.device("meta"):
+        network = UNet()
+    own = {f"denoise_fn.{name}": list(x.shape) for name, x in network.state_dict().items()}
+    assert own == {k: v for k, v in held["keys"].items() if k not in held["computed"]}
+    assert sum(p.numel() for p in network.parameters()) == held["parameters"]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bf16_tells_nearly_the_same(layout):
+    meta, case = palette.golden("palette_unet_tiny")
+    network = palette.of_case(meta).denoise_fn.to(memory_format=layout)
+    given = case["in_x"].contiguous(memory_format=layout)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        out = network(given, case["in_gammas"]).float()
+    assert (out - case["out"]).square().mean().sqrt() < 0.05 * case["out"].std()
