@@ -8,7 +8,7 @@ stays as it was: its arguments, working folder, logging, Hydra and torch's gener
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,9 +208,7 @@ def train(overrides: str | Sequence[str] = ()) -> TrainingRun:
     """
     from restore.commands import train as command
 
-    config, typed = _composed("train", overrides)
-    with _left_as_it_was(), stored.trusting(config):
-        _ended(command.main(config, typed))
+    config = _run("train", overrides, command.main)
     return TrainingRun(config["resume"] or config["folder"])
 
 
@@ -225,9 +223,7 @@ def evaluate(overrides: str | Sequence[str] = ()) -> EvaluationRun:
     """
     from restore.commands import evaluate as command
 
-    config, typed = _composed("evaluate", overrides)
-    with _left_as_it_was(), stored.trusting(config):
-        _ended(command.main(config, typed))
+    config = _run("evaluate", overrides, command.main)
     folder = Path(config["folder"])
     several = (folder / "references.csv").exists()
     rows = [
@@ -237,8 +233,12 @@ def evaluate(overrides: str | Sequence[str] = ()) -> EvaluationRun:
     return EvaluationRun(folder, rows, _json(folder / "summary.json"))
 
 
-def _composed(command: str, overrides: str | Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The configuration, and the overrides as a command's `main` is told them."""
+def _run(
+    command: str,
+    overrides: str | Sequence[str],
+    main: Callable[[dict[str, Any], list[str]], int],
+) -> dict[str, Any]:
+    """Runs a command to its end; returns its configuration."""
     from restore.commands import composed
     from restore.tools.sweep import sweeps
 
@@ -247,12 +247,19 @@ def _composed(command: str, overrides: str | Sequence[str]) -> tuple[dict[str, A
         raise UserError(
             f"{options[0]} is for the command line; from Python, call restore.{command} in a loop"
         )
-    config = compose(command, composed.overrides_of(command, typed), with_hydra=True)
-    sweeps.refuse_alone(config.hydra.runtime.choices)
-    own = [str(word) for word in config.hydra.overrides.task]
-    with open_dict(config):
-        del config["hydra"]
-    return plain(config), own
+
+    def once(words: list[str]) -> dict[str, Any]:
+        composition = compose(command, words, with_hydra=True)
+        sweeps.refuse_alone(composition.hydra.runtime.choices)
+        own = [str(word) for word in composition.hydra.overrides.task]
+        with open_dict(composition):
+            del composition["hydra"]
+        config = plain(composition)
+        with _left_as_it_was(), stored.trusting(config):
+            _ended(main(config, own))
+        return config
+
+    return composed.with_texts(composed.overrides_of(command, typed), once)
 
 
 def _ended(code: int) -> None:

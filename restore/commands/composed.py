@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from restore.commands import words
 from restore.config import (
     MODULE,
+    NotText,
     conf,
     explain,
     opened,
@@ -31,6 +34,7 @@ from restore.utils.signals import INTERRUPTED
 _LISTED = {"report": "folders", "dashboard": "folders"}
 
 Job = Callable[[DictConfig], float | None]
+Result = TypeVar("Result")
 
 
 def overrides_of(command: str, typed: list[str]) -> list[str]:
@@ -42,26 +46,44 @@ def overrides_of(command: str, typed: list[str]) -> list[str]:
     if command in _LISTED:
         typed = words.gathered(typed, _LISTED[command])
     words.check(command, typed)
-    return opened(command, [words.literal(word) for word in typed])
+    overrides = opened(command, [words.literal(word) for word in typed])
+    return words.as_text(overrides, "folder")  # Hydra makes folders of that name itself
 
 
 def run(command: str, typed: list[str]) -> int:
     """Runs a command with what was typed behind it; returns the exit code."""
-    overrides = overrides_of(command, typed)
-    if command == "train" and sweeps.several(overrides):
-        return _sweep(overrides)
-    return _single(command, overrides)
+
+    def once(overrides: list[str]) -> int:
+        if command == "train" and sweeps.several(overrides):
+            return _sweep(overrides)
+        return _single(command, overrides)
+
+    return with_texts(overrides_of(command, typed), once)
+
+
+def with_texts(overrides: list[str], once: Callable[[list[str]], Result]) -> Result:
+    """What is made of the overrides, of which numbers may have to be texts: `folder=2024`."""
+    while True:
+        try:
+            return once(overrides)
+        except NotText as error:
+            texts = words.as_text(overrides, error.key, error.value)
+            if texts == overrides:
+                raise
+            overrides = texts
 
 
 def _single(command: str, overrides: list[str]) -> int:
     """One job, or (`-m` with commands other than train) Hydra's plain series of them."""
     codes: list[int] = []
     errors: list[UserError | RunFailure] = []
+    sweep: set[str] = set()
 
     def job(config: DictConfig) -> None:
         about = HydraConfig.get()
         if about.mode == RunMode.MULTIRUN:
             config.folder = about.runtime.output_dir  # one folder a job, inside `folder`
+            sweep.add(about.sweep.dir)
         try:
             refuse_unknown(command, config, about.runtime.choices)
             sweeps.refuse_alone(about.runtime.choices)
@@ -75,10 +97,31 @@ def _single(command: str, overrides: list[str]) -> int:
                 if not os.path.samefile(folder, os.curdir):
                     os.rmdir(folder)
 
+    begun = set(os.listdir())
     refused = _through_hydra(command, overrides, job)
     if errors:
-        raise errors[0]
+        if not codes:
+            _take_back(sweep, begun)
+        raise UserError(str(errors[0])) if codes and isinstance(errors[0], NotText) else errors[0]
     return max([refused, *codes])
+
+
+def _take_back(sweep: set[str], begun: set[str]) -> None:
+    """Removes what Hydra has made for jobs none of which could begin.
+
+    Args:
+        sweep: the folder of the series, if it is one.
+        begun: what lay in the working folder before.
+    """
+    for name in sweep:
+        folder = Path(name)
+        with suppress(OSError):
+            if os.listdir(folder) == ["multirun.yaml"]:
+                (folder / "multirun.yaml").unlink()
+                folder.rmdir()
+            for place in folder.parents:
+                if not place.is_absolute() and place.parts and place.parts[0] not in begun:
+                    place.rmdir()
 
 
 def _sweep(overrides: list[str]) -> int:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from restore.config import check, registry, settings
-from restore.data.loading import EvalItems
+from restore.data.loading import EvalItems, look
 from restore.data.references import replaced
 from restore.engine import launcher, run_folder, run_logger
-from restore.errors import UserError
+from restore.errors import MISTAKE, UserError
 from restore.images.io import save_png
 from restore.inference import reference_table
 from restore.inference.drawn import KeepingRunner
@@ -47,6 +47,8 @@ class EvaluateJob:
             task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
         self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
+        for items in self.items.values():
+            look(items, setting.seed)
         node = setting.protocol or self.loaded.config["protocol"]
         self.protocol = registry.instantiate(node, "protocol")
         self.metrics = selection.build(setting.metric, self.protocol)
@@ -90,8 +92,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     run_folder.refuse_taken(folder, config)
     launcher.device(setting.runtime)
     EvaluateJob(setting)  # what is wrong is said here, once, rather than by every process
-    with run_folder.filling(folder, config):
-        return launcher.launch("evaluate", folder, setting.runtime)
+    with run_folder.filling(folder, config) as undo:
+        code = launcher.launch("evaluate", folder, setting.runtime)
+        if code == MISTAKE:
+            undo()
+        return code
 
 
 def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) -> int:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.config import check, registry, settings
-from restore.data.loading import EvalItems
+from restore.data.loading import EvalItems, look
 from restore.engine import launcher, run_folder
 from restore.errors import UserError
 from restore.images.bicubic import resized
@@ -109,6 +109,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         log.warning("%s is not measured: %s", key, reason)
     scales = sorted({float(scale) for scale in setting.scales})
     splits = {scale: _split(setting, loaded, scale) for scale in scales}
+    for items in splits.values():
+        look(items)
     with run_folder.filling(folder, config):
         run_folder.log_to(folder)
         _write(folder, *_measure(setting, methods, splits, protocol, metrics, device))

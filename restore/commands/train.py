@@ -9,7 +9,7 @@ import torch
 from restore.config import check, settings
 from restore.engine import batch_size, launcher, run_folder, status
 from restore.engine.training import Training
-from restore.errors import RunFailure, UserError
+from restore.errors import MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils import distributed, files
 
@@ -44,8 +44,12 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         smallest = setting.runtime.devices * setting.trainer.accumulate_steps
         tried = batch_size.sized(config, smallest)
     Training(tried, check(tried, settings.Train), folder, torch.device("cpu"))
-    run_folder.make_folder(folder, config)
-    return launch(folder, setting.runtime)
+    with run_folder.undoing(folder) as undo:
+        run_folder.make_folder(folder, config)
+        code = launch(folder, setting.runtime)
+        if code == MISTAKE:
+            undo()
+        return code
 
 
 def _go_on(folder: Path, typed: dict[str, Any], overrides: list[str]) -> int:
@@ -105,6 +109,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         if made and first and renewed:
             files.write_text(folder / "config.yaml", files.to_yaml(config))
         if not made and first:
+            stack.enter_context(run_folder.undoing(folder))
             run_folder.make_folder(folder, config)
             stack.enter_context(status.held(folder))
         distributed.gather(None)  # nobody goes on before the folder is there

@@ -109,6 +109,35 @@ def literal(override: str) -> str:
     return f"{key}={_quoted(value)}"
 
 
+def as_text(overrides: Sequence[str], key: str, value: object = None) -> list[str]:
+    """The overrides, the one that gave a setting its value as the text that was typed.
+
+    Where none is the setting's own, those that gave the value to another one, which it repeats.
+    """
+    place = re.sub(r"\[[0-9]+\]", "", key)
+    own = [o for o in overrides if o.partition("=")[0].lstrip("+") == place]
+    if not own and value is not None:
+        own = [o for o in overrides if o.partition("=")[2].lower() == str(value).lower()]
+    return [_text(override) if override in own else override for override in overrides]
+
+
+def _text(override: str) -> str:
+    """The override with each value that Hydra would take for a number, true or false quoted."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, _, value = override.partition("=")
+    listed = value.startswith("[") and value.endswith("]")
+    values = members(value[1:-1] if listed else value)
+    for place, word in enumerate(values):
+        with suppress(HydraException):  # a part of something quoted
+            parsed = OverridesParser.create().parse_override(f"key={word}")
+            if not parsed.is_sweep_override() and isinstance(parsed.value(), int | float):
+                values[place] = _quoted(word)
+    joined = ",".join(values)
+    return f"{key}=[{joined}]" if listed else f"{key}={joined}"
+
+
 def members(listed: str) -> list[str]:
     """What stands between a list's commas, those within brackets of its own aside."""
     found, depth = [""], 0

@@ -27,6 +27,19 @@ Settings = TypeVar("Settings")
 Read = TypeVar("Read")
 
 
+class NotText(UserError):
+    """A number, or true or false, where a text is asked for, such as the name of a folder.
+
+    Args:
+        sentence: what is said of it.
+        key: of the setting, `value`: what was given.
+    """
+
+    def __init__(self, sentence: str, key: str, value: object):
+        super().__init__(sentence)
+        self.key, self.value = key, value
+
+
 def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
     """The configuration as a typed object, once everything in it has been found to be allowed.
 
@@ -37,13 +50,13 @@ def check(config: Mapping[str, Any], schema: type[Settings]) -> Settings:
     Raises:
         UserError: names the key, what is wrong with it and what is allowed.
     """
-    _check_numbers(config, "")
     for path, node in sorted(parts(config), key=_origin_first):
         if _LOSS.fullmatch(path):
             _read(_WEIGHT, node.get("weight", 1.0), f"{path}.weight")
             node = settings.without_weight(node)
         check_part(path, node)
     checked = _read(_adapter(schema), dict(config), "")
+    _check_numbers(config, "")
     if isinstance(checked, settings.Train):
         _check_stages(checked)
     return checked
@@ -153,7 +166,11 @@ def _read(adapter: TypeAdapter[Read], value: Any, path: str) -> Read:
     try:
         read = adapter.validate_python(value)
     except ValidationError as error:
-        raise UserError(_sentence(error, path)) from error
+        sentence = _sentence(error, path)
+        for one in error.errors():
+            if one["type"] == "string_type" and isinstance(one["input"], int | float):
+                raise NotText(sentence, _key(one["loc"], path), one["input"]) from error
+        raise UserError(sentence) from error
     _refuse_converted(value, read, path)
     return read
 

@@ -187,6 +187,16 @@ class _Collated(Dataset):
         return {name: _as_arrays(value) for name, value in batch.items()}
 
 
+def look(items: TrainItems | EvalItems, seed: int = 0, device: torch.device | str = "cpu") -> None:
+    """Makes a problem of the first item, as long as nothing is written.
+
+    Raises UserError for what does not fit the task: too small a picture, a mask that cannot be.
+    """
+    first = to_device(collate([items[0]]), torch.device(device))
+    if "key" in first:
+        items.task.prepare(first, torch.Generator(device).manual_seed(seed))
+
+
 class Batches:
     """Batches of items, read and put together by worker processes, in the order of `places`.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from restore.losses import Loss
 from restore.models import checkpoint, weights
 from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task
 from restore.utils import distributed
+
+# What it is called since torch 2.13.
+_NAMES = signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers"
 
 
 class Learner:
@@ -83,7 +88,8 @@ class Learner:
             model = torch.compile(model)  # type: ignore[assignment]
         if distributed.world() > 1 and any(p.requires_grad for p in model.parameters()):
             ids = [self.device.index] if self.device.type == "cuda" else None
-            return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+            options: dict[str, Any] = {_SYNC_BUFFERS: False}
+            return DistributedDataParallel(model, device_ids=ids, **options)
         return model
 
     def _place(self, module: nn.Module) -> None:

@@ -4,12 +4,13 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -42,36 +43,84 @@ def make_folder(folder: Path, config: Mapping[str, Any]) -> None:
     write_text(folder / "config.yaml", to_yaml(config))
 
 
+# What lies in a folder beside results.
+_BOOKS = {_UNFINISHED, "config.yaml", "environment.json", "log.txt"}
+
+
+class _Before(NamedTuple):
+    """What there was of a folder: the names in it, and the highest folder that was missing."""
+
+    names: list[str]
+    missing: str | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Before":
+        """As it is now."""
+        missing = [str(path) for path in (folder, *folder.parents) if not path.exists()]
+        return cls(_names(folder), missing[-1] if missing else None)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
 @contextmanager
-def filling(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def undoing(folder: Path, before: _Before | None = None) -> Iterator[Callable[[], None]]:
+    """Leaves nothing behind of what comes into a folder, where that ends with a mistake.
+
+    So the corrected command can be typed. Once there is a checkpoint, all stays; and so do results
+    where it ends for another reason.
+
+    Args:
+        folder: need not be there yet.
+        before: what there was before; None: what there is now.
+
+    Gives what does the same for a mistake that another process has told.
+    """
+    before = before or _Before.of(folder)
+
+    def undo() -> None:
+        if any(folder.glob("checkpoints/*.pt")):
+            return
+        with suppress(OSError):
+            for path in (folder / name for name in _names(folder) if name not in before.names):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in (folder, *folder.parents):
+                if before.missing is not None and path.is_relative_to(before.missing):
+                    path.rmdir()
+
+    try:
+        yield undo
+    except BaseException as error:
+        if isinstance(error, UserError) or {*_names(folder)} <= {*before.names, *_BOOKS}:
+            undo()
+        raise
+
+
+@contextmanager
+def filling(folder: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
     """Makes a folder as `make_folder`, unfinished until `finish`, and this process's own.
 
-    Whatever keeps it from being finished, a kill or a full disk, the same command may be typed
-    again. Raises UserError as `make_folder`, and where another process is filling it.
+    A mistake leaves nothing behind, see `undoing`, and this gives what that gives. After a kill the
+    same command may be typed again. Raises UserError as `make_folder`, and where another process is
+    filling it.
     """
     refuse_taken(folder, config)
-    make(folder)
-    if not unfinished(folder):
-        write_text(folder / _UNFINISHED, "")
-    with locked(folder / _UNFINISHED) as free:
+    mark = folder / _UNFINISHED
+    before = _Before.of(folder)
+    with undoing(folder, before):
+        if not unfinished(folder):
+            make(folder)
+            write_text(mark, to_json(before._asdict()))
+    with locked(mark) as free:
         if not free:
             raise UserError(f"{folder} is being written by another process: wait for it, or end it")
-        make_folder(folder, config)
-        try:
-            yield
-        except BaseException:
-            _take_back(folder)
-            raise
-
-
-def _take_back(folder: Path) -> None:
-    """Removes a folder that holds no results, so that a corrected command can make it."""
-    held = list(folder.glob("*"))
-    if {path.name for path in held} <= {_UNFINISHED, "config.yaml", "environment.json", "log.txt"}:
-        with suppress(OSError):
-            for path in held:
-                path.unlink()
-            folder.rmdir()
+        with suppress(UserError, KeyError):  # of one that was ended before
+            held = foreign.read_json(mark)
+            before = _Before(held["names"], held["missing"])
+        with undoing(folder, before) as undo:
+            make_folder(folder, config)
+            yield undo
 
 
 def unfinished(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from restore.data.loading import (
     Positions,
     TrainItems,
     collate,
+    look,
     to_device,
     train_batches,
 )
@@ -88,12 +89,8 @@ class Training:
             device,
             init=None if self._last.exists() else setting.init,
         )
-        # What does not fit the task (too small a picture, a mask that cannot be) is said before
-        # anything is written.
-        first = to_device(collate([self.items[0]]), device)
-        if "key" in first:
-            self.task.prepare(first, torch.Generator(device).manual_seed(setting.seed))
-        _ = self.valid_items[0]
+        for items in (self.items, self.valid_items):
+            look(items, setting.seed, device)
         self.best: float | None = None
         # Sums of this process's values since the last line of numbers.
         self.unlogged: dict[str, float] = {}

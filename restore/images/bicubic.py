@@ -70,20 +70,52 @@ def resized(
     """
     for axis, length in ((-2, height), (-1, width)):
         side = picture_NCHW.shape[axis]
-        places, weights = _tables(side, float(factor), edges, picture_NCHW.device)
-        assert length <= len(places), (side, factor, length)
-        if factor == 1:  # nothing but a cut
-            picture_NCHW = picture_NCHW.narrow(axis, 0, length)
-            continue
-        shape = (-1, 1) if axis == -2 else (-1,)
-        total: Tensor | None = None
-        for k in range(places.shape[1]):
-            weight = weights[:length, k].to(picture_NCHW.dtype).view(shape)
-            term = picture_NCHW.index_select(axis, places[:length, k]) * weight
-            total = term if total is None else total + term
-        assert total is not None
-        picture_NCHW = total
+        picture_NCHW = resized_along(picture_NCHW, axis, side, factor, range(length), edges=edges)
     return picture_NCHW
+
+
+def resized_along(
+    part_NCHW: Tensor,
+    axis: int,
+    side: int,
+    factor: float,
+    wanted: range,
+    first: int = 0,
+    edges: Edges = "replicate",
+) -> Tensor:
+    """One side of `resized`, for some of the result's rows (or columns) from some of the picture's.
+
+    Args:
+        part_NCHW: of the picture, at least what `needed` says.
+        axis: -2 or -1.
+        side: the whole picture's length along it, in pixels.
+        factor: ratio of the sides.
+        wanted: which rows of the result.
+        first: the picture's row that the part begins with.
+        edges: see `resize`.
+    """
+    if factor == 1:  # nothing but a cut
+        return part_NCHW.narrow(axis, wanted.start - first, len(wanted))
+    places, weights = _tables(side, float(factor), edges, part_NCHW.device)
+    assert wanted.stop <= len(places), (side, factor, wanted)
+    rows = slice(wanted.start, wanted.stop)
+    shape = (-1, 1) if axis == -2 else (-1,)
+    total: Tensor | None = None
+    for k in range(places.shape[1]):
+        weight = weights[rows, k].to(part_NCHW.dtype).view(shape)
+        term = part_NCHW.index_select(axis, places[rows, k] - first) * weight
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+def needed(side: int, factor: float, wanted: range, edges: Edges = "replicate") -> range:
+    """The rows of a picture, `side` of them, that some rows of the enlarged one are made of."""
+    if factor == 1:
+        return wanted
+    places = _tables(side, float(factor), edges, torch.device("cpu"))[0]
+    at = places[wanted.start : wanted.stop]
+    return range(int(at.min()), int(at.max()) + 1)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from restore.config.settings import Runtime
@@ -47,13 +47,19 @@ class Runner:
         with self.autocast():
             restored = self.model(**inputs, **more)
         restored.image = restored.image.float()
-        if not self.model.training and not restored.image.isfinite().all():
+        if not self.model.training:
+            self.finite(restored.image, ", ".join(problem.keys))
+        return restored
+
+    def finite(self, image: Tensor, name: str) -> Tensor:
+        """The network's answer; UserError that names its picture where it is no picture."""
+        if not image.isfinite().all():
             raise UserError(
-                f"{', '.join(problem.keys)}: the network's answer holds values that are no finite "
-                f"numbers, in {self.precision}"
+                f"{name}: the network's answer holds values that are no finite numbers, in "
+                f"{self.precision}"
                 + ("" if self.dtype is None else "; runtime.precision=fp32 may hold them")
             )
-        return restored
+        return image
 
 
 @contextmanager

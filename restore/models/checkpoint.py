@@ -162,7 +162,7 @@ def _load(path: Path) -> Any:
 # How many times over a file's tensors may use the same numbers, as tied layers do.
 _MOST_SHARED = 4
 # Bytes that tensors may claim whatever the file's size, as those of repeated values do.
-_ALWAYS_FINE = 2**30
+_ALWAYS_FINE = 2**27
 _MOST_ENTRIES = 1_000_000
 
 

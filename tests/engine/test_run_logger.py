@@ -368,6 +368,29 @@ def test_a_folder_without_results_does_not_stand_in_the_way(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_lay_there_before_a_mistake_lies_there_after_it(tmp_path: Path):
+    folder = tmp_path / "a" / "out"
+    with suppress(KeyboardInterrupt), run_folder.filling(folder, CONFIG):
+        (folder / "pictures").mkdir()
+        (folder / "pictures" / "a.png").write_bytes(b"")
+        raise KeyboardInterrupt
+    assert run_folder.unfinished(folder)
+    with suppress(UserError), run_folder.filling(folder, CONFIG):
+        raise UserError("a mistake")
+    assert not folder.parent.exists(), "what a killed one had made goes too"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("")
+    with suppress(UserError), run_folder.filling(folder, CONFIG):
+        (folder / "pictures").mkdir()
+        raise UserError("a mistake")
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    with suppress(UserError), run_folder.undoing(folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.pt").write_bytes(b"")
+        raise UserError("a mistake")
+    assert (folder / "checkpoints" / "last.pt").exists()
+
+
 def test_a_full_disk_costs_the_status_and_nothing_else(tmp_path: Path):
     progress = Progress(tmp_path, 0, 10)
     with no_larger_than(20):

@@ -58,7 +58,6 @@ def train(*more: str) -> list[str]:
         (train("folder="), "without a value"),
         (train("data.targets=''"), "without a value"),
         (train("=3"), "names no setting"),
-        (train("folder=2024"), "./2024"),
         (train("folder=in.png/run"), "cannot make the folder"),
         (["train", "-m", "resume=run"], "resume: a sweep goes on"),
         (["train", "--experimental-rerun", "x"], "--experimental-rerun"),
@@ -67,9 +66,9 @@ def train(*more: str) -> list[str]:
         (["train", "resume=run", "data.valid=0.5"], "data.targets"),
         (["train", "resume=run", "data.other=a/b"], "data.targets"),
         (["train", "resume=run", "seed=2"], "cannot change"),
-        (["train", "resume=2024"], "./2024"),
+        (["train", "resume=2024"], "2024 is not a run folder"),
+        (["evaluate", "-m", "weights=nowhere", "limit=1,2", "folder=a/b"], "nowhere"),
         ([*APPLY, "input=", "output=o.png"], "without a value"),
-        ([*APPLY, "input=in.png", "output=true"], "./true"),
         (["apply", "weights=run", "input=/", *scenes.QUIET], "give output"),
         (["apply", "weights=/etc/passwd", "input=in.png"], "neither torch.save nor safetensors"),
         (["scales", "weights=run", "runtime.compile=true"], "runtime.compile"),
@@ -93,6 +92,36 @@ def test_names_are_taken_as_they_are(here: Path):
     assert len(set(made)) == 1
     for path in here.glob("out_?.png"):
         path.unlink()
+
+
+def test_a_number_is_a_name_where_a_name_is_asked_for(here: Path, tmp_path: Path, monkeypatch):
+    for name in ("photos", "in.png"):
+        os.symlink(here / name, tmp_path / name)
+    shutil.copytree(here / "photos", tmp_path / "1.50")
+    shutil.copytree(here / "run", tmp_path / "false")
+    monkeypatch.chdir(tmp_path)
+    assert main(train("data.targets=1.50", "folder=007")) == 0
+    line = ["weights=false", "input=1.50", "output=true", *scenes.QUIET]
+    assert main(["apply", *line]) == 0
+    assert sorted(path.name for path in Path("true").iterdir()) == ["0.png", "1.png", "2.png"]
+    listed = ["007", "1.50", "false", "in.png", "photos", "true"]
+    assert sorted(path.name for path in Path().iterdir()) == listed
+
+
+def test_what_is_seen_late_leaves_the_folder_to_the_corrected_command(here: Path, tmp_path: Path):
+    """The last of three pictures does not fit the task."""
+    shutil.copytree(here / "photos", tmp_path / "lows")
+    for number, side in enumerate((16, 16, 5)):
+        write(tmp_path / "lows" / f"{number}.png", photo(height=side, width=side))
+    line = ["evaluate", "weights=run", *train()[-4:], *scenes.QUIET]
+    line += ["loader.workers=0", "wandb.mode=disabled", "metric=[psnr]", "pictures=3", "save=true"]
+    folder = tmp_path / "new" / "evaluation"
+    assert main([*line, f"data.lows={tmp_path / 'lows'}", f"folder={folder}"]) == 2
+    assert not folder.parent.exists()
+    assert main([*line, f"folder={folder}"]) == 0
+    more = ["stages.reconstruction.steps=3", "data.test=0", f"folder={tmp_path / 'a' / 'run'}"]
+    assert main(train(*more, f"data.lows={tmp_path / 'lows'}")) == 2
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_tilde_is_the_users_folder_everywhere(here: Path, monkeypatch, tmp_path: Path):

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from restore.config import compose, explain, names, plain
+from restore.config import NotText, check, compose, explain, names, plain, settings
 from restore.config.groups import composing
 from restore.engine import memory, status
 from restore.errors import UserError
@@ -87,9 +87,24 @@ def prepare(overrides: list[str]) -> Sweep:
     if all(grid.every for grid in grids):
         jobs = [job for grid in grids for job in grid.jobs()]
         configs = [plain(compose("train", job)) for job in jobs]
+        for config in configs:
+            _check_texts(config)
         claimed = [claim(folder, config, job, swept) for config, job in zip(configs, jobs)]
         sweep.jobs = list(dict.fromkeys(claimed))
     return sweep
+
+
+def _check_texts(config: dict[str, Any]) -> None:
+    """Raises NotText for a number that has to be read anew as a text.
+
+    What else is wrong is told by the job that it keeps from beginning.
+    """
+    try:
+        check(config, settings.Train)
+    except NotText:
+        raise
+    except UserError:
+        pass
 
 
 def _searched(words: Sequence[str]) -> list[str]:

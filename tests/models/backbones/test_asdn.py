@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -21,11 +22,14 @@ from omegaconf import DictConfig
 
 from restore.cli import main
 from restore.commands.scales import Resized
-from restore.config import compose, plain, registry
+from restore.config import check, compose, plain, registry
+from restore.config.settings import Runtime
 from restore.data import scale_schedule
 from restore.errors import UserError
 from restore.images import bicubic
 from restore.images.io import read_rgb
+from restore.images.tiling import windows
+from restore.inference.any_scale import AnyScaleRestorer, _Enlarged
 from restore.models import checkpoint, weights
 from restore.models.backbones.asdn import neighbours
 from restore.models.backbones.fsdn import bilinear
@@ -35,6 +39,7 @@ from tests.helpers.pictures import chw, photo, write
 from tests.helpers.plain_single import State, conv, drawn, layers
 
 QUIET = ["runtime.device=cpu", "runtime.threads=1"]
+RUNTIME = plain(compose("apply", ["input=x"]))["runtime"]
 SMALL = [
     "backbone.mapping.blocks=2",
     "backbone.mapping.width=6",
@@ -752,6 +757,51 @@ def test_tiles_of_any_scale_show_no_seam(local: Path, tmp_path: Path):
     assert outputs[0].shape == (3, 76, 103)
     assert (outputs[0] - outputs[1]).abs().max() <= 1
     assert (outputs[0] != outputs[1]).float().mean() < 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sides=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    ratio=st.floats(1, 2),
+    tile=st.integers(1, 30),
+    overlap=st.integers(0, 9),
+    rows=st.integers(1, 12),
+)
+def test_windows_of_an_enlarged_picture_are_cut_from_all_of_it(sides, ratio, tile, overlap, rows):
+    """To the bit, and of the picture no more rows are kept than they need."""
+    picture = torch.rand(1, 3, *sides)
+    end = scale_schedule.size(*sides, ratio)
+    whole = bicubic.resized(picture, ratio, *end)
+    part = _Enlarged(iter(picture.split(rows, -2)), sides, ratio, torch.device("cpu"))
+    for window, _ in windows(*end, tile, overlap):
+        assert torch.equal(part.of(window), window.of(whole))
+        assert part._rows.shape[-2] <= window.height / ratio + 5 + rows
+
+
+def test_a_restorer_of_any_scale_holds_bands(local: Path):
+    """Each band comes before the picture has been read to its end."""
+    loaded = weights.load(local)
+    runtime = check({**RUNTIME, "precision": "fp32"}, Runtime)
+    made = AnyScaleRestorer(loaded, runtime, torch.device("cpu"), 3.3)
+    low = torch.rand(3, 60, 20)
+    found = list(made.bands(low, None, 16))
+    assert max(band.shape[-2] for band in found) <= 16
+    with torch.no_grad():
+        steps = scale_schedule.schedule(3.3, 2.0)
+        expected = loaded.backbone()(low[None], ratios=stepped(*steps)).image[0]
+    torch.testing.assert_close(torch.cat(found, -2), expected, atol=1e-5, rtol=0)
+
+
+def test_an_answer_that_is_no_number_is_told(run: Path, tmp_path: Path, capfd):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    held = checkpoint.read(path)
+    huge = {n: torch.full_like(x, 3e38) for n, x in held["models"]["backbone"].items()}
+    checkpoint.write(path, {**held, "models": {"backbone": huge}})
+    source = write(tmp_path / "in.png", photo(height=6, width=9))
+    assert apply(tmp_path / "run", source, tmp_path / "out.png", "scale=2.7") == 2
+    assert "no finite numbers, in fp32" in capfd.readouterr().err
+    assert not (tmp_path / "out.png").exists()
 
 
 def test_the_ensemble_is_the_mean_of_eight_at_each_step(run: Path, tmp_path: Path):
