@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from inspect import signature
 from typing import Any
+from warnings import filterwarnings
 
 import numpy as np
 import torch
@@ -88,6 +89,8 @@ class Learner:
             model = torch.compile(model)  # type: ignore[assignment]
         if distributed.world() > 1 and any(p.requires_grad for p in model.parameters()):
             ids = [self.device.index] if self.device.type == "cuda" else None
+            # Strides of sides of one pixel, of which channels last has others, mean nothing.
+            filterwarnings("ignore", "Grad strides do not match bucket view strides")
             options: dict[str, Any] = {_SYNC_BUFFERS: False}
             return DistributedDataParallel(model, device_ids=ids, **options)
         return model
