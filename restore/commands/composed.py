@@ -54,6 +54,8 @@ def run(command: str, typed: list[str]) -> int:
     """Runs a command with what was typed behind it; returns the exit code."""
 
     def once(overrides: list[str]) -> int:
+        if sweeps.several(overrides):
+            sweeps.refuse_empty(overrides)
         if command == "train" and sweeps.several(overrides):
             return _sweep(overrides)
         return _single(command, overrides)

@@ -16,8 +16,13 @@ _VALUED = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-
 
 
 def gathered(words: Sequence[str], key: str) -> list[str]:
-    """The words, those that are no override (or name a file all the same) as the list `key`."""
+    """The words, those that are no override (or name a file all the same) as the list `key`.
+
+    Raises UserError for an empty one.
+    """
     bare = bare_words(words)
+    if any(word.strip("'\"") == "" for word in bare):
+        raise UserError(f"{key}: one of them is given without a name")
     rest = [word for word in words if word not in bare]
     return [f"{key}=[{','.join(map(_quoted, bare))}]", *rest] if bare else rest
 
@@ -57,7 +62,9 @@ def _check_options(words: Sequence[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    known, _ = parser.parse_known_args(words)
+    known, rest = parser.parse_known_args(words)
+    if unknown := [word for word in rest if re.match("-[^-]", word)]:
+        raise UserError(f"there is no option {unknown[0]}; settings have no dashes: key=value")
     if known.experimental_rerun is not None:
         raise UserError("--experimental-rerun is not for runs of restore: train resume=RUN goes on")
 

@@ -62,6 +62,14 @@ def several(overrides: Sequence[str]) -> bool:
     return not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(overrides)
 
 
+def refuse_empty(overrides: Sequence[str]) -> None:
+    """Raises UserError for a pattern or a range that stands for nothing, and so for no job."""
+    typed = [o for o in _searched(overrides) if not o.startswith("-")]
+    for override in _parsed(typed):
+        if override.is_sweep_override() and not _values(override):
+            raise UserError(f"{override.input_line}: there is nothing that it stands for")
+
+
 def prepare(overrides: list[str]) -> Sweep:
     """Finds the sweep's folder and jobs, composing each before any work, and makes the folders.
 
