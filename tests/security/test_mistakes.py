@@ -63,6 +63,7 @@ def train(*more: str) -> list[str]:
         (["train", "-m", "protocol=glob(nothing*)"], "nothing that it stands for"),
         (["evaluate", "-m", "weights=run", "limit=range(3,1)"], "nothing that it stands for"),
         (["train", "-x"], "no option -x"),
+        (["train", "-m", "backbone=edsr,wdsr_a", "seed=range(x)"], "seed=range(x): input should"),
         (["report", ""], "without a name"),
         (["train", "--experimental-rerun", "x"], "--experimental-rerun"),
         (["train", "--config-dir"], "--config-dir"),

@@ -73,7 +73,8 @@ def refuse_empty(overrides: Sequence[str]) -> None:
 def prepare(overrides: list[str]) -> Sweep:
     """Finds the sweep's folder and jobs, composing each before any work, and makes the folders.
 
-    Raises UserError where a job's configuration cannot be composed: then nothing is begun.
+    Raises UserError where a job's configuration cannot be composed, or where none is allowed: then
+    nothing is begun.
     """
     overrides = _searched(overrides)
     options = [o for o in overrides if o.startswith("-")]
@@ -95,24 +96,26 @@ def prepare(overrides: list[str]) -> Sweep:
     if all(grid.every for grid in grids):
         jobs = [job for grid in grids for job in grid.jobs()]
         configs = [plain(compose("train", job)) for job in jobs]
-        for config in configs:
-            _check_texts(config)
+        mistakes = [mistake for config in configs if (mistake := _mistake(config))]
+        if mistakes and len(mistakes) == len(configs):
+            raise mistakes[0]
         claimed = [claim(folder, config, job, swept) for config, job in zip(configs, jobs)]
         sweep.jobs = list(dict.fromkeys(claimed))
     return sweep
 
 
-def _check_texts(config: dict[str, Any]) -> None:
-    """Raises NotText for a number that has to be read anew as a text.
+def _mistake(config: dict[str, Any]) -> UserError | None:
+    """What is wrong with a job, which keeps that one from beginning and no other.
 
-    What else is wrong is told by the job that it keeps from beginning.
+    Raises NotText for a number that has to be read anew as a text.
     """
     try:
         check(config, settings.Train)
     except NotText:
         raise
-    except UserError:
-        pass
+    except UserError as error:
+        return error
+    return None
 
 
 def _searched(words: Sequence[str]) -> list[str]:
