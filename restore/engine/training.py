@@ -39,7 +39,7 @@ from restore.metrics import selection
 from restore.metrics.image_metric import ImageMetric
 from restore.metrics.legend import is_better
 from restore.models import checkpoint
-from restore.models.pretrained import pretrained_parts
+from restore.models.pretrained import library_downloads, pretrained_parts
 from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed, signals
 from restore.utils.files import make_folder, optional, to_json, write_text
@@ -78,17 +78,12 @@ class Training:
         valid, _ = replaced(setting.reference, dataset.split("valid"), task)
         self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
         self.valid_items = EvalItems(valid, self.task, setting.loader.on_error)
-        self.metrics = selection.build(
-            setting.metric, registry.instantiate(setting.protocol, "protocol")
-        )
+        protocol = registry.instantiate(setting.protocol, "protocol")
+        self.metrics = selection.build(setting.metric, protocol, setting.pretrained)
         self.best_metric = self._best_metric()
-        self.learner = Learner(
-            setting,
-            self.task,
-            len(train),
-            device,
-            init=None if self._last.exists() else setting.init,
-        )
+        init = None if self._last.exists() else setting.init
+        with library_downloads(setting.pretrained, "a model or a loss"):
+            self.learner = Learner(setting, self.task, len(train), device, init)
         for items in (self.items, self.valid_items):
             look(items, setting.seed, device)
         self.best: float | None = None

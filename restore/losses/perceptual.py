@@ -50,6 +50,7 @@ class Perceptual(nn.Module):
         weights: `imagenet`, `random`, or a VGG19 state dict's path (`restore.models.pretrained`).
         layer: where the features are taken, see `layer_count`.
         power: 1 absolute, 2 squared.
+        cache, download: see `restore.models.pretrained.file_of`.
     """
 
     factor: Tensor
@@ -60,9 +61,12 @@ class Perceptual(nn.Module):
         weights: str,
         layer: Annotated[str, AfterValidator(_known)],
         power: Literal[1, 2] = 2,
+        cache: str | None = None,
+        download: bool = True,
     ):
         super().__init__()
-        self.layers, self.provenance = vgg19_features(weights, layer_count(layer))
+        count = layer_count(layer)
+        self.layers, self.provenance = vgg19_features(weights, count, cache, download)
         self.layers.requires_grad_(False)
         std = torch.tensor(IMAGENET_STD)
         self.register_buffer("factor", 1 / std)

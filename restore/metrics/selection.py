@@ -15,7 +15,7 @@ from restore.metrics import holes
 from restore.metrics.image_metric import About, ImageMetric
 from restore.metrics.legend import declared
 from restore.metrics.protocol import MeasurementProtocol
-from restore.models.pretrained import MissingWeights
+from restore.models.pretrained import MissingWeights, library_downloads
 
 Nodes = Mapping[str, dict[str, Any]]
 # What is measured where nothing is chosen, as in runs stored before metrics could be.
@@ -129,11 +129,20 @@ def _copied(metric: Metric) -> Metric:
 
 
 @torch.random.fork_rng(devices=[])
-def build(nodes: Nodes | None, protocol: MeasurementProtocol) -> Selection:
+def build(
+    nodes: Nodes | None,
+    protocol: MeasurementProtocol,
+    pretrained: Mapping[str, Any] | None = None,
+) -> Selection:
     """The metrics of a configuration's `metric`; without any PSNR and SSIM.
 
     A metric whose arguments have a `protocol` is handed the one chosen. Chance that is drawn
     here changes nothing elsewhere, such as the first weights of the network that is trained.
+
+    Args:
+        nodes: by name.
+        protocol: for metrics that follow one.
+        pretrained: the settings of that name, which hold for what libraries fetch by themselves.
 
     Raises:
         UserError: a node is no metric, or its class cannot be made. One whose weights or packages
@@ -151,30 +160,33 @@ def build(nodes: Nodes | None, protocol: MeasurementProtocol) -> Selection:
             )
         more = {"protocol": protocol} if _takes_protocol(node, path) else {}
         try:
-            metric = registry.instantiate(dict(node), path, **more)
-        except MissingWeights as error:
-            missing[key] = str(error)
+            with library_downloads(pretrained, "it"):
+                image_metric = _built(key, dict(node), **more)
+        except (ImportError, OSError, MissingWeights) as error:
+            missing[key] = " ".join(str(error).split())
             continue
         except UserError as error:
             if not isinstance(error.__cause__, ImportError | OSError):
                 raise
             missing[key] = " ".join(str(error.__cause__).split())
             continue
-        if not isinstance(metric, Metric):
-            raise UserError(f"{path}._target_={node['_target_']} is no torchmetrics.Metric")
-        image_metric = ImageMetric(key, metric)
-        if not type(metric).__module__.startswith("restore."):
-            try:
-                with torch.inference_mode():
-                    image_metric.probe()
-            except (ImportError, OSError) as error:
-                missing[key] = " ".join(str(error).split())
-                continue
         metrics.append(image_metric)
     if not metrics:
         why = "; ".join(f"{key}: {reason}" for key, reason in missing.items())
         raise UserError(f"metric: none of those chosen can be taken ({why})")
     return Selection(metrics, missing)
+
+
+def _built(key: str, node: dict[str, Any], **more: Any) -> ImageMetric:
+    """A metric under its name, tried once where it may look for its weights no earlier."""
+    metric = registry.instantiate(node, f"metric.{key}", **more)
+    if not isinstance(metric, Metric):
+        raise UserError(f"metric.{key}._target_={node['_target_']} is no torchmetrics.Metric")
+    image_metric = ImageMetric(key, metric)
+    if not type(metric).__module__.startswith("restore."):
+        with torch.inference_mode():
+            image_metric.probe()
+    return image_metric
 
 
 def _takes_protocol(node: Mapping[str, Any], path: str) -> bool:

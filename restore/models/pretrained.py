@@ -4,13 +4,16 @@ import fcntl
 import hashlib
 import logging
 import socket
+import sys
+import tempfile
+import threading
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -154,14 +157,126 @@ def _in_turn(path: Path) -> Iterator[str]:
 
 def _download(published: Published, path: Path) -> None:
     log.info("fetching %s's weights from %s to %s", published.name, published.url, path)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)  # else a network that swallows packets holds us for ever
-    try:
+    with _patience():
         torch.hub.download_url_to_file(
             published.url, str(path), hash_prefix=published.digits, progress=True
         )
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Without it a network that swallows packets would hold us for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def library_downloads(pretrained: Mapping[str, Any] | None, what: str) -> Iterator[None]:
+    """While it lasts, other libraries follow our settings when they fetch weights by themselves.
+
+    This holds in the thread that calls it. Where fetching is forbidden, or has failed before, every
+    connection is refused before it is opened; files that are in a library's cache already are used
+    as ever. `pretrained.cache` is the folder of torch's files (`torch.hub`, torchvision); the
+    Hugging Face hub keeps its own.
+
+    Args:
+        pretrained: the settings of that name; None: nothing is forbidden.
+        what: who needs them, for the message.
+
+    Raises:
+        MissingWeights: a library wanted to fetch something and could not.
+    """
+    settings = pretrained or {}
+    reason = failure() if settings.get("download", True) else "pretrained.download=false"
+    attempts = _Attempts(reason)
+    _watch_connections()
+    before = getattr(_thread, "attempts", None)
+    _thread.attempts = attempts
+    try:
+        with _patience(), _torch_cache(settings.get("cache")):
+            yield
+    except MissingWeights:
+        raise
+    except Exception as error:
+        if not attempts.hosts or not (reason or _by_the_system(error)):
+            raise
+        reason = reason or note_failure(" ".join(str(error).split()))
+        raise MissingWeights(
+            f"{what} needs a file from {attempts.hosts[0]}, which cannot be downloaded ({reason})"
+        ) from error
+    finally:
+        _thread.attempts = before
+
+
+class _Attempts:
+    """Connections that were wanted: to which hosts, and why they are refused (None: not)."""
+
+    def __init__(self, reason: str | None):
+        self.reason = reason
+        self.hosts: list[str] = []
+
+    def note(self, host: str) -> None:
+        self.hosts.append(host)
+        if self.reason is not None:
+            raise ConnectionRefusedError(self.reason)
+
+
+_thread = threading.local()
+_watching = False
+
+
+def _watch_connections() -> None:
+    """Has Python report each connection before it is opened (there is no way to end that)."""
+    global _watching
+    if not _watching:
+        _watching = True
+        sys.addaudithook(_before_a_connection)
+
+
+def _before_a_connection(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in ("socket.getaddrinfo", "socket.connect"):
+        return
+    attempts: _Attempts | None = getattr(_thread, "attempts", None)
+    if attempts is None:
+        return
+    # A name that is looked up, or an address; what is no tuple is a socket of this machine's.
+    host = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+    if event == "socket.connect":
+        if not isinstance(host, tuple):
+            return
+        host = host[0]
+    attempts.note(host.decode() if isinstance(host, bytes) else str(host))
+
+
+def _by_the_system(error: BaseException | None) -> bool:
+    """Whether an error goes back to a file or connection that could not be had."""
+    while error is not None:
+        if isinstance(error, OSError | HTTPException):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def _torch_cache(folder: str | None) -> Iterator[None]:
+    """Has torch keep its fetched files in a folder, and take them from it; None: its own."""
+    if not folder:
+        yield
+        return
+    cache = Path(at_home(folder)).absolute()
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as hub:
+        # torch's files lie in a folder of this name below the one that can be chosen.
+        (Path(hub) / "checkpoints").symlink_to(cache, target_is_directory=True)
+        torch.hub.set_dir(hub)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)
 
 
 @dataclass(frozen=True)

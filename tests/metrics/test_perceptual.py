@@ -19,7 +19,10 @@ from torchvision import models
 
 from restore.errors import UserError
 from restore.metrics.image_metric import About, ImageMetric
+from restore.metrics.legend import declared
 from restore.metrics.perceptual import FID, LPIPS, Inception, frechet
+from restore.metrics.protocol import MeasurementProtocol
+from restore.metrics.selection import build
 from restore.models.pretrained import MissingWeights
 from tests.helpers.made_up import spread
 
@@ -124,6 +127,20 @@ def test_without_weights_a_metric_says_how_to_supply_them(no_cache: Path):
         assert key in str(raised.value)
     with pytest.raises(UserError, match=r"pretrained.inception=nothing\.pth: no such"):
         Inception("nothing.pth")
+
+
+def test_a_metric_of_torchmetrics_downloads_nothing_where_that_is_forbidden(tmp_path: Path):
+    node = {
+        "_target_": "torchmetrics.image.LearnedPerceptualImagePatchSimilarity",
+        "net_type": "squeeze",
+    }
+    forbidding = {"download": False, "cache": str(tmp_path)}
+    protocol = MeasurementProtocol("rgb", "rgb")
+    selection = build({"psnr": declared("psnr"), "other": node}, protocol, forbidding)
+    assert selection.keys() == ["psnr"]
+    reason = selection.missing["other"]
+    assert reason.startswith("it needs a file from download.pytorch.org")
+    assert "pretrained.download=false" in reason
 
 
 def test_weights_in_the_cache_are_found(alexnet: Path, no_cache: Path):

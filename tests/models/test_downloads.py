@@ -1,9 +1,11 @@
 """Public files of weights: from a real server on this machine, right, wrong, cut and silent."""
 
 import hashlib
+import io
 import multiprocessing
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +16,16 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchvision import models
 
 from restore.models import pretrained
-from restore.models.pretrained import MissingWeights, Published, file_of
+from restore.models.pretrained import MissingWeights, Published, file_of, library_downloads
 
-CONTENT = bytes(range(256)) * 4000
+
+def _saved() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.arange(128_000)}, buffer)
+    return buffer.getvalue()
+
+
+CONTENT = _saved()
 DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 FILE = f"alexnet-{DIGITS}.pth"
 
@@ -167,6 +176,57 @@ def test_processes_wait_for_the_one_that_fetches(
     assert len(server.asked) == 1
     found = answers.pop()
     assert found == str(tmp_path / FILE) if behaviour == "slow" else "timed out" in found
+
+
+def fetched() -> torch.Tensor:
+    """As torchvision and others fetch weights by themselves."""
+    url = pretrained.PUBLISHED["alexnet"].url
+    return torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True)["weight"]
+
+
+def test_a_library_uses_our_cache(serving, server, tmp_path: Path):
+    serving("right")
+    before = torch.hub.get_dir()
+    for _ in range(2):
+        with library_downloads({"download": True, "cache": str(tmp_path)}, "it"):
+            assert fetched().equal(torch.arange(128_000))
+    assert len(server.asked) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == [FILE]
+    assert torch.hub.get_dir() == before
+
+
+def test_a_library_fetches_nothing_where_that_is_forbidden(serving, server, tmp_path: Path):
+    serving("right")
+    forbidding = {"download": False, "cache": str(tmp_path)}
+    words = r"^it needs a file from 127\.0\.0\.1, .*\(pretrained\.download=false\)$"
+    with pytest.raises(MissingWeights, match=words), library_downloads(forbidding, "it"):
+        fetched()
+    assert not server.asked
+    (tmp_path / FILE).write_bytes(CONTENT)  # by hand
+    with library_downloads(forbidding, "it"):
+        assert len(fetched()) == 128_000
+        # Only this thread is held to it, and only for weights that are being looked for.
+        url = pretrained.PUBLISHED["alexnet"].url
+        other = threading.Thread(target=lambda: urllib.request.urlopen(url).read())
+        other.start()
+        other.join()
+    assert len(server.asked) == 1
+    with pytest.raises(ValueError, match="else"), library_downloads(forbidding, "it"):
+        raise ValueError("something else")
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), [("missing", "404"), ("silent", "timed out")])
+def test_a_library_does_not_try_again_either(behaviour, reason, serving, server, tmp_path: Path):
+    serving(behaviour)
+    for _ in range(2):
+        with (
+            pytest.raises(MissingWeights, match=reason),
+            library_downloads({"cache": str(tmp_path)}, "it"),
+        ):
+            fetched()
+    with pytest.raises(MissingWeights, match=reason):
+        file_of("alexnet", cache=str(tmp_path))
+    assert len(server.asked) == 1
 
 
 def test_the_public_files_are_the_libraries():
