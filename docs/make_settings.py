@@ -1,10 +1,11 @@
 """Writes docs/settings.md from the comments of the yamls in conf/: `make docs`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from restore.cli import COMMANDS
 from restore.config import comments, registry
+from restore.utils.tabular import markdown
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -38,15 +39,15 @@ def page() -> str:
         parts.append(f"### restore {path.stem}\n\n{_capital(COMMANDS[path.stem])}.\n")
         text = path.read_text(encoding="utf-8")
         if groups := list(_groups(text)):
-            parts.append(_table(("group", "choice if none is given", ""), groups))
-        parts.append(_table(("setting", "default", ""), list(_settings(text))))
+            parts.append(markdown(("group", "choice if none is given", ""), groups))
+        parts.append(markdown(("setting", "default", ""), list(_settings(text))))
     parts.append("## Groups\n")
     parts.append(GROUPS)
     for group in registry.groups():
         parts.append(f"### {group}\n")
         names = registry.names(group)
         parts.append(
-            _table(("choice", ""), [(f"`{n}`", registry.describe(group, n)) for n in names])
+            markdown(("choice", ""), [(f"`{n}`", registry.describe(group, n)) for n in names])
         )
         if group in ("experiment", "sweep", "recipe"):
             continue  # they hold values of other groups' settings, none of their own
@@ -56,9 +57,9 @@ def page() -> str:
             if rows or places:
                 parts.append(f"`{group}={name}`\n")
             if places:
-                parts.append(_table(("group", "choice if none is given", ""), places))
+                parts.append(markdown(("group", "choice if none is given", ""), places))
             if rows:
-                parts.append(_table(("setting", "default", ""), rows))
+                parts.append(markdown(("setting", "default", ""), rows))
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -73,12 +74,6 @@ def _settings(text: str) -> Iterator[tuple[str, str, str]]:
     """Every setting of a yaml: its dotted key, the default as written, and the comment."""
     for setting in comments.settings(text):
         yield f"`{setting.key}`", setting.default and f"`{setting.default}`", setting.comment
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
 
 
 def _capital(text: str) -> str:

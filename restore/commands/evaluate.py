@@ -1,7 +1,5 @@
 """`restore evaluate`: weights on a data set by a named protocol, beside the baseline."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +25,7 @@ from restore.metrics.legend import Legend
 from restore.models import weights
 from restore.models.attention import choices
 from restore.types import Problem, Restoration, SplitAware
-from restore.utils import distributed, files
+from restore.utils import distributed, files, tabular
 
 log = logging.getLogger("restore")
 
@@ -51,7 +49,7 @@ class EvaluateJob:
             look(items, setting.seed)
         node = setting.protocol or self.loaded.config["protocol"]
         self.protocol = registry.instantiate(node, "protocol")
-        self.metrics = selection.build(setting.metric, self.protocol)
+        self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
 
 
 def _changes(setting: settings.Evaluate) -> dict[str, Any]:
@@ -244,13 +242,12 @@ def _write(
     """`images.csv`, `summary.json`, `table.md`."""
     names = list(result.rows[0]["restored"])
     base = [f"{result.baseline}/{name}" for name in result.rows[0]["baseline"]]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["key", *names, *base, *result.rows[0]["facts"]])
-    for row in result.rows:
-        cells = [v for m in ("restored", "baseline", "facts") for v in row[m].values()]
-        writer.writerow([row["key"], *("" if math.isnan(v) else v for v in cells)])
-    files.write_text(folder / "images.csv", file.getvalue())
+    head = ["key", *names, *base, *result.rows[0]["facts"]]
+    rows = [
+        [row["key"], *(v for m in ("restored", "baseline", "facts") for v in row[m].values())]
+        for row in result.rows
+    ]
+    files.write_text(folder / "images.csv", tabular.comma_separated(head, rows))
     binned = {"by share of holes": holes.by_share(result.rows)} if holes.known(result.rows) else {}
     legend = Legend(facts["higher is better"])
     several = samples.drawn(result.rows)
@@ -323,16 +320,11 @@ def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str
     """The result as a Markdown table, with everything that says what its numbers mean."""
     values, base = measured["restored"], measured[baseline]
     legend = Legend(facts["higher is better"])
-    lines = [
-        *_heading(facts),
-        "",
-        "| | " + " | ".join(values) + " |",
-        "|---" * (len(values) + 1) + "|",
+    rows = [
+        [name, *(tabular.number(row.get(key, math.nan)) for key in values)]
+        for name, row in ((baseline, base), ("restored", values))
     ]
-    for name, row in ((baseline, base), ("restored", values)):
-        cells = [_cell(row.get(key, math.nan)) for key in values]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines.append("")
+    lines = [*_heading(facts), "", tabular.markdown(["", *values], rows)]
     for name, count in facts["without a value"].items():
         metric = legend.metric(name)
         why = facts["why without"].get(metric, "too small or without such pixels")
@@ -343,10 +335,6 @@ def table(facts: dict[str, Any], baseline: str, measured: dict[str, Any]) -> str
     if facts["skipped"]:
         lines.append(_skips(facts["skipped"]))
     return "\n".join(lines) + "\n"
-
-
-def _cell(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
 
 
 def _skips(skipped: Sequence[Sequence[str]]) -> str:

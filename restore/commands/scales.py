@@ -1,7 +1,5 @@
 """`restore scales`: fidelity against scale, of a network of any scale beside others and bicubic."""
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from restore.metrics.selection import Selection
 from restore.models import weights
 from restore.models.weights import Loaded
 from restore.types import Restoration
-from restore.utils import files
+from restore.utils import files, tabular
 
 log = logging.getLogger("restore")
 
@@ -104,7 +102,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if len(methods) <= len(setting.beside):
         raise UserError(f"beside={setting.beside} has the same weights twice")
     protocol = registry.instantiate(setting.protocol, "protocol")
-    metrics = selection.build(setting.metric, protocol)
+    metrics = selection.build(setting.metric, protocol, setting.pretrained)
     for key, reason in metrics.missing.items():
         log.warning("%s is not measured: %s", key, reason)
     scales = sorted({float(scale) for scale in setting.scales})
@@ -194,16 +192,15 @@ def _firsts(
 
 
 def _write(folder: Path, facts: dict[str, Any], results: Results) -> None:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = list(next(iter(next(iter(results.values())).values())))
-    writer.writerow(["scale", "method", *names])
-    for method, by_scale in results.items():
-        for scale, values in by_scale.items():
-            cells = ["" if math.isnan(value) else value for value in values.values()]
-            writer.writerow([f"{scale:g}", method, *cells])
-    files.write_text(folder / "scales.csv", file.getvalue())
-    text = "\n".join([*_heading(facts), "", *table(results)]) + "\n"
+    rows = [
+        [f"{scale:g}", method, *values.values()]
+        for method, by_scale in results.items()
+        for scale, values in by_scale.items()
+    ]
+    cells = tabular.comma_separated(["scale", "method", *names], rows)
+    files.write_text(folder / "scales.csv", cells)
+    text = "\n".join([*_heading(facts), "", table(results)])
     files.write_text(folder / "scales.md", text)
     plain = {method: {f"{s:g}": v for s, v in by.items()} for method, by in results.items()}
     files.write_text(folder / "summary.json", files.to_json({**facts, "scales": plain}))
@@ -223,19 +220,17 @@ def _heading(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{title}: {path} (sha256 {mark}…)"
 
 
-def table(results: Results) -> list[str]:
+def table(results: Results) -> str:
     """Every metric as Markdown, a row for each scale and a column for each method."""
-    lines = ["| scale | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
-    for scale in next(iter(results.values())):
-        cells = [" / ".join(map(_cell, by[scale].values())) for by in results.values()]
-        lines.append(f"| ×{scale:g} | " + " | ".join(cells) + " |")
-    return lines
+    rows = [
+        [f"×{scale:g}", *(" / ".join(map(_cell, by[scale].values())) for by in results.values())]
+        for scale in next(iter(results.values()))
+    ]
+    return tabular.markdown(["scale", *results], rows)
 
 
 def _cell(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return tabular.number(value, 2 if abs(value) >= 10 else 4)
 
 
 def plot(results: Results, facts: dict[str, Any], path: Path) -> None:

@@ -4,14 +4,13 @@ The course report on TTSR asked it (experiment 10) and looked at one picture. He
 restored with each kind of reference; what it gains over a black one is what the reference gave.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from restore.config.settings import Reference
 from restore.inference.evaluation import EvaluationResult
+from restore.utils import tabular
 
 NULL = "black"
 Rows = dict[str, dict[int, dict[str, Any]]]
@@ -30,10 +29,10 @@ def shared(reports: Mapping[str, EvaluationResult]) -> Rows:
     return {
         kind: {
             place: {**row, "over": _gains(row, rows.get(NULL, {}).get(place))}
-            for place, row in found.items()
+            for place, row in by_place.items()
             if place in places
         }
-        for kind, found in rows.items()
+        for kind, by_place in rows.items()
     }
 
 
@@ -45,36 +44,36 @@ def _gains(row: Mapping[str, Any], null: Mapping[str, Any] | None) -> dict[str, 
 
 def per_image(rows: Rows) -> str:
     """A csv line for each image and kind: its metrics, and their gains over black."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     first = next(iter(next(iter(rows.values())).values()))
     names = [*first["restored"], *(f"{name}/over_{NULL}" for name in first["over"])]
-    writer.writerow(["key", "reference", *names])
-    for place in next(iter(rows.values())):
-        for kind, found in rows.items():
-            values = [*found[place]["restored"].values(), *found[place]["over"].values()]
-            cells = ["" if math.isnan(value) else value for value in values]
-            writer.writerow([found[place]["key"], kind, *cells])
-    return file.getvalue()
+    lines = [
+        [
+            *(of_kind[place]["key"], kind),
+            *of_kind[place]["restored"].values(),
+            *of_kind[place]["over"].values(),
+        ]
+        for place in next(iter(rows.values()))
+        for kind, of_kind in rows.items()
+    ]
+    return tabular.comma_separated(["key", "reference", *names], lines)
 
 
 def means(rows: Rows) -> dict[str, dict[str, float]]:
     """For each kind the mean of each metric over the images, and of its gain over black."""
     return {
         kind: {
-            **_mean([row["restored"] for row in found.values()]),
+            **_mean([row["restored"] for row in by_place.values()]),
             **{
                 f"{name}/over_{NULL}": value
-                for name, value in _mean([row["over"] for row in found.values()]).items()
+                for name, value in _mean([row["over"] for row in by_place.values()]).items()
             },
         }
-        for kind, found in rows.items()
+        for kind, by_place in rows.items()
     }
 
 
-def _mean(values: list[dict[str, float]]) -> dict[str, float]:
-    kept = {n: [v[n] for v in values if not math.isnan(v[n])] for n in values[0]}
-    return {n: math.fsum(v) / len(v) if v else math.nan for n, v in kept.items()}
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: tabular.mean(row[name] for row in rows) for name in rows[0]}
 
 
 def table(rows: Rows, baseline: str) -> str:
@@ -83,19 +82,16 @@ def table(rows: Rows, baseline: str) -> str:
     base = _mean([row["baseline"] for row in next(iter(rows.values())).values()])
     names = list(next(iter(every.values())))
     heads = [name.replace(f"/over_{NULL}", f" over {NULL}") for name in names]
-    lines = ["| reference | " + " | ".join(heads) + " |", "|---" * (len(names) + 1) + "|"]
-    for kind, values in {f"({baseline})": base, **every}.items():
-        cells = [
-            _cell(values.get(name, math.nan), name.endswith(f"/over_{NULL}")) for name in names
+    lines = [
+        [kind]
+        + [
+            tabular.number(values.get(name, math.nan), signed=name.endswith(f"/over_{NULL}"))
+            for name in names
         ]
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_shares(every, base, baseline)]) + "\n"
-
-
-def _cell(value: float, signed: bool) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:+.4f}" if signed else f"{value:.4f}"
+        for kind, values in {f"({baseline})": base, **every}.items()
+    ]
+    text = tabular.markdown(["reference", *heads], lines)
+    return "\n".join([text, *_shares(every, base, baseline)]) + "\n"
 
 
 def _shares(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from restore.types import Problem
+from restore.utils import tabular
 
 RING = 4  # pixels on either side of a hole's border
 _BIN = 10  # per cent of the area, as published tables have it
@@ -77,12 +78,8 @@ def means(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
         pairs = [(row["restored"][name], row["baseline"][name]) for row in rows]
         known = [pair for pair in pairs if not any(map(math.isnan, pair))]
         for method, values in zip(table, zip(*known) if known else ((), ())):
-            table[method][name] = _mean(values)
+            table[method][name] = tabular.mean(values)
     return table
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def section(rows: Sequence[dict[str, Any]], baseline: str) -> str:
@@ -96,30 +93,27 @@ def section(rows: Sequence[dict[str, Any]], baseline: str) -> str:
     damaged = [share for share in shares if share > 0]
     lines = [
         "",
-        f"holes: {len(damaged)} of {len(rows)} images have some, on the mean {_mean(damaged):.1%} "
-        "of their area; the others are not in the columns _holes and _ring",
+        f"holes: {len(damaged)} of {len(rows)} images have some, on the mean "
+        f"{tabular.mean(damaged):.1%} of their area; the others are not in the columns _holes and "
+        "_ring",
         "_holes: PSNR over hole pixels only, SSIM map averaged at hole pixels; "
         f"_ring: within {RING} pixels of a hole's border, on either side",
     ]
     if all("overlap" in row["facts"] for row in rows):
         overlaps = [row["facts"]["overlap"] for row in rows]
         lines.append(
-            f"overlap: the reference shows {_mean(overlaps):.1%} of the input on the mean "
+            f"overlap: the reference shows {tabular.mean(overlaps):.1%} of the input on the mean "
             f"({min(overlaps):.1%} to {max(overlaps):.1%})"
         )
     table = by_share(rows)
     names = list(rows[0]["restored"])
-    lines += [
-        "",
-        "| holes | images | | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 3) + "|",
+    rows_of_text = [
+        [
+            *(share, str(entry["images"]), title),
+            *(tabular.number(entry[method].get(name, math.nan)) for name in names),
+        ]
+        for share, entry in table.items()
+        for method, title in (("baseline", baseline), ("restored", "restored"))
     ]
-    for share, entry in table.items():
-        for method, title in (("baseline", baseline), ("restored", "restored")):
-            cells = [_cell(entry[method].get(name, math.nan)) for name in names]
-            lines.append(f"| {share} | {entry['images']} | {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    below = tabular.markdown(["holes", "images", "", *names], rows_of_text)
+    return "\n".join([*lines, "", below])

@@ -1,7 +1,5 @@
 """What the measurements share: a process of its own for each, and tables."""
 
-import csv
-import io
 import json
 import logging
 import statistics
@@ -17,6 +15,7 @@ import torch
 
 from restore.engine import memory
 from restore.errors import RunFailure
+from restore.utils import tabular
 from restore.utils.files import write_text
 
 log = logging.getLogger("restore")
@@ -65,16 +64,10 @@ def report(
 
 def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) -> None:
     """Logs the rows as a table and writes `NAME.csv`."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    lines += [
-        "| " + " | ".join(str(row.get(column, "–")) for column in columns) + " |" for row in rows
-    ]
-    log.info("\n%s", "\n".join(lines))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / f"{name}.csv", file.getvalue())
+    shown = [[str(row.get(column, "–")) for column in columns] for row in rows]
+    log.info("\n%s", tabular.markdown(columns, shown).rstrip("\n"))
+    cells = [[row.get(column, "") for column in columns] for row in rows]
+    write_text(folder / f"{name}.csv", tabular.comma_separated(columns, cells))
     log.info("%s", folder / f"{name}.csv")
 
 

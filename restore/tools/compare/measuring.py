@@ -15,7 +15,7 @@ from restore.metrics.image_metric import About
 from restore.metrics.selection import Selection, regions
 from restore.tools.compare.methods import Method, size
 from restore.tools.compare.palette import PaletteFolder
-from restore.tools.compare.statistics import mean
+from restore.utils.tabular import mean
 
 Read = Callable[[str], Tensor]
 

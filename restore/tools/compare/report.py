@@ -1,7 +1,5 @@
 """What a comparison leaves behind: tables with their notes, lists, sheets and a page."""
 
-import csv
-import io
 import logging
 import math
 from pathlib import Path
@@ -12,10 +10,10 @@ from restore.metrics.holes import RING
 from restore.tools.compare import pages
 from restore.tools.compare.job import SAME, CompareJob
 from restore.tools.compare.measuring import Measured
-from restore.tools.compare.sources import Source
-from restore.tools.compare.statistics import Difference, bins, mean, paired
+from restore.tools.compare.sources import PictureFolder
+from restore.tools.compare.statistics import Difference, bins, paired
 from restore.tools.compare.tables import Column, Layout, Table, best
-from restore.utils import files
+from restore.utils import files, tabular
 
 log = logging.getLogger("restore")
 
@@ -96,7 +94,7 @@ def _facts(job: CompareJob) -> list[str]:
         lines.append(f"{title}: {source.folder} ({source.kind}{lossy})")
     outside = " outside the holes" if job.pictures.mask is not None else ""
     for title, method in job.methods.items():
-        if not isinstance(method, Source):
+        if not isinstance(method, PictureFolder):
             assert job.inputs is not None
             lines.append(f"{title}: {method.sentence()}, run here on {job.inputs.folder}{outside}")
     return lines
@@ -115,8 +113,8 @@ def _notes(job: CompareJob, results: Measured) -> list[str]:
         damaged = [share for share in results.shares if share > 0]
         without = len(results.shares) - len(damaged)
         lines.append(
-            f"holes: {mean(damaged):.1%} of the area on the mean; {without} image(s) without holes "
-            "are left out of the columns holes and ring"
+            f"holes: {tabular.mean(damaged):.1%} of the area on the mean; {without} image(s) "
+            "without holes are left out of the columns holes and ring"
         )
         lines.append(
             "holes: PSNR over hole pixels only, SSIM map averaged at hole pixels; ring: within "
@@ -272,17 +270,16 @@ def _by_share(job: CompareJob, results: Measured, truth: str) -> Table:
 
 def _per_image(results: Measured) -> str:
     """A csv line for each image, truth and method."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = results.image_names()
-    writer.writerow(["key", "hole_share", "doubtful_pixels", "truth", "method", *names])
+    lines = []
     for i, key in enumerate(results.keys):
         share = "" if results.shares is None else results.shares[i]
         for truth, methods in results.values.items():
             for method, rows in methods.items():
-                cells = ["" if math.isnan(rows[i][name]) else rows[i][name] for name in names]
-                writer.writerow([key, share, results.doubtful.get(key, 0), truth, method, *cells])
-    return file.getvalue()
+                about = [key, share, results.doubtful.get(key, 0), truth, method]
+                lines.append([*about, *(rows[i][name] for name in names)])
+    head = ["key", "hole_share", "doubtful_pixels", "truth", "method", *names]
+    return tabular.comma_separated(head, lines)
 
 
 def _lists(job: CompareJob) -> list[str]:

@@ -1,4 +1,4 @@
-"""From values of single images to numbers for a table: means, bins, intervals of differences."""
+"""From values of single images to numbers for a table: bins, intervals of differences."""
 
 import math
 from collections.abc import Sequence
@@ -20,12 +20,6 @@ class Difference:
     low: float
     high: float
     count: int
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of the values that there are (not NaN); NaN of none."""
-    kept = [value for value in values if not math.isnan(value)]
-    return math.fsum(kept) / len(kept) if kept else math.nan
 
 
 def paired(

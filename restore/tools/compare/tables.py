@@ -1,10 +1,7 @@
 """Tables of results as csv, Markdown, LaTeX (booktabs) and HTML."""
 
-import csv
 import html
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from restore.metrics.legend import Legend
+from restore.utils.tabular import comma_separated, markdown, number, plain
 
 
 class Layout:
@@ -51,12 +49,10 @@ class Layout:
 
     def cell(self, measure: str, value: float, signed: bool = False) -> str:
         """A value with the measure's digits, – where there is none."""
-        if math.isnan(value):
-            return "–"
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
         digits = self.digits.get(measure.partition("_")[0], 4)
-        return f"{value:{'+' if signed else ''}.{digits}f}"
+        return number(value, digits, signed)
 
 
 @dataclass
@@ -84,21 +80,19 @@ class Table:
 
     def csv(self) -> str:
         """One line a row, headings joined by a slash; no notes."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([self.head, *(f"{c.group}/{c.title}".strip("/") for c in self.columns)])
-        writer.writerows([name, *cells] for name, cells in self.rows)
-        return file.getvalue()
+        heads = [f"{c.group}/{c.title}".strip("/") for c in self.columns]
+        return comma_separated([self.head, *heads], [[name, *cells] for name, cells in self.rows])
 
     def markdown(self) -> str:
         """GitHub's kind of table, the title above, the notes below."""
         heads = [f"{c.group}: {c.title}" if c.group else c.title for c in self.columns]
-        lines = [f"**{_plain(self.title)}**", "", _bars([self.head, *heads])]
-        lines.append("|---" + "|---:" * len(self.columns) + "|")
-        for r, (name, cells) in enumerate(self.rows):
-            shown = [f"**{x}**" if (r, c) in self.marked else x for c, x in enumerate(cells)]
-            lines.append(_bars([name, *shown]))
-        return "\n".join([*lines, "", *(f"- {_plain(note)}" for note in self.notes)]) + "\n"
+        rows = [
+            [name, *(f"**{x}**" if (r, c) in self.marked else x for c, x in enumerate(cells))]
+            for r, (name, cells) in enumerate(self.rows)
+        ]
+        text = markdown([self.head, *heads], rows, to_the_right=True)
+        notes = [f"- {plain(note)}" for note in self.notes]
+        return "\n".join([f"**{plain(self.title)}**", "", text, *notes]) + "\n"
 
     def latex(self) -> str:
         """A `tabular` of the package booktabs, the notes in the caption's place as comments."""
@@ -170,15 +164,6 @@ def best(
             top = max(known.values()) if higher else min(known.values())
             places |= {(r, c) for r, value in known.items() if value == top}
     return places
-
-
-def _bars(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell).replace("|", r"\|") for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """With nothing that Markdown would take for HTML."""
-    return re.sub(r"<(?=[a-zA-Z/!?])", r"\\<", text)
 
 
 _TEX = {

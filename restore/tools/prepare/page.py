@@ -1,9 +1,7 @@
 """The report of a preparation: what was kept, what was dropped and why."""
 
 import base64
-import csv
 import html
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from restore.utils.files import write_text
+from restore.utils.tabular import comma_separated
 
 Record = dict[str, Any]
 
@@ -65,12 +64,8 @@ def write(output: Path, records: list[Record], pictures: int) -> None:
 
 def _table(records: list[Record]) -> str:
     names = ["key", "kept", "reason", *_MORE, *[name for name in _COLUMNS if name != "key"]]
-    text = io.StringIO()
-    rows = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    rows.writeheader()
-    for record in records:
-        rows.writerow({name: _flat(record.get(name)) for name in names})
-    return text.getvalue()
+    rows = [[_flat(record.get(name)) for name in names] for record in records]
+    return comma_separated(names, rows)
 
 
 def _flat(value: Any) -> Any:

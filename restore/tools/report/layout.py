@@ -1,11 +1,12 @@
 """The dashboard's layout as code: a workspace of W&B with a panel for everything that runs log."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from restore.engine.run_logger import SHOWN
 from restore.tools.report.runs import Run
 from restore.utils import foreign
+from restore.utils.nested import leaves
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -73,7 +74,12 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[Any]]]:
         name: [other for other in valid if other.count("/") == 2 and _measure(other) == name]
         for name in measures
     }
-    costs = dict.fromkeys(name for run in runs for name in _leaves(run.summary.get("cost"), "cost"))
+    costs = dict.fromkeys(
+        name
+        for run in runs
+        for name, value in leaves(run.summary.get("cost"), "cost")
+        if isinstance(value, int | float)
+    )
     speed = [name for name in logged if name.endswith("images_per_s")]
     every = {
         "Quality": [curve(name, *beside[name]) for name in measures],
@@ -98,12 +104,3 @@ def _measure(name: str) -> str:
 def _shown(run: Run) -> dict[str, list[str]]:
     path = run.folder / SHOWN
     return foreign.read_json(path) if path.exists() else {}  # the dashboard was off
-
-
-def _leaves(node: Any, path: str) -> Iterator[str]:
-    """The dotted names of numbers in a summary, as the dashboard has them."""
-    if isinstance(node, Mapping):
-        for key, inner in node.items():
-            yield from _leaves(inner, f"{path}.{key}")
-    elif isinstance(node, int | float):
-        yield path

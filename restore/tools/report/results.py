@@ -7,6 +7,7 @@ from restore.tools.compare.tables import Column, Layout, Table, best
 from restore.tools.report import costs
 from restore.tools.report.comparable_groups import Base, ComparableGroup, Row
 from restore.tools.report.statistics import Comparison
+from restore.utils.tabular import number
 
 Pairs = Mapping[tuple[str, str, str], Comparison]  # by measure, own label, other's label
 Spent = Mapping[str, Mapping[str, tuple[float, float]]]  # by label and cost, mean and sd
@@ -116,8 +117,8 @@ def percent(condition: ComparableGroup, spent: Spent, base: Base) -> Table:
         )
         shares = [_share(own.get(cost.name), its.get(cost.name)) for cost in shown]
         gains = [_share(row.mean(n)[0], other.mean(n)[0]) for n in condition.measures]
-        cells = [_number(share) for share in shares]
-        cells += [_number(gain - 100, signed=True) for gain in gains]
+        cells = [number(share, 2) for share in shares]
+        cells += [number(gain - 100, 2, signed=True) for gain in gains]
         rows.append((row.label, cells))
     notes = [f"against {base.label}; the difference of means over the mean, in percent"]
     return Table(f"Percent of {base.label}", "variant", columns, rows, notes)
@@ -132,10 +133,6 @@ def _compared(condition: ComparableGroup, base: Base) -> list[tuple[Row, Row]]:
 
 def _share(own: float | None, other: float | None) -> float:
     return 100 * own / other if own is not None and other else math.nan
-
-
-def _number(percent: float, signed: bool = False) -> str:
-    return "–" if math.isnan(percent) else f"{percent:{'+' if signed else ''}.2f}"
 
 
 def _gap(layout: Layout, name: str, pair: Comparison | None) -> str:

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from restore.tools.report.runs import Run
+from restore.utils.nested import leaves
 
 # Settings in which runs may differ and still be trials of the same thing.
 _SAME = re.compile(
@@ -53,7 +54,7 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     """The variants in the order of their first runs, and the overrides that tell them apart."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        settings = {key: value for key, value in _leaves(run.config) if not _SAME.match(key)}
+        settings = {key: value for key, value in leaves(run.config) if not _SAME.match(key)}
         mark = json.dumps(settings, sort_keys=True, default=str) if settings else str(run.folder)
         groups.setdefault(mark, []).append(run)
     firsts = [members[0] for members in groups.values()]
@@ -99,7 +100,7 @@ def _make_unique(made: list[Variant]) -> None:
         alike = [variant for variant in made if variant.label == label]
         if len(alike) == 1:
             continue
-        settings = [dict(_leaves(variant.runs[0].config)) for variant in alike]
+        settings = [dict(leaves(variant.runs[0].config)) for variant in alike]
         keys = [key for key in _differing(settings) if not _SAME.match(key)]
         for place, (variant, own) in enumerate(zip(alike, settings), 1):
             told = [f"{key.rpartition('.')[2]}={own.get(key, '–')}" for key in keys[:_NAMED]]
@@ -109,12 +110,3 @@ def _make_unique(made: list[Variant]) -> None:
         seen[variant.label] = seen.get(variant.label, 0) + 1
         if seen[variant.label] > 1:
             variant.label += f" ({seen[variant.label]})"
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of the configuration with its dotted path."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
