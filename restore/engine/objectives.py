@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from restore.config import registry, settings
 from restore.errors import UserError
 from restore.losses import Loss
+from restore.losses.two_pictures import as_loss
 from restore.types import Problem, Restoration
 
 
@@ -37,7 +38,7 @@ def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
     return warm
 
 
-class Objective:
+class ModelObjective:
     """One model, the terms that it is trained on, and its optimizer.
 
     Args:
@@ -61,8 +62,9 @@ class Objective:
     ):
         self.setting, self.steps, self.model = setting, steps, model
         self.losses: dict[str, Loss] = {
-            name: registry.instantiate(node, f"{path}.losses.{name}")
+            name: as_loss(registry.instantiate(node, place), place, setting.range)
             for name, node in setting.parts.items()
+            for place in [f"{path}.losses.{name}"]
         }
         groups = _parameter_groups(path, model, setting.param_groups)
         self.optimizer = registry.instantiate(setting.optimizer, f"{path}.optimizer")(groups)
@@ -161,7 +163,7 @@ class ScheduledStage:
     name: str
     first: int
     steps: int
-    objectives: dict[str, Objective]
+    objectives: dict[str, ModelObjective]
 
     def prefix(self, title: str) -> str:
         """What the names of an objective's numbers begin with, where there are several."""

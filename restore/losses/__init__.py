@@ -2,6 +2,7 @@
 
 Each is the mean over what it compares. Those that compare pixel by pixel weigh that mean with the
 problem's weight map, where there is one. `conf/loss` has them by name; docs/losses.md explains.
+Other libraries' functions of two pictures become such losses in `two_pictures`.
 """
 
 from collections.abc import Mapping

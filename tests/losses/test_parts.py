@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from restore.config import check, compose, plain, registry, settings
-from restore.engine.objectives import Objective
+from restore.engine.objectives import ModelObjective
+from restore.errors import UserError
 from restore.losses.pixel import L1, L2, Charbonnier
+from restore.losses.two_pictures import as_loss
+from restore.models.pretrained import MissingWeights
 from restore.types import Problem, Restoration
 
 PLACE = "stages.full.objectives.restoration"
@@ -35,7 +38,7 @@ class Backbone(nn.Module):
 
 @pytest.mark.parametrize("name", registry.names("loss"))
 def test_every_loss_is_a_finite_number_with_a_gradient(name):
-    loss = registry.build("loss", name, VGG)
+    loss = as_loss(registry.build("loss", name, VGG), name, 1.0)
     torch.manual_seed(0)
     models = {"backbone": Backbone(), "discriminator": Critic()}
     image = torch.rand(2, 3, 32, 32, requires_grad=True)
@@ -95,6 +98,61 @@ def test_a_term_is_added_weighed_and_left_out():
     assert "weight" not in fewer.parts["reconstruction"]
 
 
+def test_a_loss_keeps_to_the_cache_and_downloads_nothing_where_forbidden(tmp_path: Path):
+    settings_ = ["pretrained.download=false", f"pretrained.cache={tmp_path}"]
+    with pytest.raises(MissingWeights, match=r"pretrained\.download=false") as error:
+        registry.build("loss", "perceptual_srgan", *settings_)
+    assert f"{tmp_path}/vgg19-" in str(error.value)
+
+
+@pytest.mark.parametrize("range_", [1.0, 2.0, 255.0])
+@pytest.mark.parametrize(("target", "ours"), [("torch.nn.L1Loss", L1), ("torch.nn.MSELoss", L2)])
+def test_a_loss_of_torch_is_one_by_its_yaml_alone(target, ours, range_, tmp_path: Path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "theirs.yaml").write_text(f"# torch's\n_target_: {target}\n")
+    words = [f"loss@{PLACE}.losses.reconstruction=theirs", f"{PLACE}.range={range_}"]
+    setting = full(f"hydra.searchpath=[file://{tmp_path}]", *words)
+    setting.losses = {"reconstruction": setting.losses["reconstruction"]}
+    setting.param_groups = {}
+    loss = ModelObjective("here", setting, nn.Linear(1, 1), 10).losses["reconstruction"]
+    torch.manual_seed(0)
+    target_, image = torch.rand(2, 2, 3, 8, 9)
+    for weight in (None, torch.rand(2, 1, 8, 9)):
+        problem = Problem({}, target_, ["a", "b"], weight=weight)
+        expected = ours(range_)(Restoration(image), problem, {})
+        torch.testing.assert_close(loss(Restoration(image), problem, {}), expected)
+
+
+def test_a_loss_of_another_library_sees_the_objectives_range():
+    seen = []
+
+    def their(x, y):
+        seen.extend([x, y])
+        return (x - y).abs()
+
+    problem = Problem({}, torch.zeros(1, 3, 4, 4), ["a"])
+    for range_, low, high in ((1.0, 0, 1), (2.0, -1, 1), (255.0, 0, 255)):
+        seen.clear()
+        value = as_loss(their, "here", range_)(Restoration(torch.ones(1, 3, 4, 4)), problem, {})
+        assert value == high - low
+        assert (seen[0] == high).all()
+        assert (seen[1] == low).all()
+
+
+def test_what_is_no_loss_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match=r"here: a loss is called with .*; Identity takes input"):
+        as_loss(nn.Identity(), "here", 1.0)
+    with pytest.raises(
+        UserError, match=r"here: .* CosineEmbeddingLoss takes input1, input2, target"
+    ):
+        as_loss(nn.CosineEmbeddingLoss(), "here", 1.0)
+    with pytest.raises(UserError, match="here: a dict is no loss"):
+        as_loss({}, "here", 1.0)
+    problem = Problem({}, torch.zeros(1, 3, 4, 4), ["a"])
+    with pytest.raises(UserError, match="the loss BCELoss cannot compare two pictures: "):
+        as_loss(nn.BCELoss(), "here", 255.0)(Restoration(problem.target + 1), problem, {})
+
+
 def test_a_loss_that_names_no_weight_counts_once(tmp_path: Path):
     (tmp_path / "loss").mkdir()
     text = "# mine\n_target_: restore.losses.pixel.L1\n"
@@ -115,7 +173,7 @@ def test_every_optimizer_makes_steps_with_groups_of_its_own(name):
     setting = check(config, settings.Train).stages["reconstruction"].objectives["restoration"]
     torch.manual_seed(0)
     model = nn.ModuleDict({"body": nn.Linear(3, 3), "extractor": nn.Linear(3, 3)})
-    objective = Objective("here", setting, model, 10)
+    objective = ModelObjective("here", setting, model, 10)
     rates = [group["lr"] for group in objective.optimizer.param_groups]
     assert rates[1:] == [1e-5], "the extractor's"
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
