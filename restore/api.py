@@ -20,6 +20,7 @@ import yaml
 from omegaconf import open_dict
 
 from restore.config import check, compose, conf, names, plain, registry, settings, stored
+from restore.config.groups import searching
 from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
 from restore.inference.pipeline import Pipeline
@@ -37,6 +38,7 @@ def load(
     device: str | torch.device = "auto",
     precision: Precision = "fp32",
     model: Sequence[str] = (),
+    config_dir: str | Path | None = None,
 ) -> Pipeline:
     """A network with its weights, ready for pictures.
 
@@ -55,6 +57,8 @@ def load(
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, or torch's.
         precision: number format of the network.
         model: configuration overrides for a published file that fits several models.
+        config_dir: a folder of your own yamls, for a network of classes of your own: weights may
+            name no other classes than these and the project's.
 
     Raises:
         UserError: no such weights, or a device, precision or scale that is not to be had.
@@ -70,7 +74,16 @@ def load(
         raise UserError(
             f"there is no file or folder {source}, and no network of that name: {known}"
         )
-    return Pipeline(weights.load(source, list(model)), runtime, place, scale)
+    with _own_parts(config_dir):
+        return Pipeline(weights.load(source, list(model)), runtime, place, scale)
+
+
+@contextmanager
+def _own_parts(config_dir: str | Path | None) -> Iterator[None]:
+    """While it lasts, the yamls of a folder can be chosen, and files may name what they name."""
+    folders = [] if config_dir is None else [at_home(str(config_dir))]
+    with searching(*folders), stored.trusting(searched=folders):
+        yield
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -88,7 +101,7 @@ def _device(name: str | torch.device) -> torch.device:
     return wanted
 
 
-def build(group: str, name: str, *overrides: str) -> Any:
+def build(group: str, name: str, *overrides: str, config_dir: str | Path | None = None) -> Any:
     """The part `name` of a group of the configuration as an object.
 
     >>> import restore
@@ -100,26 +113,33 @@ def build(group: str, name: str, *overrides: str) -> Any:
         group: as `restore.list()` has them.
         name: as `restore.list(group)` has them.
         overrides: of its settings, as behind `restore train`.
+        config_dir: a folder of your own yamls, which are there too.
 
     Raises:
         UserError: no such group, name or setting, or a set of settings that is no part.
     """
-    return registry.build(group, name, *overrides)
+    with _own_parts(config_dir):
+        return registry.build(group, name, *overrides)
 
 
-def choices(group: str | None = None) -> list[str]:
+def choices(group: str | None = None, config_dir: str | Path | None = None) -> list[str]:
     """`restore.list`: the groups of the configuration, or the names that can be chosen in one.
 
     >>> import restore
     >>> "edsr" in restore.list("backbone")
     True
 
+    Args:
+        group: None: the groups themselves.
+        config_dir: a folder of your own yamls, which are there too.
+
     Raises UserError when there is no such group.
     """
-    if group is None:
-        return registry.groups()
-    registry.check_group(group)
-    return names(group)
+    with _own_parts(config_dir):
+        if group is None:
+            return registry.groups()
+        registry.check_group(group)
+        return names(group)
 
 
 @dataclass(frozen=True)
@@ -192,11 +212,12 @@ class EvaluationRun:
         return self.summary["restored" if "restored" in self.summary else "references"]
 
 
-def train(overrides: str | Sequence[str] = ()) -> TrainingRun:
+def train(overrides: str | Sequence[str] = (), config_dir: str | Path | None = None) -> TrainingRun:
     """Trains, or goes on with a run, as `restore train` does.
 
     Args:
         overrides: as behind the command, such as `["experiment=demo", "seed=2"]`.
+        config_dir: a folder of your own yamls, for parts of your own.
 
     Returns:
         The finished run.
@@ -208,22 +229,27 @@ def train(overrides: str | Sequence[str] = ()) -> TrainingRun:
     """
     from restore.commands import train as command
 
-    config = _run("train", overrides, command.main)
+    with _own_parts(config_dir):
+        config = _run("train", overrides, command.main)
     return TrainingRun(config["resume"] or config["folder"])
 
 
-def evaluate(overrides: str | Sequence[str] = ()) -> EvaluationRun:
+def evaluate(
+    overrides: str | Sequence[str] = (), config_dir: str | Path | None = None
+) -> EvaluationRun:
     """Measures weights on a data set, as `restore evaluate` does.
 
     Args:
         overrides: as behind the command, such as `["weights=runs/demo", "protocol=y"]`.
+        config_dir: a folder of your own yamls, for parts of your own.
 
     Raises:
         UserError, RunFailure, KeyboardInterrupt: as `train`.
     """
     from restore.commands import evaluate as command
 
-    config = _run("evaluate", overrides, command.main)
+    with _own_parts(config_dir):
+        config = _run("evaluate", overrides, command.main)
     folder = Path(config["folder"])
     several = (folder / "references.csv").exists()
     rows = [

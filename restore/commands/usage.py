@@ -8,7 +8,11 @@ from restore.config.comments import Setting
 
 # Commands without a configuration: how they are typed.
 _PLAIN = {
-    "list": ["restore list", "restore list attention backbone"],
+    "list": [
+        "restore list",
+        "restore list attention backbone",
+        "restore list metric --config-dir FOLDER    # with those of your own",
+    ],
     "sweep": ["restore sweep runs/sweeps/NAME", "restore sweep runs/sweeps/NAME watch=true"],
 }
 # Letters of choices that a line has room for.

@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from restore.config import settings
+from restore.config import comments, settings
 from restore.config.explain import explain
-from restore.config.groups import composing, names, unknown
+from restore.config.groups import composing, conf, names, unknown
 from restore.errors import UserError
 from restore.utils.foreign import at_home
 
@@ -66,9 +66,27 @@ def opened(command: str, overrides: list[str]) -> list[str]:
     ours: tuple[str, ...] = _OPEN.get(command, ())
     if any(override.startswith("resume=") for override in overrides):
         ours += ("data.",)  # of the run's own data, which need not be what is composed
+    overrides = _without_nulls(command, overrides)
     for override in overrides:
         _check_word(override)
     return [f"++{override}" if override.startswith(ours) else override for override in overrides]
+
+
+def _without_nulls(command: str, overrides: list[str]) -> list[str]:
+    """The overrides without `group=null`, of groups from which nothing is chosen by default.
+
+    Hydra takes null for no choice. Whatever was said of the group before is left out too.
+    """
+    text = conf().joinpath(f"{command}.yaml").read_text(encoding="utf-8")
+    optional = {group.key for group in comments.groups(text) if group.default == "null"}
+    kept: list[str] = []
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if value == "null" and group in optional:
+            kept = [other for other in kept if other.partition("=")[0] != group]
+        else:
+            kept.append(override)
+    return kept
 
 
 def _check_word(override: str) -> None:

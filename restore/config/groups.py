@@ -1,8 +1,9 @@
 """The groups of `conf/`, which are the registry: a stem of a yaml is the name of a part."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,6 +16,7 @@ from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 
 from restore.errors import UserError
+from restore.utils.foreign import at_home
 
 MODULE = "restore.conf"
 
@@ -54,12 +56,70 @@ def names(group: str) -> list[str]:
     return sorted(stems)
 
 
+def groups() -> list[str]:
+    """The names of all groups."""
+    return sorted(
+        {
+            entry.name
+            for root in roots()
+            for entry in root.iterdir()
+            if entry.is_dir() and not entry.name.startswith(("_", "."))
+        }
+    )
+
+
 def roots() -> list[Traversable]:
     """Where groups lie: our tree, and the user's own (`--config-dir`)."""
     return [conf(), *_own_roots()]
 
 
+def own_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The folders that a command line gives with `--config-dir DIR`, and its other words.
+
+    Raises UserError when there is no such folder.
+    """
+    folders, rest = [], []
+    left = iter(words)
+    for word in left:
+        option, given, value = word.partition("=")
+        if option in ("--config-dir", "-cd"):
+            folders.append(_folder(value if given else next(left, ""), option))
+        else:
+            rest.append(word)
+    return folders, rest
+
+
+def _folder(path: str | Path, option: str) -> Path:
+    folder = Path(at_home(str(path)))
+    if not str(path) or not folder.is_dir():
+        raise UserError(f"{option} {path}: there is no such folder")
+    return folder.resolve()
+
+
+_SEARCHED: ContextVar[tuple[Path, ...]] = ContextVar("folders of yamls of the user's", default=())
+
+
+@contextmanager
+def searching(*folders: str | Path) -> Iterator[None]:
+    """While it lasts, groups and choices of the user's own folders are there too.
+
+    Raises UserError when there is no such folder.
+    """
+    every = (*_SEARCHED.get(), *(_folder(folder, "config_dir") for folder in folders))
+    before = _SEARCHED.set(every)
+    try:
+        yield
+    finally:
+        _SEARCHED.reset(before)
+
+
 def _own_roots() -> list[Path]:
+    """The user's own folders, each once."""
+    return list(dict.fromkeys([*_SEARCHED.get(), *_of_this_job()]))
+
+
+def _of_this_job() -> list[Path]:
+    """Those that a command line of ours was given, which Hydra knows."""
     instance = GlobalHydra.instance()
     if not instance.is_initialized():
         return []

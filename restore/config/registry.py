@@ -15,20 +15,11 @@ from typing import Any
 import yaml
 from omegaconf import open_dict
 
-from restore.config import check_part, compose, conf, locate, names, parts, plain, settings
-from restore.config.groups import roots
+from restore.config import check_part, compose, locate, names, parts, plain, settings
+from restore.config.groups import groups, roots
 from restore.errors import RunFailure, UserError
 
 __all__ = ["build", "check_group", "describe", "groups", "instantiate", "names", "target"]
-
-
-def groups() -> list[str]:
-    """The names of all groups."""
-    return sorted(
-        entry.name
-        for entry in conf().iterdir()
-        if entry.is_dir() and not entry.name.startswith(("_", "."))
-    )
 
 
 def check_group(group: str) -> None:
@@ -41,19 +32,25 @@ def check_group(group: str) -> None:
 
 def describe(group: str, name: str) -> str:
     """The line that says what a part is: the first comment of its yaml."""
-    text = conf().joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
+    text = _text(group, name) or ""
     comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
     return next((line for line in comments if not line.startswith("@package")), "")
 
 
-def target(group: str, name: str) -> str | None:
-    """The class that a choice's yaml names itself, read without composing; None where none."""
+def _text(group: str, name: str) -> str | None:
+    """The yaml of a choice, which is ours where a user has one of the same name."""
     for root in roots():
         file = root.joinpath(*group.split("/"), *f"{name}.yaml".split("/"))
         if file.is_file():
-            node = yaml.safe_load(file.read_text(encoding="utf-8"))
-            return node.get("_target_") if isinstance(node, dict) else None
+            return file.read_text(encoding="utf-8")
     return None
+
+
+def target(group: str, name: str) -> str | None:
+    """The class that a choice's yaml names itself, read without composing; None where none."""
+    text = _text(group, name)
+    node = None if text is None else yaml.safe_load(text)
+    return node.get("_target_") if isinstance(node, dict) else None
 
 
 def build(group: str, name: str, *overrides: str, command: str = "train") -> Any:

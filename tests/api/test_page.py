@@ -30,6 +30,9 @@ def run_page(tmp_path: Path, tmp_path_factory, monkeypatch):
         text = "\n".join(line for block in blocks for line in block.lines)
         stand_ins = StandIns(tmp_path_factory.mktemp("stand_ins"))
         stand_ins.place(name, text.replace('"', " "), tmp_path)
+        for path, content in pages.files(page).items():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(content, encoding="utf-8")
         names: dict[str, Any] = {}
         for block in blocks:
             source = "\n" * (block.line - 1) + "\n".join(block.lines)

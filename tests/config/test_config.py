@@ -158,6 +158,31 @@ def test_every_choice_says_what_it_is(group):
         assert len(registry.describe(group, name)) > 10, f"conf/{group}/{name}.yaml"
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "none"),
+    [
+        ("evaluate", ["weights=x"], ["protocol=null", "masks=null"]),
+        ("train", [], ["experiment=null", "recipe=null"]),
+        ("compare", ["methods.a=x"], ["method=null"]),
+    ],
+)
+def test_null_is_no_choice_where_none_is_the_default(command, words, none):
+    for override in none:
+        group = override.partition("=")[0]
+        before = f"{group}={registry.names(group)[0]}"
+        expected = plain(compose(command, words))
+        expected.pop("folder")  # of the second
+        for more in ([override], [before, override]):
+            config = plain(compose(command, [*words, *more]))
+            config.pop("folder")
+            assert config == expected
+        chosen = plain(compose(command, [*words, override, before]))
+        chosen.pop("folder")
+        assert chosen != expected
+    with pytest.raises(UserError, match="runtime=null: no such choice; choose one of default"):
+        compose(command, [*words, "runtime=null"])
+
+
 def test_a_backbone_without_attention_refuses_it(tmp_path: Path, monkeypatch):
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone" / "plain.yaml").write_text("# none\n_target_: torch.nn.Identity\n")

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import restore
 from restore.cli import main
 from restore.config import check, compose, plain, registry, settings, stored
 from restore.errors import UserError
-from restore.models import weights
+from restore.models import checkpoint, weights
 from tests.helpers.tiny import ALONE
 
 NETWORK = '''"""A network whose last layer is a part."""
@@ -97,6 +98,46 @@ def test_it_trains_goes_on_and_is_evaluated(own: str, tmp_path: Path):
     with stored.trusting(searched=[f"file://{tmp_path / 'conf'}"]):
         after = weights.load(run).state
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_python_takes_the_folder_as_an_argument(own: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "upsampler" not in restore.list()
+    assert "own" not in restore.list("backbone")
+    with pytest.raises(UserError, match="there is no group 'upsampler'"):
+        restore.build("upsampler", "weak")
+    assert "upsampler" in restore.list(config_dir="conf")
+    assert restore.list("upsampler", config_dir=tmp_path / "conf") == ["shuffle", "weak"]
+    chosen = ["+strength=low", "task.scale=3"]
+    net = restore.build("backbone", "own", *chosen, config_dir="conf")
+    assert net.upsampler.gain == 0.1
+    config = plain(compose("train", [own, "backbone=own", *chosen]))
+    entries = {"config": config, "models": {"backbone": net.state_dict()}, "ema": None, "step": 7}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    checkpoint.write(tmp_path / "run" / "checkpoints" / "last.pt", entries)
+    with pytest.raises(UserError, match="names 'own_upsampled"):
+        restore.load("run", device="cpu")
+    assert restore.load("run", device="cpu", config_dir="conf").scale == 3
+    with pytest.raises(UserError, match="config_dir nowhere: there is no such folder"):
+        restore.load("run", device="cpu", config_dir="nowhere")
+
+
+def test_list_shows_the_users_own(own: str, tmp_path: Path, capsys):
+    folder = str(tmp_path / "conf")
+    for words in (["--config-dir", folder], [f"--config-dir={folder}"], ["-cd", folder]):
+        assert main(["list", "upsampler", "backbone", *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "upsampler="
+        assert [line.split() for line in lines[1:3]] == [["shuffle", "mine"], ["weak", "mine"]]
+        names = [line.split()[0] for line in lines[4:]]
+        assert {"own", "edsr"} <= {*names}
+        assert names == sorted(names)
+    assert main(["list", *words]) == 0
+    assert {"upsampler=", "strength=", "task="} <= {*capsys.readouterr().out.splitlines()}
+    assert main(["list", "upsampler"]) == 2
+    capsys.readouterr()
+    assert main(["list", "--config-dir", "nowhere"]) == 2
+    assert "--config-dir nowhere: there is no such folder" in capsys.readouterr().err
 
 
 def test_its_group_is_chosen_like_any_other(own: str):

@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from restore.config import NotText, check, compose, explain, names, plain, settings
-from restore.config.groups import composing
+from restore.config.groups import composing, own_folders
 from restore.engine import memory, status
 from restore.errors import UserError
 from restore.utils.files import to_json, write_text
@@ -123,18 +123,9 @@ def _searched(words: Sequence[str]) -> list[str]:
 
     Raises UserError when there is no such folder.
     """
-    found, rest = [], []
-    left = iter(words)
-    for word in left:
-        option, given, value = word.partition("=")
-        if option not in ("--config-dir", "-cd"):
-            rest.append(word)
-            continue
-        folder = Path(value if given else next(left, ""))
-        if not folder.is_dir():
-            raise UserError(f"{option} {folder}: there is no such folder")
-        found.append(f"file://{folder.resolve()}")
-    return [*rest, f"{_SEARCHED}=[{','.join(map(repr, found))}]"] if found else rest
+    folders, rest = own_folders(words)
+    places = ",".join(repr(f"file://{folder}") for folder in folders)
+    return [*rest, f"{_SEARCHED}=[{places}]"] if folders else rest
 
 
 def _parsed(words: Sequence[str]) -> list[Override]:
