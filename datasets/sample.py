@@ -17,7 +17,7 @@ from restore.images.io import read_rgb
 from restore.types import Sample
 
 
-class Box(NamedTuple):
+class Area(NamedTuple):
     """A part of a photo, in pixels."""
 
     top: int
@@ -26,45 +26,45 @@ class Box(NamedTuple):
     width: int
 
 
-class Item(NamedTuple):
+class PhotoPair(NamedTuple):
     """A target and its reference."""
 
     photo: str
-    target: Box
+    target: Area
     reference_photo: str
-    reference: Box
+    reference: Area
 
 
-def _stereo(target: Box, reference: Box) -> Item:
-    return Item("motorcycle_left.png", target, "motorcycle_right.png", reference)
+def _stereo(target: Area, reference: Area) -> PhotoPair:
+    return PhotoPair("motorcycle_left.png", target, "motorcycle_right.png", reference)
 
 
-def _single(photo: str, target: Box, reference: Box) -> Item:
-    return Item(photo, target, photo, reference)
+def _single(photo: str, target: Area, reference: Area) -> PhotoPair:
+    return PhotoPair(photo, target, photo, reference)
 
 
 # A point of the left view lies 7 to 60 pixels further left in the right one. So the regions of
 # training end 64 columns before those of evaluation begin, in both views: no trained pixel and
 # nothing that was trained on is ever seen in evaluation.
-_SPLITS: dict[str, list[Item]] = {
+_SPLITS: dict[str, list[PhotoPair]] = {
     "train": [
-        _stereo(Box(0, 0, 500, 416), Box(0, 0, 500, 416)),
-        _single("astronaut.png", Box(0, 0, 512, 240), Box(0, 0, 512, 240)),
-        _single("chelsea.png", Box(0, 0, 300, 220), Box(0, 0, 300, 220)),
-        _single("coffee.png", Box(0, 0, 400, 300), Box(0, 0, 400, 300)),
-        _single("rocket.jpg", Box(0, 0, 427, 320), Box(0, 0, 427, 320)),
+        _stereo(Area(0, 0, 500, 416), Area(0, 0, 500, 416)),
+        _single("astronaut.png", Area(0, 0, 512, 240), Area(0, 0, 512, 240)),
+        _single("chelsea.png", Area(0, 0, 300, 220), Area(0, 0, 300, 220)),
+        _single("coffee.png", Area(0, 0, 400, 300), Area(0, 0, 400, 300)),
+        _single("rocket.jpg", Area(0, 0, 427, 320), Area(0, 0, 427, 320)),
     ],
     "valid": [
-        _stereo(Box(0, 544, 160, 192), Box(0, 484, 160, 252)),
-        _single("astronaut.png", Box(0, 256, 128, 128), Box(0, 384, 128, 128)),
+        _stereo(Area(0, 544, 160, 192), Area(0, 484, 160, 252)),
+        _single("astronaut.png", Area(0, 256, 128, 128), Area(0, 384, 128, 128)),
     ],
     "test": [
-        _stereo(Box(176, 544, 160, 192), Box(176, 484, 160, 252)),
-        _stereo(Box(336, 544, 160, 192), Box(336, 484, 160, 252)),
-        _single("astronaut.png", Box(160, 256, 160, 128), Box(160, 384, 160, 128)),
-        _single("chelsea.png", Box(40, 240, 160, 104), Box(40, 344, 160, 104)),
-        _single("coffee.png", Box(120, 320, 160, 136), Box(120, 456, 160, 136)),
-        _single("rocket.jpg", Box(200, 336, 160, 144), Box(200, 480, 160, 144)),
+        _stereo(Area(176, 544, 160, 192), Area(176, 484, 160, 252)),
+        _stereo(Area(336, 544, 160, 192), Area(336, 484, 160, 252)),
+        _single("astronaut.png", Area(160, 256, 160, 128), Area(160, 384, 160, 128)),
+        _single("chelsea.png", Area(40, 240, 160, 104), Area(40, 344, 160, 104)),
+        _single("coffee.png", Area(120, 320, 160, 136), Area(120, 456, 160, 136)),
+        _single("rocket.jpg", Area(200, 336, 160, 144), Area(200, 480, 160, 144)),
     ],
 }
 
@@ -72,7 +72,7 @@ _SPLITS: dict[str, list[Item]] = {
 class SampleSplit:
     """The items of one split."""
 
-    def __init__(self, items: list[Item]):
+    def __init__(self, items: list[PhotoPair]):
         self.items = items
         self._photos: dict[str, Tensor] = {}
 
@@ -87,7 +87,7 @@ class SampleSplit:
             reference=self._part(item.reference_photo, item.reference),
         )
 
-    def _part(self, photo: str, box: Box) -> Tensor:
+    def _part(self, photo: str, box: Area) -> Tensor:
         if photo not in self._photos:
             # Looked up as a file, never fetched: these photos are inside the package.
             self._photos[photo] = read_rgb(Path(skimage.data.__file__).parent / photo)

@@ -38,7 +38,7 @@ class Masks(Protocol):
         ...
 
 
-class Item(Sample, total=False):
+class PartialItem(Sample, total=False):
     """What is made of a sample: besides its pictures the holes of the low one, and more.
 
     `low_up` has its holes filled, `whole` is the same before it was damaged; `overlap` is the share
@@ -118,7 +118,7 @@ class PartialSR:
 
     # Items ----------------------------------------------------------------------------------
 
-    def train_item(self, sample: Sample, rng: np.random.Generator) -> Item:
+    def train_item(self, sample: Sample, rng: np.random.Generator) -> PartialItem:
         """Two crops and a mask; a pure function of the sample and the generator's state."""
         chance, noise = rng.spawn(2)  # masks and noise change neither crops nor turns
         height, width = _size(sample)
@@ -140,7 +140,7 @@ class PartialSR:
                 item[name] = map_tensors(lambda x: turned(x, how), value)  # type: ignore[literal-required]
         return item
 
-    def eval_item(self, sample: Sample) -> Item:
+    def eval_item(self, sample: Sample) -> PartialItem:
         """The same, with chance that comes from the sample's key alone.
 
         A sample without a target (a user's picture) is taken whole, its sides continued to
@@ -156,10 +156,10 @@ class PartialSR:
             )
         return item
 
-    def fill_holes(self, sample: Sample | Item) -> Item:
+    def fill_holes(self, sample: Sample | PartialItem) -> PartialItem:
         """See `restore.types.InpaintingTask`; what is opened already stays as it is."""
         if "whole" in sample:
-            return Item(**sample)
+            return PartialItem(**sample)
         picture = self._continued(_wide(sample))
         if "mask" in sample:
             mask = self._continued(sample["mask"]).bool()
@@ -167,12 +167,12 @@ class PartialSR:
             mask = torch.zeros(1, *picture.shape[-2:], dtype=torch.bool)
         start = _filled(picture, mask)
         # What a user's holes are painted with is not what lies under them, for `as_published`.
-        item = Item(key=sample["key"], low_up=start, whole=start, mask=mask)
+        item = PartialItem(key=sample["key"], low_up=start, whole=start, mask=mask)
         if "reference" in sample:
             item["reference"] = map_tensors(self._continued, sample["reference"])
         return item
 
-    def _cut(self, sample: Sample, rng: np.random.Generator) -> Item:
+    def _cut(self, sample: Sample, rng: np.random.Generator) -> PartialItem:
         """Crops of the input and of its reference."""
         height, width = _size(sample)
         size = tuple(min(self.crop, side // self.shrink * self.shrink) for side in (height, width))
@@ -187,7 +187,7 @@ class PartialSR:
                 "give a smaller task.crop"
             )
         there, here = found
-        out = Item(key=sample["key"], target=here.of(sample["target"]))
+        out = PartialItem(key=sample["key"], target=here.of(sample["target"]))
         if "low" in sample or "low_up" in sample:
             out["low_up"] = here.of(_wide(sample))
         if "mask" in sample:
@@ -222,16 +222,20 @@ class PartialSR:
         return picture
 
     def _item(
-        self, cut: Item, split: str, chance: np.random.Generator, noise: np.random.Generator | None
-    ) -> Item:
+        self,
+        cut: PartialItem,
+        split: str,
+        chance: np.random.Generator,
+        noise: np.random.Generator | None,
+    ) -> PartialItem:
         """Everything else that is made of the crops."""
         if "low_up" not in cut:
             cut["low_up"] = zoomed_out(cut["target"], self.degradation.zoom)
         mask, small = self._holes(cut, split, chance)
         whole = cut.get("whole", cut["low_up"])
-        item: Item = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
+        item: PartialItem = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
         made = self.degradation.worker(item, self.shrink, noise)
-        item = Item(**{**made, "whole": whole, "mask": mask})
+        item = PartialItem(**{**made, "whole": whole, "mask": mask})
         if self.low_holes == "damaged":
             item["low_mask"] = F.max_pool2d(mask.float(), self.shrink) > 0
         else:
@@ -240,11 +244,13 @@ class PartialSR:
             )["low"]
             item["low_mask"] = small
             item["low"] = torch.where(small, made["low"], intact)
-        return Item(
+        return PartialItem(
             **{k: map_tensors(lambda x: x.contiguous(), v) for k, v in item.items()}  # type: ignore[typeddict-item]
         )
 
-    def _holes(self, cut: Item, split: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _holes(
+        self, cut: PartialItem, split: str, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         height, width = cut["low_up"].shape[-2:]
         if "mask" in cut:
             mask = cut["mask"].bool()

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from restore.config import registry, settings
 from restore.data.loading import Batch
-from restore.engine.objectives import Objective, ScheduledStage
+from restore.engine.objectives import ModelObjective, ScheduledStage
 from restore.errors import NonFinite, UserError
 from restore.inference.runner import Runner
 from restore.losses import Loss
@@ -132,7 +132,7 @@ class Learner:
                 1, math.ceil((stage.epochs or 0) * self.count / trainer.items)
             )
             objectives = {
-                title: Objective(
+                title: ModelObjective(
                     f"stages.{name}.objectives.{title}",
                     setting,
                     self.models[setting.model],
@@ -252,7 +252,7 @@ class Learner:
     def _backward(
         self,
         title: str,
-        objective: Objective,
+        objective: ModelObjective,
         restored: Restoration,
         problem: Problem,
         parts: int,
@@ -276,7 +276,7 @@ class Learner:
             self.scaler.scale(loss / parts).backward()
         return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
 
-    def _update(self, title: str, objective: Objective, problems: list[Problem]) -> None:
+    def _update(self, title: str, objective: ModelObjective, problems: list[Problem]) -> None:
         gradients = [p.grad for p in objective.parameters if p.grad is not None]
         if objective.setting.model != "backbone":
             distributed.average(gradients)

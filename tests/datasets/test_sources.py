@@ -14,7 +14,7 @@ from PIL import Image
 from restore.config import registry
 from restore.datasets.cufed import Cufed
 from restore.datasets.folder import Folder
-from restore.datasets.sample import Box, SamplePhotos
+from restore.datasets.sample import Area, SamplePhotos
 from restore.errors import UnreadableImage, UserError
 from restore.images import memory_mapped
 from tests.helpers.pictures import chw, down_up, hwc, photo, truncate, write
@@ -41,7 +41,7 @@ def shown(name: str, sides: tuple[str, ...] = ("target", "reference")) -> dict[s
     return seen
 
 
-def inside(box: Box) -> tuple[slice, slice]:
+def inside(box: Area) -> tuple[slice, slice]:
     return slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
 
 

@@ -81,7 +81,7 @@ def test_no_other_target_is_taken(config, target: str, place: tuple[str, ...]):
     ("place", "target"),
     [
         (("backbone",), "restore.losses.pixel.L1"),
-        (("backbone",), "restore.tools.bench.data.Data"),
+        (("backbone",), "restore.tools.bench.data.DataBenchmark"),
         (("task",), "restore.tools.export.network.Onnx"),
         (("task", "degradation"), "restore.datasets.folder.Folder"),
         (("protocol",), "restore.metrics.perceptual.LPIPS"),

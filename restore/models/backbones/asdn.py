@@ -5,7 +5,7 @@ Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image
 """
 
 import math
-from collections.abc import Mapping as Layout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -178,7 +178,7 @@ class ASDN(Backbone):
         return Restoration(image)
 
     @classmethod
-    def recognise(cls, published: Layout[str, Tensor], path: Path) -> Recognised | None:
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
         """See `Backbone.recognise`.
 
         Known is the layout of the course project. It does not hold what channel attention sees of

@@ -104,7 +104,7 @@ class Enlargement(nn.Module):
         return F.pixel_shuffle(F.relu_(self.conv(x)), self.ratio)
 
 
-class Stage(nn.Module):
+class ScaleStage(nn.Module):
     """One scale joins: its features are made, take in their texture, and all scales talk.
 
     Args:
@@ -248,7 +248,7 @@ class TTSR(Backbone):
         self.transferred = attention.channels([extracted[scale] for scale in self.textures])
         channels = dict(zip(self.textures, self.transferred))
         self.stages = nn.ModuleList(
-            Stage(
+            ScaleStage(
                 features,
                 [*scales[: i + 1]],
                 blocks[i + 1],
@@ -264,7 +264,7 @@ class TTSR(Backbone):
             for part in self.stages.modules():
                 if isinstance(part, PlainFusion):
                     ends.append(part.conv)
-                elif isinstance(part, Stage):
+                elif isinstance(part, ScaleStage):
                     ends += part.tails
             begun: list[nn.Module | None] = [self.shallow, self.stages, self.merge, self.details]
             for module in begun:

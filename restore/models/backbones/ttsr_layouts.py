@@ -28,7 +28,7 @@ def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
     # The frozen copy of its extractor, for a loss.
     copies = [name for name in published if name.startswith("LTE_copy.")]
     published = {name: value for name, value in published.items() if name not in copies}
-    layout = Layout(published)
+    layout = PublishedLevels(published)
     levels = layout.levels
     renamed: dict[str, Tensor] = {}
     counts = [0] * (len(levels) + 1)
@@ -80,7 +80,7 @@ def _listed(numbers: list[int]) -> str:
     return "[" + ",".join(map(str, numbers)) + "]"
 
 
-class Layout:
+class PublishedLevels:
     """Where in our network a published level, a digit of a name, stands."""
 
     def __init__(self, published: Mapping[str, Tensor]):
@@ -101,7 +101,7 @@ class Layout:
 Groups = tuple[str, ...]
 
 
-def _exchange(groups: Groups, layout: Layout) -> str:
+def _exchange(groups: Groups, layout: PublishedLevels) -> str:
     # Within an exchange the published names count places, from 1, not levels.
     levels, source, target, step, rest = groups
     path = f"{int(source) - 1}to{int(target) - 1}.convs.{int(step or 1) - 1}.{rest}"
@@ -110,7 +110,7 @@ def _exchange(groups: Groups, layout: Layout) -> str:
 
 _BLOCK = r"(\d+\.(?:conv[12]|masker\.maskconv\.(?:fc|conv))\.(?:weight|bias))"
 
-_NAMES: list[tuple[str, Callable[[Groups, Layout], str]]] = [
+_NAMES: list[tuple[str, Callable[[Groups, PublishedLevels], str]]] = [
     (r"MainNet\.SFE\.conv_(head|tail)\.(.*)", lambda g, at: f"shallow.{g[0]}.{g[1]}"),
     (rf"MainNet\.SFE\.RBs\.{_BLOCK}", lambda g, at: f"shallow.trunk.{g[0]}"),
     (
@@ -158,7 +158,7 @@ _NAMES: list[tuple[str, Callable[[Groups, Layout], str]]] = [
 ]
 
 
-def own_name(published: str, layout: Layout) -> str | None:
+def own_name(published: str, layout: PublishedLevels) -> str | None:
     """Our name for a published one; None when there is none."""
     for pattern, build in _NAMES:
         if found := re.fullmatch(pattern, published):

@@ -123,7 +123,7 @@ class LowRankBlock(nn.Module):
         return self.project(self.reduce(relu(self.expand(x), inplace=True)))
 
 
-class Residual(nn.Module):
+class ScaledResidual(nn.Module):
     """x + scale · branch(x)."""
 
     def __init__(self, branch: nn.Module, scale: float):
@@ -180,7 +180,7 @@ class WDSR(SingleImage):
             return layer
 
         self.head = outside(3, features, 3)
-        self.body = repeat(blocks, lambda: Residual(block(features, inside), residual_scale))
+        self.body = repeat(blocks, lambda: ScaledResidual(block(features, inside), residual_scale))
         self.tail = outside(features, 3 * scale**2, 3)
         self.skip = outside(3, 3 * scale**2, 5)
         if start == "bicubic":

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Network:
+class BundledNetwork:
     """One of them; `scale` is None for a network of any scale."""
 
     name: str
@@ -23,7 +23,7 @@ class Network:
     scale: int | None
 
 
-def networks(folder: Path) -> list[Network]:
+def networks(folder: Path) -> list[BundledNetwork]:
     """All in a folder, by name.
 
     Raises UserError for a card that is damaged or whose weights are not beside it.
@@ -34,7 +34,7 @@ def networks(folder: Path) -> list[Network]:
         path = card.with_name(WEIGHTS)
         if not path.is_file():
             raise UserError(f"{path} is not there, though its card is: install restore anew")
-        found.append(Network(card.parent.name, path, scale))
+        found.append(BundledNetwork(card.parent.name, path, scale))
     return found
 
 

@@ -20,7 +20,7 @@ from restore.tools.bench.measure import COMPARED, Row, compared, log, report, wr
 Size = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=2, max_length=2)]
 
 
-class Backbone:
+class BackboneBenchmark:
     """Networks at their configurations' own sizes, ×4 (ASDN ×2), each case in a process of its own.
 
     Args:

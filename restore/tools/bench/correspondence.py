@@ -27,7 +27,7 @@ from restore.types import Dataset, Pictures
 _SCALE = 4
 
 
-class Correspondence:
+class CorrespondenceBenchmark:
     """Share of positions whose match lies within some target pixels of the truth.
 
     Positions whose true place lies outside the reference do not count.

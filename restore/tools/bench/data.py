@@ -29,7 +29,7 @@ _PARTS = {
 }
 
 
-class Data:
+class DataBenchmark:
     """One process reading crops of made-up photos as large as real ones, which lie in memory.
 
     `crop`: the parts that an item is made of, cut and copied; `item`: what the task makes of a

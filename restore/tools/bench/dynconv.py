@@ -22,7 +22,7 @@ _COLUMNS = ["size", "mask %", "work %", "blocks ms", "blocks ×", "network ms", 
 _CELL = 8
 
 
-class DynConv:
+class DynConvBenchmark:
     """The course project's network with masks of given shares, and the same without masks.
 
     Args:

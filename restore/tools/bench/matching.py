@@ -31,7 +31,7 @@ _BUSY = ("plain ms", "ours ms", "speed-up")
 _VALUES = ((256, 1), (128, 2), (64, 4))
 
 
-class Matching:
+class MatchingBenchmark:
     """Search and transfer for pictures of several sizes, each method in a process of its own.
 
     Args:

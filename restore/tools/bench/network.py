@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from restore.config import check, compose, plain, registry
 from restore.config.settings import Train
+from restore.losses.two_pictures import as_loss
 from restore.tools.bench import plain_ttsr
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 from restore.types import Problem, Restoration
@@ -23,7 +24,7 @@ from restore.types import Problem, Restoration
 _RANDOM = "pretrained.vgg19=random"
 
 
-class Network:
+class NetworkBenchmark:
     """The paper's network for pictures of several sizes, each case in a process of its own.
 
     Args:
@@ -113,11 +114,15 @@ def _case(
         with torch.inference_mode(), autocast:
             forward(**problem.inputs)
 
-    step = _Step(size, model, forward, autocast, layout, device) if work == "train_step" else infer
+    step = (
+        _TrainStep(size, model, forward, autocast, layout, device)
+        if work == "train_step"
+        else infer
+    )
     report(lambda: step(problem), lambda: infer(small), repeats, device)
 
 
-class _Step:
+class _TrainStep:
     """One step of the stage `full`: the critic, then the backbone with all losses."""
 
     def __init__(
@@ -138,7 +143,10 @@ class _Step:
             self.models[name] = made.to(memory_format=layout)
         self.objectives = []
         for objective in stage.objectives.values():
-            losses = {k: registry.instantiate(v, k) for k, v in objective.parts.items()}
+            losses = {
+                name: as_loss(registry.instantiate(node, name), name, objective.range)
+                for name, node in objective.parts.items()
+            }
             for loss in losses.values():
                 if isinstance(loss, nn.Module):
                     loss.to(device, memory_format=layout)  # type: ignore[call-overload]

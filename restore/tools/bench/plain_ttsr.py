@@ -169,7 +169,7 @@ def published(model: torch.nn.Module, blocks: list[int]) -> State:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     state: State = {}
     names = [f"{name}.{kind}" for name in _layers(blocks) for kind in ("weight", "bias")]
-    layout = ttsr_layouts.Layout(dict.fromkeys(names, torch.empty(0)))
+    layout = ttsr_layouts.PublishedLevels(dict.fromkeys(names, torch.empty(0)))
     for name in names:
         ours = ttsr_layouts.own_name(name, layout)
         assert ours is not None

@@ -21,7 +21,7 @@ from restore.models import weights
 from restore.tools.compare import sources
 from restore.tools.compare.measuring import REGIONS, MethodResults, Pictures, usable
 from restore.tools.compare.methods import Filled, Method, Trained
-from restore.tools.compare.sources import Matching, Source
+from restore.tools.compare.sources import MatchedPictures, PictureFolder
 from restore.tools.compare.tables import Layout
 
 _LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
@@ -78,7 +78,7 @@ class CompareJob:
             raise UserError(
                 f"against={self.against}: no such method; choose of {', '.join(self.methods)}"
             )
-        self.folders = {t: m for t, m in self.methods.items() if isinstance(m, Source)}
+        self.folders = {t: m for t, m in self.methods.items() if isinstance(m, PictureFolder)}
         self.palettes = {t: s for t, s in self.folders.items() if s.palette is not None}
         self.problems = self._problems()
         self.truths = self._truths()
@@ -93,7 +93,7 @@ class CompareJob:
         self.pictures = self._pictures()
         self.protocol: MeasurementProtocol = registry.instantiate(setting.protocol, "protocol")
         self.layout: Layout = registry.instantiate(setting.layout, "layout")
-        self.metrics = selection.build(setting.metric, self.protocol)
+        self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
         self.legend = Legend(self.metrics.directions())
         self.rank = self._rank()
         self._check_polarity()
@@ -118,7 +118,7 @@ class CompareJob:
             return folder
         return next((s.problems for s in self.folders.values() if s.problems is not None), None)
 
-    def _truths(self) -> dict[str, Source]:
+    def _truths(self) -> dict[str, PictureFolder]:
         given = dict(self.setting.truths)
         if self.setting.truth is not None:
             if "target" in given:
@@ -160,11 +160,11 @@ class CompareJob:
                 return title
         return None
 
-    def _for_makers(self) -> tuple[Source | None, Source | None]:
+    def _for_makers(self) -> tuple[PictureFolder | None, PictureFolder | None]:
         """Inputs and references, where methods that are run here ask for them."""
         setting = self.setting
         own: dict[str, Method] = {
-            t: m for t, m in self.methods.items() if not isinstance(m, Source)
+            t: m for t, m in self.methods.items() if not isinstance(m, PictureFolder)
         }
         if not own:
             return None, None
@@ -186,7 +186,7 @@ class CompareJob:
             return sources.plain("problems", self.problems / "low"), references
         return self.truths.get("low", next(iter(self.truths.values()))), references
 
-    def _matching(self) -> Matching:
+    def _matching(self) -> MatchedPictures:
         named: dict[str, Iterable[str]] = {t: s.read for t, s in self.folders.items()}
         measured = list(named)
         for title, source in self.truths.items():
@@ -204,13 +204,13 @@ class CompareJob:
             named["references"] = self.references.read
         return sources.match(named, measured)
 
-    def _read(self, source: Source, title: str) -> Callable[[str], Tensor]:
+    def _read(self, source: PictureFolder, title: str) -> Callable[[str], Tensor]:
         return lambda key: source.read[self.matching.names[key][title]]()
 
     def _pictures(self) -> Pictures:
         methods: dict[str, Any] = {}
         for title, method in self.methods.items():
-            if isinstance(method, Source):
+            if isinstance(method, PictureFolder):
                 methods[title] = self._read(method, title)
                 continue
             assert self.inputs is not None
@@ -281,7 +281,7 @@ class CompareJob:
 
 
 def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
-    """Every method by name: a `Source`, or a `Method`."""
+    """Every method by name: a `PictureFolder`, or a `Method`."""
     nodes: dict[str, str | dict[str, Any]] = dict(setting.methods)
     if setting.method is not None:
         name = str(setting.method["_target_"]).rpartition(".")[2].lower()

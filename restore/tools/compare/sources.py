@@ -19,7 +19,7 @@ _LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 @dataclass
-class Source:
+class PictureFolder:
     """Pictures by name, read when they are asked for.
 
     `read` holds by name what gives the picture (uint8 3HW, or raises UnreadableImage); `kind` says
@@ -35,7 +35,7 @@ class Source:
     problems: Path | None = None
 
 
-def results(where: str, folder: str | Path) -> Source:
+def results(where: str, folder: str | Path) -> PictureFolder:
     """A method's pictures: Palette's output, `restore evaluate save=true`'s, or any folder.
 
     Args:
@@ -53,11 +53,11 @@ def results(where: str, folder: str | Path) -> Source:
         read = {base: partial(found.result, base) for base in bases}
         only_sheets = sum("Out" not in found.bases[base] for base in bases)
         kind = "Palette's output" + (f", {only_sheets} from Process_" if only_sheets else "")
-        return Source(place, kind, read, found.lossy, found)
+        return PictureFolder(place, kind, read, found.lossy, found)
     return _plain(where, root, "restored")
 
 
-def truths(where: str, folder: str | Path) -> Source:
+def truths(where: str, folder: str | Path) -> PictureFolder:
     """Pictures to measure against: Palette's `GT_`, an evaluation's targets, or any folder.
 
     Raises UserError as `results`.
@@ -72,10 +72,10 @@ def truths(where: str, folder: str | Path) -> Source:
         raise UserError(f"{where}={folder}: this folder of Palette's has no GT_ pictures")
     read = {base: partial(found.whole, base) for base in bases}
     lossy = sum(found.bases[base]["GT"].suffix.lower() in _LOSSY for base in bases)
-    return Source(place, "Palette's GT_", read, lossy, found)
+    return PictureFolder(place, "Palette's GT_", read, lossy, found)
 
 
-def plain(where: str, folder: str | Path) -> Source:
+def plain(where: str, folder: str | Path) -> PictureFolder:
     """The pictures below a folder as they are; UserError as `results`."""
     return _plain(where, existing(where, folder), None)
 
@@ -88,7 +88,7 @@ def existing(where: str, folder: str | Path) -> Path:
     return root
 
 
-def _plain(where: str, root: Path, inside: str | None) -> Source:
+def _plain(where: str, root: Path, inside: str | None) -> PictureFolder:
     """A folder of pictures, or the part of an evaluation's folder that holds them."""
     evaluated = inside is not None and (root / "config.yaml").is_file()
     problems = None
@@ -103,11 +103,11 @@ def _plain(where: str, root: Path, inside: str | None) -> Source:
     lossy = sum(path.suffix.lower() in _LOSSY for path in found.values())
     read = {name: partial(read_rgb, path) for name, path in found.items()}
     kind = f"{inside} of an evaluation" if evaluated else "pictures"
-    return Source(root, kind, read, lossy, problems=problems)
+    return PictureFolder(root, kind, read, lossy, problems=problems)
 
 
 @dataclass
-class Matching:
+class MatchedPictures:
     """What is there on every side, and what is not.
 
     `names` holds for each image that every source has, by source, its name there; `missing` by
@@ -119,7 +119,7 @@ class Matching:
     extra: dict[str, list[str]] = field(default_factory=dict)
 
 
-def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matching:
+def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> MatchedPictures:
     """Matches images over sources by name, the base name alone where that is unambiguous.
 
     Signs that `flat` replaces count as equal, where that is unambiguous too.
@@ -146,7 +146,9 @@ def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matc
             "no image has the same name (without folder and suffix) everywhere, so nothing can be "
             f"compared; there are {examples}"
         )
-    matched = Matching({key: {t: names[key] for t, names in keyed.items()} for key in shared})
+    matched = MatchedPictures(
+        {key: {t: names[key] for t, names in keyed.items()} for key in shared}
+    )
     for title, names in keyed.items():
         lacking = [key for key in wanted if key not in names]
         if lacking:
