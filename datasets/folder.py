@@ -66,14 +66,14 @@ class Folder:
         self.shares = Shares(valid, test)
 
     def _partners(self, what: str, folder: str) -> dict[str, Path]:
-        found = by_name(Path(folder))
-        missing = [name for name in self.targets if name not in found]
+        partners = by_name(Path(folder))
+        missing = [name for name in self.targets if name not in partners]
         if missing:
             raise UserError(
                 f"data.{what}={folder} lacks {len(missing)} of {len(self.targets)} pictures, "
                 f"such as {missing[0]}"
             )
-        return found
+        return partners
 
     def split(self, name: str) -> FolderSplit:
         """The split `train`, `valid` or `test`; UserError when no picture falls into it."""

@@ -291,7 +291,7 @@ def _of_split(files: dict[str, list[Path]], split: str) -> list[Path]:
     if not files[split]:
         raise UserError(
             f"no masks are left for the split '{split}' (there are "
-            + ", ".join(f"{len(found)} for {kind}" for kind, found in files.items())
+            + ", ".join(f"{len(paths)} for {kind}" for kind, paths in files.items())
             + "); splits share none"
         )
     return files[split]

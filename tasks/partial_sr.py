@@ -178,15 +178,15 @@ class PartialSR:
         size = tuple(min(self.crop, side // self.shrink * self.shrink) for side in (height, width))
         if min(size) == 0:
             raise UserError(f"{sample['key']}: the target is smaller than {self.shrink} pixels")
-        found = pair(height, width, (size[0], size[1]), self.overlap, rng)
-        if found is None:
+        windows = pair(height, width, (size[0], size[1]), self.overlap, rng)
+        if windows is None:
             least, most, _ = self.overlap
             raise UserError(
                 f"{sample['key']}: in {width}×{height} pixels there is no room for two crops of "
                 f"{size[1]}×{size[0]} that overlap by {least:g} to {most:g} (task.overlap): "
                 "give a smaller task.crop"
             )
-        there, here = found
+        there, here = windows
         out = PartialItem(key=sample["key"], target=here.of(sample["target"]))
         if "low" in sample or "low_up" in sample:
             out["low_up"] = here.of(_wide(sample))
@@ -234,8 +234,8 @@ class PartialSR:
         mask, small = self._holes(cut, split, chance)
         whole = cut.get("whole", cut["low_up"])
         item: PartialItem = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
-        made = self.degradation.worker(item, self.shrink, noise)
-        item = PartialItem(**{**made, "whole": whole, "mask": mask})
+        degraded = self.degradation.worker(item, self.shrink, noise)
+        item = PartialItem(**{**degraded, "whole": whole, "mask": mask})
         if self.low_holes == "damaged":
             item["low_mask"] = F.max_pool2d(mask.float(), self.shrink) > 0
         else:
@@ -243,7 +243,7 @@ class PartialSR:
                 Sample(key=cut["key"], low_up=whole), self.shrink, noise
             )["low"]
             item["low_mask"] = small
-            item["low"] = torch.where(small, made["low"], intact)
+            item["low"] = torch.where(small, degraded["low"], intact)
         return PartialItem(
             **{k: map_tensors(lambda x: x.contiguous(), v) for k, v in item.items()}  # type: ignore[typeddict-item]
         )

@@ -266,15 +266,15 @@ def _of_each(what: str, given: Path, source: Path, sources: list[Path]) -> list[
         return [given] * len(sources)
     if not given.is_dir():
         raise UserError(f"{what}={given}: there is no such file or folder")
-    found = by_name(given)
+    paths_by_key = by_name(given)
     keys = [_key(path, source) for path in sources]
-    missing = [path for path, key in zip(sources, keys) if key not in found]
+    missing = [path for path, key in zip(sources, keys) if key not in paths_by_key]
     if missing:
         raise UserError(
             f"{what}={given} has no picture of the same name for {len(missing)} of "
             f"{len(sources)} input(s), such as {missing[0]}"
         )
-    return [found[key] for key in keys]
+    return [paths_by_key[key] for key in keys]
 
 
 def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -> list[UserError]:

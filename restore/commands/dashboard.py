@@ -54,11 +54,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     entity = setting.entity or runs[0].config["wandb"]["entity"]
     with _talking():
         entity = entity or wandb.Api().default_entity or ""
-    made = workspace(runs, setting.project or projects.pop(), entity, setting.name)
+    view = workspace(runs, setting.project or projects.pop(), entity, setting.name)
     with _talking():
-        made.save()
-    panels = sum(len(section.panels) for section in made.sections)
-    log.info("%s: %d panels for %d runs", made.url, panels, len(runs))
+        view.save()
+    panels = sum(len(section.panels) for section in view.sections)
+    log.info("%s: %d panels for %d runs", view.url, panels, len(runs))
     return 0
 
 

@@ -42,12 +42,12 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     form: Format = registry.instantiate(setting.format, "format")
     with run_folder.filling(folder, config):
         try:
-            told = form.write(folder)
+            lines = form.write(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)  # half of it would look like all of it
             raise
         run_folder.finish(folder)
-    for line in told:
+    for line in lines:
         log.info(line)
     log.info("written to %s", folder)
     return 0

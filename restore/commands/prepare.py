@@ -255,13 +255,18 @@ def _make(preparation: Preparation, pair: Pair, output: Path) -> bool:
     place = _place(output, pair)
     unfinished = place.with_name(f".{place.name}")
     stamp = _stamp(pair)
-    made = preparation.make(pair)
-    record = {"key": pair.key, "kept": made.reason is None, "reason": made.reason, **made.facts}
+    outcome = preparation.make(pair)
+    record = {
+        "key": pair.key,
+        "kept": outcome.reason is None,
+        "reason": outcome.reason,
+        **outcome.facts,
+    }
     try:
         unfinished.mkdir(parents=True)
-        for name, picture in made.pictures.items():
+        for name, picture in outcome.pictures.items():
             memory_mapped.write(unfinished / f"{name}.npy", picture)
-        for name, view in made.views.items():
+        for name, view in outcome.views.items():
             Image.fromarray(view).save(unfinished / f"{name}.jpg", quality=85)
         text = json.dumps({**record, "stamp": stamp}, indent=1, ensure_ascii=False)
         (unfinished / _RECORD).write_text(text + "\n", encoding="utf-8")
@@ -271,4 +276,4 @@ def _make(preparation: Preparation, pair: Pair, output: Path) -> bool:
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(f"cannot write to output={output}: {error}") from error
-    return made.reason is None
+    return outcome.reason is None

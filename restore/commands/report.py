@@ -59,25 +59,25 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     run_folder.refuse_taken(folder, config)
     run_folder.log_to(None)
     layout: Layout = registry.instantiate(setting.layout, "layout")
-    found = find(setting.folders)
-    made, differing = variants(found.runs)
-    of = costs.crop(made)
-    found.notes += [of] if of else []
-    every = conditions(found, made)
+    given = find(setting.folders)
+    every_variant, differing = variants(given.runs)
+    of = costs.crop(every_variant)
+    given.notes += [of] if of else []
+    every = conditions(given, every_variant)
     if not every:
         raise UserError(
             f"{', '.join(setting.folders)}: no run has come to its end and none was evaluated"
         )
     pairs = [_pairs(condition, setting) for condition in every]
-    spent = {variant.label: costs.of(variant) for variant in made}
+    spent = {variant.label: costs.of(variant) for variant in every_variant}
     against_any = [bases(condition, differing) for condition in every]
     against = [_against(*both, setting.against) for both in zip(every, against_any)]
     tables = [
-        _tables(condition, own, layout, spent, held, setting)
-        for condition, own, held in zip(every, against_any, pairs)
+        _tables(condition, own, layout, spent, comparisons, setting)
+        for condition, own, comparisons in zip(every, against_any, pairs)
     ]
     album = Album(setting.side, setting.quality)
-    data = content(setting, made, differing, every, pairs, spent, found.notes)
+    data = content(setting, every_variant, differing, every, pairs, spent, given.notes)
     for shown, condition, own, first in zip(data["conditions"], every, against_any, against):
         shown["pictures"] = gather(condition, album, setting.pictures)
         shown["bases"] = [{"label": base.label, "of": base.of} for base in own]
@@ -92,7 +92,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
             [{name: _texts(table) for name, table in base.items()} for base in own]
             for own in tables
         ]
-        files.write_text(folder / "index.html", page(setting.title, data, texts, album.held))
+        files.write_text(folder / "index.html", page(setting.title, data, texts, album.contents))
         for note in data["notes"]:
             log.info(note)
         log.info("\n%s", tables[0][against[0]]["table"].markdown())
@@ -117,16 +117,16 @@ def _against(condition: ComparableGroup, every: Sequence[Base], label: str | Non
 def _pairs(
     condition: ComparableGroup, setting: ReportSettings
 ) -> dict[tuple[str, str, str], Comparison]:
-    found = {}
+    comparisons = {}
     for measure in condition.measures:
         for one, two in combinations(condition.rows, 2):
-            made = condition.compared(
+            comparison = condition.compared(
                 one, two, measure, setting.level, setting.resamples, setting.seed
             )
-            if made is not None:
-                found[measure, one.label, two.label] = made
-                found[measure, two.label, one.label] = made.reversed()
-    return found
+            if comparison is not None:
+                comparisons[measure, one.label, two.label] = comparison
+                comparisons[measure, two.label, one.label] = comparison.reversed()
+    return comparisons
 
 
 def _tables(
@@ -157,7 +157,7 @@ def _texts(table: Table) -> dict[str, str]:
 
 def content(
     setting: ReportSettings,
-    made: Sequence[Variant],
+    every_variant: Sequence[Variant],
     differing: Sequence[str],
     every: Sequence[ComparableGroup],
     pairs: Sequence[results.Pairs],
@@ -183,10 +183,11 @@ def content(
                 "folders": [str(run.folder) for run in variant.runs],
                 "costs": spent[variant.label],
             }
-            for variant in made
+            for variant in every_variant
         ],
         "curves": {
-            name: [curves.curve(variant, name) for variant in made] for name in curves.names(made)
+            name: [curves.curve(variant, name) for variant in every_variant]
+            for name in curves.names(every_variant)
         },
         "conditions": [
             {
@@ -203,22 +204,22 @@ def content(
                     }
                     for name in condition.measures
                 ],
-                "rows": [_row(row, made, condition.measures) for row in condition.rows],
+                "rows": [_row(row, every_variant, condition.measures) for row in condition.rows],
                 "pairs": {
                     name: [
-                        [_numbers(held, name, one, two) for two in condition.rows]
+                        [_numbers(comparisons, name, one, two) for two in condition.rows]
                         for one in condition.rows
                     ]
                     for name in condition.measures
                 },
             }
-            for condition, held in zip(every, pairs)
+            for condition, comparisons in zip(every, pairs)
         ],
     }
 
 
-def _row(row: Row, made: Sequence[Variant], measures: Sequence[str]) -> dict[str, Any]:
-    place = next((i for i, variant in enumerate(made) if variant is row.variant), None)
+def _row(row: Row, every_variant: Sequence[Variant], measures: Sequence[str]) -> dict[str, Any]:
+    place = next((i for i, variant in enumerate(every_variant) if variant is row.variant), None)
     return {
         "label": row.label,
         "variant": place,
@@ -229,5 +230,5 @@ def _row(row: Row, made: Sequence[Variant], measures: Sequence[str]) -> dict[str
 
 
 def _numbers(pairs: results.Pairs, name: str, one: Row, two: Row) -> tuple[float, ...] | None:
-    found = pairs.get((name, one.label, two.label))
-    return None if found is None else found.row()
+    comparison = pairs.get((name, one.label, two.label))
+    return None if comparison is None else comparison.row()

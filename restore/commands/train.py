@@ -88,27 +88,27 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
     with launcher.group(setting.runtime) as device, ExitStack() as stack:
         folder = Path(distributed.from_first(str(folder)))
         first = distributed.rank() == 0
-        made = not new and (folder / "config.yaml").exists()
+        started_before = not new and (folder / "config.yaml").exists()
         if new:
             run_folder.refuse_taken(folder, config)
-        if made and first:
+        if started_before and first:
             stack.enter_context(status.held(folder))
         run_folder.log_to(None)
         stack.enter_context(status.failing(folder))
         if setting.trainer.batch_size == "auto":
 
             def trying(size: int) -> None:
-                if made and first:
+                if started_before and first:
                     status.tell(folder, state=status.SEARCHING, tried=size, reason=None)
 
             config = batch_size.found(config, setting, folder, device, trying)
             setting = check(config, settings.Train)
-            if made and first:  # so that it is never looked for again
+            if started_before and first:  # so that it is never looked for again
                 files.write_text(folder / "config.yaml", files.to_yaml(config))
         training = Training(config, setting, folder, device)
-        if made and first and renewed:
+        if started_before and first and renewed:
             files.write_text(folder / "config.yaml", files.to_yaml(config))
-        if not made and first:
+        if not started_before and first:
             stack.enter_context(run_folder.undoing(folder))
             run_folder.make_folder(folder, config)
             stack.enter_context(status.held(folder))

@@ -29,12 +29,12 @@ def gathered(words: Sequence[str], key: str) -> list[str]:
 
 def bare_words(words: Sequence[str]) -> list[str]:
     """The words that are neither an override nor an option nor an option's value."""
-    found = []
+    bare = []
     for before, word in zip(["", *words], words):
         own = not word.startswith("-") and before not in _VALUED
         if own and not re.match("~(?!/|$)", word) and ("=" not in word or os.path.exists(word)):
-            found.append(word)
-    return found
+            bare.append(word)
+    return bare
 
 
 def check(command: str, words: Sequence[str]) -> None:
@@ -147,14 +147,14 @@ def _text(override: str) -> str:
 
 def members(listed: str) -> list[str]:
     """What stands between a list's commas, those within brackets of its own aside."""
-    found, depth = [""], 0
+    parts, depth = [""], 0
     for letter in listed:
         depth += (letter in "[{(") - (letter in "]})")
         if letter == "," and depth == 0:
-            found.append("")
+            parts.append("")
         else:
-            found[-1] += letter
-    return [member.strip() for member in found]
+            parts[-1] += letter
+    return [member.strip() for member in parts]
 
 
 def _quoted(value: str) -> str:

@@ -182,11 +182,13 @@ def _refuse_converted(value: Any, read: Any, key: str) -> None:
     """Raises UserError where a truth value, a number or a text was read as another of these."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            found = read.get(name) if isinstance(read, Mapping) else getattr(read, str(name), None)
-            _refuse_converted(inner, found, f"{key}.{name}" if key else str(name))
+            converted = (
+                read.get(name) if isinstance(read, Mapping) else getattr(read, str(name), None)
+            )
+            _refuse_converted(inner, converted, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple) and isinstance(read, list | tuple):
-        for place, (inner, found) in enumerate(zip(value, read)):
-            _refuse_converted(inner, found, f"{key}[{place}]")
+        for place, (inner, converted) in enumerate(zip(value, read)):
+            _refuse_converted(inner, converted, f"{key}[{place}]")
     elif isinstance(value, bool) and not isinstance(read, bool) and isinstance(read, int | float):
         raise UserError(f"{key}={str(value).lower()}: {_NO_NUMBER}")
     elif isinstance(read, bool) and not isinstance(value, bool):
@@ -203,19 +205,21 @@ def _sentence(error: ValidationError, prefix: str = "") -> str:
         return f"'{key}' is not a setting"
     if first["type"] in ("missing", "missing_argument"):
         return f"{key} is missing"
-    told = [first["msg"]]
+    complaints = [first["msg"]]
     # What else it could be, apart from what only code can make.
-    told += [
+    complaints += [
         e["msg"] for e in others if _key(e["loc"], prefix) == key and "instance" not in e["type"]
     ]
     value = first.get("input")
     if first["type"] == "string_type" and isinstance(value, int | float):
-        told.append(f"a file or folder of that name is ./{str(value).lower()}")
+        complaints.append(f"a file or folder of that name is ./{str(value).lower()}")
     if isinstance(value, bool):
         if "than" in first["type"]:  # it was taken for 0 or 1, and that was out of range
-            told = [_NO_NUMBER]
+            complaints = [_NO_NUMBER]
         value = str(value).lower()
-    return f"{key}={value}: " + "; or ".join(m[0].lower() + m[1:] for m in dict.fromkeys(told))
+    return f"{key}={value}: " + "; or ".join(
+        m[0].lower() + m[1:] for m in dict.fromkeys(complaints)
+    )
 
 
 _OF_TYPES = re.compile(

@@ -65,5 +65,5 @@ def _entries(text: str, key: str) -> Iterator[tuple[yaml.Node, str]]:
 
 def _comment(text: str, line: int) -> str:
     """What stands behind the `#` of a line; no value in conf/ holds a blank and a `#`."""
-    found = re.search(r"\s#\s*(.*)$", text.splitlines()[line])
-    return found[1] if found else ""
+    match = re.search(r"\s#\s*(.*)$", text.splitlines()[line])
+    return match[1] if match else ""

@@ -14,16 +14,16 @@ from restore.config.groups import composing, names, unknown
 
 def explain(error: Exception, command: str, overrides: list[str]) -> str:
     """What Hydra or OmegaConf refused, as one sentence for a user."""
-    told: list[str] = []
+    messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
-        told.append(str(cause))
+        messages.append(str(cause))
         cause = cause.__cause__
-    text = "\n".join(told)
-    if found := re.search(r"Could not (?:find|load) '([^']+/[^']+)'", text):
-        return _no_choice(found[1], overrides, text)
-    if found := re.search(r"Could not override '([^']+)'\.\s*(?:No match|Did you mean)", text):
-        group = found[1].partition("@")[0]
+    text = "\n".join(messages)
+    if match := re.search(r"Could not (?:find|load) '([^']+/[^']+)'", text):
+        return _no_choice(match[1], overrides, text)
+    if match := re.search(r"Could not override '([^']+)'\.\s*(?:No match|Did you mean)", text):
+        group = match[1].partition("@")[0]
         if names(group):
             if places := _places(group, command):
                 return (
@@ -35,8 +35,8 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
                 f"(a backbone without {group}, or another command)"
             )
         return _unknown_key(group, command, overrides)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1]
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
         if "is not in struct" in text or "not in" in text:
             return _unknown_key(key, command, overrides)
         return f"{key}: {text.splitlines()[-1].strip()}"
@@ -79,20 +79,20 @@ def _keys(node: Any) -> list[str]:
     return [key for key in keys if not key.startswith("_")]
 
 
-def _no_choice(path: str, overrides: list[str], told: str) -> str:
+def _no_choice(path: str, overrides: list[str], message: str) -> str:
     """The sentence for a choice that is not there.
 
     Args:
         path: group and choice, both of which may be folders deep (`experiment/asdn/paper`).
         overrides: what was asked for; a group that is named there is told from the choice by it.
-        told: what Hydra says, which knows its own groups and those of a user's folder.
+        message: what Hydra says, which knows its own groups and those of a user's folder.
     """
     keys = (re.split("[@=]", override.lstrip("+~"))[0] for override in overrides)
     groups = [key for key in keys if path.startswith(f"{key}/")]
     group = max(groups, key=len, default=path.partition("/")[0])
     choice = path.removeprefix(f"{group}/")
     known = names(group)
-    if listed := re.search(r"Available options in '([^']+)':((?:\n\t\S+)+)", told):
+    if listed := re.search(r"Available options in '([^']+)':((?:\n\t\S+)+)", message):
         within = f"{listed[1]}/".removeprefix(f"{group}/")
         known = sorted({*known, *(f"{within}{name}" for name in listed[2].split())})
     if not known:

@@ -119,15 +119,15 @@ def _built(node: Any, path: str) -> Any:
         return [_built(value, f"{path}[{place}]") for place, value in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    made = {
+    arguments = {
         key: _built(value, f"{path}.{key}")
         for key, value in node.items()
         if key not in ("_target_", "_partial_")
     }
     if "_target_" not in node:
-        return made
+        return arguments
     call = partial(_call, locate(node["_target_"], path), path)
-    return partial(call, **made) if node.get("_partial_") else call(**made)
+    return partial(call, **arguments) if node.get("_partial_") else call(**arguments)
 
 
 def _call(target: Any, place: str, /, *arguments: Any, **named: Any) -> Any:

@@ -158,16 +158,16 @@ def _check(
     path: Sequence[str | int], node: Mapping[str, Any], kinds: _Kinds, where: object
 ) -> None:
     key = _dotted(path)
-    target, made = node["_target_"], _made(node)
+    target, call = node["_target_"], _made(node)
     if odd := [k for k in node if str(k).startswith("_") and k not in ("_target_", "_partial_")]:
         raise UserError(f"{where}: {key}.{odd[0]} is not a setting of a part")
-    if isinstance(target, str) and made in kinds.targets(_place(path)):
+    if isinstance(target, str) and call in kinds.targets(_place(path)):
         return
-    told = f"{where} names {_short(target)} as {key}"
-    if isinstance(target, str) and made in kinds.everywhere():
-        raise UserError(f"{told}, which is a part of another kind; nothing was loaded")
+    what = f"{where} names {_short(target)} as {key}"
+    if isinstance(target, str) and call in kinds.everywhere():
+        raise UserError(f"{what}, which is a part of another kind; nothing was loaded")
     raise UserError(
-        f"{told}, which no yaml of this installation names; nothing was loaded. If it is "
+        f"{what}, which no yaml of this installation names; nothing was loaded. If it is "
         "your own, give the folder of yamls that names it as when it was trained: --config-dir DIR"
     )
 

@@ -48,16 +48,16 @@ class Noisy:
         rng = rng or fixed(sample["key"], self.seed)
         if "low" in sample:
             return _degraded(self.base, sample, scale, rng)
-        made = sample.copy()
+        item = sample.copy()
         if self.place == "before":
-            made["target"] = self._noisy(sample["target"], rng)
-            made = _degraded(self.base, made, scale, rng)
-            made["target"] = sample["target"]
-            return made
-        made = _degraded(self.base, made, scale, rng)
-        made["low"] = self._noisy(made["low"], rng)
-        del made["low_up"]
-        return _degraded(self.base, made, scale, rng)
+            item["target"] = self._noisy(sample["target"], rng)
+            item = _degraded(self.base, item, scale, rng)
+            item["target"] = sample["target"]
+            return item
+        item = _degraded(self.base, item, scale, rng)
+        item["low"] = self._noisy(item["low"], rng)
+        del item["low_up"]
+        return _degraded(self.base, item, scale, rng)
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """Nothing is left to do."""
@@ -88,14 +88,14 @@ class NoisyApart:
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures; see the module."""
         rng = rng or fixed(sample["key"], self.seed)
-        made = _degraded(self.base, sample, scale, rng)
+        item = _degraded(self.base, sample, scale, rng)
         if "low" in sample:
-            return made
-        low, low_up = as_float(made["low"]), as_float(made["low_up"])
-        noisy = as_float(self.noise(made["low"], rng))
+            return item
+        low, low_up = as_float(item["low"]), as_float(item["low_up"])
+        noisy = as_float(self.noise(item["low"], rng))
         enlarged = F.interpolate((noisy - low)[None], low_up.shape[-2:], mode="bicubic")[0]
-        made["low"], made["low_up"] = noisy, low_up + enlarged
-        return made
+        item["low"], item["low_up"] = noisy, low_up + enlarged
+        return item
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """Nothing is left to do."""
@@ -109,8 +109,8 @@ def fixed(key: str, seed: int) -> np.random.Generator:
 
 def _degraded(base: Degradation, sample: Sample, scale: int, rng: np.random.Generator) -> Sample:
     """What the base adds to one sample, wherever its own place is."""
-    made: dict[str, Any] = {**base.worker(sample, scale, rng)}
-    batch = {k: map_tensors(lambda x: as_float(x)[None], v) for k, v in made.items()}
+    item: dict[str, Any] = {**base.worker(sample, scale, rng)}
+    batch = {k: map_tensors(lambda x: as_float(x)[None], v) for k, v in item.items()}
     done = base.device(batch, scale)
-    made |= {k: map_tensors(lambda x: x[0], v) for k, v in done.items() if k not in made}
-    return made  # type: ignore[return-value]
+    item |= {k: map_tensors(lambda x: x[0], v) for k, v in done.items() if k not in item}
+    return item  # type: ignore[return-value]

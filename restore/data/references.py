@@ -152,8 +152,8 @@ class OwnReference(_Around):
 def _own(pictures: Any, degraded: Callable[[Any], Any]) -> Any:
     if "reference_low_up" in pictures:  # the worker has done it
         return degraded(pictures)
-    made = degraded(_without_reference(pictures))
-    return degraded({**made, "reference": made["low_up"]}) if "low_up" in made else made
+    item = degraded(_without_reference(pictures))
+    return degraded({**item, "reference": item["low_up"]}) if "low_up" in item else item
 
 
 class NoReference(_Around):

@@ -136,17 +136,17 @@ def found(
         "share": share,
         "budget": budget,
     }
-    size, told, failure = 0, "", None
+    size, reason, failure = 0, "", None
     trying(quantum)  # from now on; it takes seconds until the process is there
     try:
         with Trials(order, trying) as trials:
-            size, told = _search(trials, setting, quantum, device)
+            size, reason = _search(trials, setting, quantum, device)
     except UserError as error:
         failure = error
-    parts = distributed.gather((size, told, failure))
+    parts = distributed.gather((size, reason, failure))
     distributed.fail_together([part[2] for part in parts])
-    size, told, _ = min(parts, key=lambda part: part[0])
-    log.info("trainer.batch_size=auto: %d, %s", size, told)
+    size, reason, _ = min(parts, key=lambda part: part[0])
+    log.info("trainer.batch_size=auto: %d, %s", size, reason)
     return sized(config, size)
 
 
@@ -175,10 +175,10 @@ def _search(
             f"trainer.batch_size=auto: not even {quantum} item(s) a step fit in the {may}; "
             "smaller crops, a smaller network or more memory"
         )
-    told = f"which take {trials.peaks[size] / _GB:.2f} of {may}"
+    reason = f"which take {trials.peaks[size] / _GB:.2f} of {may}"
     if size + quantum > limit:
-        told += f"; no more because of {bound}"
-    return size, told
+        reason += f"; no more because of {bound}"
+    return size, reason
 
 
 class Trials:
@@ -229,10 +229,10 @@ class Trials:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if answer:
-            told: dict[str, Any] = json.loads(answer)
-            if "mistake" in told:
-                raise UserError(told["mistake"])
-            return told
+            reply: dict[str, Any] = json.loads(answer)
+            if "mistake" in reply:
+                raise UserError(reply["mistake"])
+            return reply
         self._process.communicate()
         code, self._process = self._process.returncode, None
         if code not in (TOO_MUCH, -signal.SIGKILL):  # the latter is what the system does about it
@@ -246,8 +246,8 @@ class Trials:
         if self._process is None:
             self._start()
         self.trying(size)
-        told = self._ask(str(size))
-        taken = told["peak"] if told else None
+        reply = self._ask(str(size))
+        taken = reply["peak"] if reply else None
         log.info(
             "  batches of %d: %s", size, "too much" if taken is None else f"{taken / _GB:.2f} GB"
         )

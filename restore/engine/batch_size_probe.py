@@ -82,11 +82,11 @@ class BatchSizeProbe:
 
 
 def _numbers(problem: Problem) -> int:
-    found = 0
+    count = 0
     for pictures in problem.inputs.values():
         several = pictures if isinstance(pictures, list) else [pictures]
-        found += sum(x.numel() for x in several)
-    return found
+        count += sum(x.numel() for x in several)
+    return count
 
 
 def _watch(most: int) -> None:

@@ -60,8 +60,8 @@ def peak_memory(device: torch.device) -> int:
     """Bytes that this process held at most: the device's, or on a CPU the process's own."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held * (1 if sys.platform == "darwin" else 1024)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024)
 
 
 class Energy:
@@ -185,7 +185,7 @@ def account(parts: list[dict[str, float]], images: int, source: str | None) -> d
     training = max(part["steps"] for part in parts)
     peaks = [int(part["peak"]) for part in parts]
     waited = sum(part["waited"] for part in parts) / len(parts)
-    found: dict[str, Any] = {
+    spent: dict[str, Any] = {
         "time": {"seconds": max(part["seconds"] for part in parts), "training": training},
         "images_per_s": images / training if training else None,
         "data_wait": waited / training if training else None,
@@ -194,5 +194,5 @@ def account(parts: list[dict[str, float]], images: int, source: str | None) -> d
     }
     if source is not None:
         joules = [part["joules"] for part in parts]
-        found["energy"] = {"joules": sum(joules) if source == "nvml" else joules[0], "by": source}
-    return found
+        spent["energy"] = {"joules": sum(joules) if source == "nvml" else joules[0], "by": source}
+    return spent

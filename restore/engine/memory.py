@@ -51,8 +51,8 @@ def _rooms(groups: Path, control: Path) -> Iterator[int]:
             if folder.is_relative_to(root) and (folder / limit).exists():
                 most = (folder / limit).read_text(encoding="ascii").strip()
                 if most != "max":
-                    found = re.search(rf"^{idle} (\d+)", (folder / "memory.stat").read_text(), re.M)
-                    files = int(found[1]) if found else 0  # kept in memory as long as there is room
+                    match = re.search(rf"^{idle} (\d+)", (folder / "memory.stat").read_text(), re.M)
+                    files = int(match[1]) if match else 0  # kept in memory as long as there is room
                     yield max(0, int(most) - int((folder / used).read_text()) + files)
 
 
@@ -77,8 +77,8 @@ def highest(device: "torch.device") -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        assert found is not None
-        return int(found[1]) * 1024
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held * (1 if sys.platform == "darwin" else 1024)
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+        assert match is not None
+        return int(match[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024)

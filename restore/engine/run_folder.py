@@ -116,8 +116,8 @@ def filling(folder: Path, config: Mapping[str, Any]) -> Iterator[Callable[[], No
         if not free:
             raise UserError(f"{folder} is being written by another process: wait for it, or end it")
         with suppress(UserError, KeyError):  # of one that was ended before
-            held = foreign.read_json(mark)
-            before = _Before(held["names"], held["missing"])
+            stored = foreign.read_json(mark)
+            before = _Before(stored["names"], stored["missing"])
         with undoing(folder, before) as undo:
             make_folder(folder, config)
             yield undo
@@ -145,15 +145,15 @@ def refuse_taken(folder: Path, config: Mapping[str, Any]) -> None:
         raise Unwritable(f"cannot make the folder {folder}: nothing can be written to {place}")
     if not (folder / "config.yaml").exists():
         return
-    held = look_at_config(folder)
-    if "schedule" in held:
+    before = look_at_config(folder)
+    if "schedule" in before:
         raise UserError(
             f"{folder} holds a run already: name another folder, or go on with that run by "
             f"restore train resume={folder}"
         )
     if not unfinished(folder):
         raise UserError(f"{folder} holds an evaluation already: name another folder, or remove it")
-    if _work(held) != _work(renames.current(yaml.safe_load(to_yaml(config)))):
+    if _work(before) != _work(renames.current(yaml.safe_load(to_yaml(config)))):
         raise UserError(
             f"{folder} holds what was begun with other settings and did not end: name another "
             "folder, or remove it"

@@ -141,8 +141,8 @@ class Journal:
                 write_text(kept, f"{self.identity}\n")
                 return run
             except Exception as error:  # of many classes, some of them private to wandb
-                told = " ".join(str(error).split())
-                log.warning("the dashboard cannot be had with wandb.mode=%s: %s", mode, told)
+                reason = " ".join(str(error).split())
+                log.warning("the dashboard cannot be had with wandb.mode=%s: %s", mode, reason)
                 self.identity = None  # the name of what was begun there is taken
         return None
 

@@ -233,12 +233,14 @@ class Training:
         start = f"going on at step {self.learner.step}" if self.learner.step else "beginning"
         log.info("%s: %s; run folder %s", start, stages, self.folder)
         trainer = self.setting.trainer
-        told = "as they are set"
+        factor = "as they are set"
         if trainer.lr_scaling != "constant":
-            told = f"× {trainer.lr_factor:.4g}, since they are meant for {trainer.base_batch_size}"
+            factor = (
+                f"× {trainer.lr_factor:.4g}, since they are meant for {trainer.base_batch_size}"
+            )
         log.info(
             "batches of %d, learning rates %s (trainer.lr_scaling=%s)",
-            *(trainer.items, told, trainer.lr_scaling),
+            *(trainer.items, factor, trainer.lr_scaling),
         )
 
     def _bar(self) -> tqdm:

@@ -83,10 +83,10 @@ def _of_array(array: np.ndarray, name: str) -> Converted:
 
     def back(result: Picture) -> np.ndarray:
         if array.dtype in (np.uint8, np.uint16):
-            made = to_array(result, opaque=False, deep=array.dtype == np.uint16)
+            converted = to_array(result, opaque=False, deep=array.dtype == np.uint16)
         else:
-            made = _planes(result).permute(1, 2, 0).contiguous().numpy().astype(array.dtype)
-        return made[..., 0] if flat else made
+            converted = _planes(result).permute(1, 2, 0).contiguous().numpy().astype(array.dtype)
+        return converted[..., 0] if flat else converted
 
     return Converted(picture, back)
 
@@ -108,9 +108,9 @@ def _of_tensor(tensor: Tensor, name: str) -> Converted:
 
     def back(result: Picture) -> Tensor:
         planes = _planes(result)
-        made = to_uint8(planes) if tensor.dtype == torch.uint8 else planes.to(tensor.dtype)
-        made = made.to(tensor.device)
-        return made[0] if flat else made
+        converted = to_uint8(planes) if tensor.dtype == torch.uint8 else planes.to(tensor.dtype)
+        converted = converted.to(tensor.device)
+        return converted[0] if flat else converted
 
     return Converted(picture, back)
 
@@ -162,10 +162,10 @@ def convert_mask(given: object, holes_are: masks.Polarity, size: tuple[int, int]
         )
         holes_are = "white"
     name = str(given) if isinstance(given, str | Path) else "mask"
-    found = masks.holes(convert(given, "mask").picture, holes_are, name)[None]
-    if found.shape[-2:] != size:
+    mask = masks.holes(convert(given, "mask").picture, holes_are, name)[None]
+    if mask.shape[-2:] != size:
         raise UserError(
-            f"{name} ({found.shape[-1]}×{found.shape[-2]}) is not of the size of the picture "
+            f"{name} ({mask.shape[-1]}×{mask.shape[-2]}) is not of the size of the picture "
             f"({size[1]}×{size[0]}), whose holes it should show"
         )
-    return found
+    return mask

@@ -111,11 +111,11 @@ _LOCK = threading.Lock()
 
 def check_size(path: Path, width: int, height: int) -> None:
     """Raises ValueError when so many pixels are more than a file of its size may claim."""
-    told = os.environ.get(LIMIT, str(_MEGAPIXELS))
+    limit = os.environ.get(LIMIT, str(_MEGAPIXELS))
     try:
-        most = float(told) * 1e6
+        most = float(limit) * 1e6
     except ValueError:
-        raise ValueError(f"{LIMIT}={told} is not a number") from None
+        raise ValueError(f"{LIMIT}={limit} is not a number") from None
     if width * height > max(most, _PIXELS_A_BYTE * path.stat().st_size):
         raise ValueError(
             f"it claims {width}×{height} pixels, more than {most / 1e6:g} megapixels in a small "
@@ -297,11 +297,11 @@ def _deep_tiff(path: Path) -> Picture | None:
             array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
             array = _upright(array if array.ndim == 3 else array[..., None], tags.get(_TURNED, 1))
         else:  # OpenCV knows more compressions, and turns the picture itself
-            found = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-            if found is None or found.dtype != np.uint16 or page.planarconfig == 2:
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+            if pixels is None or pixels.dtype != np.uint16 or page.planarconfig == 2:
                 raise ValueError(f"its {depth}-bit pixels cannot be decoded")
-            found = found[..., None] if found.ndim == 2 else found
-            array = found[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[found.shape[2]]]
+            pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+            array = pixels[..., {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]]
         top = 2**depth - 1
         array = np.right_shift(array.astype(np.uint16, copy=False), 16 - depth)
         colours = 3 if page.photometric == kinds.RGB else 1

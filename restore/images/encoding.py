@@ -90,14 +90,14 @@ def write_tiff(path: Path, bands_HWC: Iterator[np.ndarray], height: int, icc: by
     _, width, channels = first.shape
 
     def strips() -> Iterator[bytes]:
-        held: list[np.ndarray] = []
+        waiting: list[np.ndarray] = []
         for piece in _pieces(first, bands_HWC):
-            held.append(piece)
-            while sum(map(len, held)) >= _ROWS:
-                rows = np.concatenate(held)
+            waiting.append(piece)
+            while sum(map(len, waiting)) >= _ROWS:
+                rows = np.concatenate(waiting)
                 yield _packed(rows[:_ROWS])
-                held = [rows[_ROWS:]]
-        rest = np.concatenate(held)
+                waiting = [rows[_ROWS:]]
+        rest = np.concatenate(waiting)
         if len(rest):
             yield _packed(rest)
 

@@ -64,7 +64,7 @@ def find(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    found: list[Path] = []
+    paths: list[Path] = []
     unread: list[Path] = []
     results: list[Path] = []
     seen: set[tuple[int, int]] = set()
@@ -91,7 +91,7 @@ def find(folder: Path) -> list[Path]:
                 if entry.name not in _BYPRODUCTS:
                     (linked if entry.is_symlink() else todo).append(path)
             elif path.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):
-                found.append(path)  # a link that leads nowhere too: reading it says so
+                paths.append(path)  # a link that leads nowhere too: reading it says so
             elif path.suffix.lower() in _UNREAD:
                 unread.append(path)
     for some, what in ((unread, "kind(s) of picture not read"), (results, "folder(s) of results")):
@@ -100,9 +100,9 @@ def find(folder: Path) -> list[Path]:
                 "%s: %d %s left out, such as %s",
                 *(printable(folder), len(some), what, printable(some[0])),
             )
-    if not found:
+    if not paths:
         raise UserError(f"there are no pictures below {folder} (known: {', '.join(SUFFIXES)})")
-    return sorted(found, key=lambda path: _natural(str(path.relative_to(folder))))
+    return sorted(paths, key=lambda path: _natural(str(path.relative_to(folder))))
 
 
 def by_name(folder: Path) -> dict[str, Path]:

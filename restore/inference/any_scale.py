@@ -151,10 +151,10 @@ def restorer(
     """
     if loaded.takes_scale():
         return AnyScaleRestorer(loaded, runtime, device, scale)
-    made = Restorer(loaded, runtime, device)
-    if scale is not None and scale != made.scale:
+    fixed = Restorer(loaded, runtime, device)
+    if scale is not None and scale != fixed.scale:
         raise UserError(
-            f"scale={scale:g}: this network enlarges by {made.scale} and by nothing else; "
+            f"scale={scale:g}: this network enlarges by {fixed.scale} and by nothing else; "
             "weights of backbone asdn take any scale"
         )
-    return made
+    return fixed

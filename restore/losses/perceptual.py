@@ -25,12 +25,12 @@ def layer_count(name: str) -> int:
     Raises:
         ValueError: VGG19 has no such layer.
     """
-    found = re.fullmatch(r"(conv|relu)([1-5])_([1-4])", name)
-    if found is None or int(found[3]) > _CONVS[int(found[2]) - 1]:
+    match = re.fullmatch(r"(conv|relu)([1-5])_([1-4])", name)
+    if match is None or int(match[3]) > _CONVS[int(match[2]) - 1]:
         raise ValueError("a layer of VGG19 is conv1_1, relu1_1, conv1_2, … or relu5_4")
-    block, place = int(found[2]), int(found[3])
+    block, place = int(match[2]), int(match[3])
     before = sum(2 * convs + 1 for convs in _CONVS[: block - 1])
-    return before + 2 * place - (found[1] == "conv")
+    return before + 2 * place - (match[1] == "conv")
 
 
 def _known(name: str) -> str:

@@ -44,8 +44,8 @@ class Sparsity:
     @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest share of a block's work that costs nothing at this step."""
-        held = math.cos(min(self.progress / self.anneal, 1) * math.pi / 2) ** 2
-        return held * self.budget, 1 - held * (1 - self.budget)
+        tightness = math.cos(min(self.progress / self.anneal, 1) * math.pi / 2) ** 2
+        return tightness * self.budget, 1 - tightness * (1 - self.budget)
 
     def __call__(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]

@@ -60,14 +60,14 @@ def declared(key: str) -> dict[str, Any]:
 
 def directions_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | None]:
     """By name what the classes of a configuration's metrics say, as far as these are there."""
-    found: dict[str, bool | None] = {}
+    directions: dict[str, bool | None] = {}
     for key, node in nodes.items():
         try:
             part = locate(str(node["_target_"]), key)
         except UserError:
             continue  # a class of a user's that this program does not see
-        found[key] = getattr(part, "higher_is_better", None)
-    return found
+        directions[key] = getattr(part, "higher_is_better", None)
+    return directions
 
 
 @cache

@@ -101,8 +101,8 @@ class Selection:
 
     def sentences(self) -> dict[str, str]:
         """Which programs and weights measured, as far as a name does not say."""
-        told = {metric.key: metric.sentence() for metric in self.metrics}
-        return {key: sentence for key, sentence in told.items() if sentence is not None}
+        sentences = {metric.key: metric.sentence() for metric in self.metrics}
+        return {key: sentence for key, sentence in sentences.items() if sentence is not None}
 
     def reasons(self) -> dict[str, str]:
         """Why pictures have no value, of metrics that said so."""

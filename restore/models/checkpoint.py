@@ -116,14 +116,14 @@ class _Run(_Weights):
 def _checked(schema: type[Schema], state: dict[str, Any], path: Path) -> Schema:
     given = {entry.name: state[entry.name] for entry in fields(schema) if entry.name in state}
     try:
-        found = TypeAdapter(schema).validate_python(given)
+        entries = TypeAdapter(schema).validate_python(given)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{path} is a damaged checkpoint: {key}: {first['msg'].lower()}") from error
-    if "backbone" not in found.models:
+    if "backbone" not in entries.models:
         raise UserError(f"{path} is a damaged checkpoint: models: there is no backbone")
-    return found
+    return entries
 
 
 def _load(path: Path) -> Any:
@@ -209,9 +209,9 @@ def load_into(module: torch.nn.Module, state: dict[str, Any], origin: str) -> No
         "surplus": fit.surplus,
         "of another shape or kind": fit.unlike,
     }
-    told = [f"{len(n)} {what} (such as {n[0]})" for what, n in misfits.items() if n]
-    if told:
-        raise UserError(f"{origin} holds the weights of another model: {', '.join(told)}")
+    complaints = [f"{len(n)} {what} (such as {n[0]})" for what, n in misfits.items() if n]
+    if complaints:
+        raise UserError(f"{origin} holds the weights of another model: {', '.join(complaints)}")
     _refuse_damaged(module, state, fit.fitting, origin)
     module.load_state_dict(state)
 

@@ -388,14 +388,14 @@ _LAYERS = sum(2 if width else 1 for width in _WIDTHS)
 
 def _vgg19(layers: int) -> nn.Sequential:
     """VGG19's first layers, without making the large ones behind them."""
-    made: list[nn.Module] = []
+    stack: list[nn.Module] = []
     channels = 3
     for width in _WIDTHS:
-        if len(made) >= layers:
+        if len(stack) >= layers:
             break
         if width == 0:
-            made.append(nn.MaxPool2d(2, 2))
+            stack.append(nn.MaxPool2d(2, 2))
         else:
-            made += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            stack += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
-    return nn.Sequential(*made[:layers])
+    return nn.Sequential(*stack[:layers])

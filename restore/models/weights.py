@@ -92,25 +92,25 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
         raise UserError(f"there is no weights file {path}")
     mark = checkpoint.fingerprint(path)
     bundled.verify(path, mark)
-    held = checkpoint.read(path)
-    if held.get("format") == checkpoint.FORMAT:
-        held = checkpoint.own(held, path)
+    entries = checkpoint.read(path)
+    if entries.get("format") == checkpoint.FORMAT:
+        entries = checkpoint.own(entries, path)
         if model:
             raise UserError(
                 f"model={[*model]} is for published files; {path} brings its configuration along"
             )
-        state = held["ema"] or held["models"]["backbone"]
-        config = stored(held["config"], path)
+        state = entries["ema"] or entries["models"]["backbone"]
+        config = stored(entries["config"], path)
         for name in ("backbone", "task", "protocol"):
             if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
                 raise UserError(f"{path} is a damaged checkpoint: config.{name} names no part")
-        origin = f"trained here, step {held['step']}"
+        origin = f"trained here, step {entries['step']}"
         # What ships says nothing of how it was begun.
         for part, node in parts(config["backbone"]) if config.get("pretrained") else ():
             if node.get("weights") == "random":
                 origin += f", {part} begun with RANDOM weights"
         return Loaded(config, state, path, mark, origin)
-    published, beside = _unwrapped(held, path)
+    published, beside = _unwrapped(entries, path)
     network = recognise(published, path)
     config = plain(compose("train", [*network.overrides, *model]))
     origin = f"published {network.name} layout"
@@ -133,12 +133,12 @@ _OF_A_GENERATOR = ("generator_ema.", "net_g_ema.", "generator.", "net_g.", "netG
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
-def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def _unwrapped(entries: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of a published file, its wrappings off, and the names of what lay beside.
 
     A Lightning checkpoint, say, holds the model under `model.`, and critics and losses next to it.
     """
-    state, of_a_trainer = held, False
+    state, of_a_trainer = entries, False
     while inner := [state[name] for name in _ENTRIES if isinstance(state.get(name), dict)]:
         of_a_trainer |= state.get("state_dict") is inner[0]
         state = inner[0]
@@ -146,7 +146,7 @@ def _unwrapped(held: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], lis
     beside = [name for name in state if name == "n_averaged"]
     state = {name: value for name, value in state.items() if name not in beside}
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"{path} holds no state dict: its entries are {_some(held)}")
+        raise UserError(f"{path} holds no state dict: its entries are {_some(entries)}")
     while prefix := _prefix(state, of_a_trainer):
         inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         beside += [name for name in state if not name.startswith(prefix)]

@@ -70,10 +70,10 @@ def open_regular(path: Path) -> io.BufferedReader:
 def read_text(path: Path) -> str:
     """A text file; UserError when there is none, or it is no UTF-8 or too large to be one."""
     with reading(path), open_regular(path) as file:
-        held = file.read(_MOST_TEXT + 1)
-        if len(held) > _MOST_TEXT:
+        content = file.read(_MOST_TEXT + 1)
+        if len(content) > _MOST_TEXT:
             raise ValueError(f"it is larger than {_MOST_TEXT >> 20} MB")
-        return held.decode("utf-8")
+        return content.decode("utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,16 +107,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return _object(yaml.load(text, _Loader), path)
 
 
-def _object(held: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(held, dict):
+def _object(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no settings or facts")
-    level: list[Any] = [held]
+    level: list[Any] = [content]
     for _ in range(_MOST_DEPTH):
         # Each node once for each level, however many aliases lead to it.
         inner = {id(x): x for node in level for x in _inside(node)}
         level = list(inner.values())
         if not level:
-            return held
+            return content
     raise RecursionError
 
 
@@ -138,15 +138,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Arrays of an npz file; UserError where one is missing, holds objects, or is too large."""
-    with reading(path), open_regular(path) as file, zipfile.ZipFile(file) as held:
-        sizes = {name: held.getinfo(f"{name}.npy").file_size for name in names}
+    with reading(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        sizes = {name: archive.getinfo(f"{name}.npy").file_size for name in names}
         if sum(sizes.values()) > _MOST_ARRAYS:
             raise ValueError(f"it would take {sum(sizes.values()) >> 20} MB unpacked")
-        return {name: _array(held, name, size) for name, size in sizes.items()}
+        return {name: _array(archive, name, size) for name, size in sizes.items()}
 
 
-def _array(held: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
-    with held.open(f"{name}.npy") as file:
+def _array(archive: zipfile.ZipFile, name: str, size: int) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{name} is of an unknown version")

@@ -69,8 +69,8 @@ def asking(ask: Callable[[], None], speak: bool = True) -> Iterator[None]:
         ask()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if speak:  # past Python's buffers, which it may have been writing to at this moment
-            told = "stopping after this step; Ctrl-C to stop at once, without saving"
-            os.write(2, f"\n{told}\n".encode())
+            notice = "stopping after this step; Ctrl-C to stop at once, without saving"
+            os.write(2, f"\n{notice}\n".encode())
 
     with _handled(dict.fromkeys(STOPPING, handle)):
         yield

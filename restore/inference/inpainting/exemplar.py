@@ -53,9 +53,9 @@ class Exemplar:
         known = torch.where(hole_HW, 0, picture_3HW.float())
         if not hole_HW.any():
             return known
-        found = self._at(known, hole_HW, reference_3HW.float())[0]
-        offset = Membrane(hole_HW).over(known - found)
-        return torch.where(hole_HW, (found + offset).clamp(0, 1), known)
+        copied = self._at(known, hole_HW, reference_3HW.float())[0]
+        offset = Membrane(hole_HW).over(known - copied)
+        return torch.where(hole_HW, (copied + offset).clamp(0, 1), known)
 
     def _at(
         self, picture: Tensor, hole: Tensor, reference: Tensor
@@ -70,25 +70,25 @@ class Exemplar:
         patches = Patches(reference, self.radius)
         if self._smallest(picture, hole, reference):
             # From the border inwards: what is not known yet does not count.
-            found, missing = picture, hole
+            filled, missing = picture, hole
             while missing.any():
                 near = places[
                     _around((~missing)[None].float(), places, self.radius).sum((0, 1)) > 0
                 ]
-                matched = patches.nearest(found, (~missing).float(), near)
+                matched = patches.nearest(filled, (~missing).float(), near)
                 laid, there = patches.laid(near, matched, *hole.shape)
-                found = torch.where(missing & there, laid, found)
+                filled = torch.where(missing & there, laid, filled)
                 missing = missing & ~there
         else:
             coarse, there, where = self._at(*halved(picture, hole), F.avg_pool2d(reference, 2))
             smooth = F.interpolate(coarse[None], hole.shape, mode="bilinear")[0]
             laid, covered = patches.laid(*doubled(there, where), *hole.shape)
-            found = torch.where(hole, torch.where(covered, laid, smooth), picture)
+            filled = torch.where(hole, torch.where(covered, laid, smooth), picture)
         trust = torch.from_numpy(_FALL ** -distance_transform_edt(hole.numpy())).float()
         for _ in range(self.rounds):
-            matched = patches.nearest(found, trust, places)
+            matched = patches.nearest(filled, trust, places)
             laid, there = patches.laid(places, matched, *hole.shape)
-            found = torch.where(hole, laid, picture)
+            filled = torch.where(hole, laid, picture)
         return torch.where(there, laid, picture), places, matched
 
     def _smallest(self, picture: Tensor, hole: Tensor, reference: Tensor) -> bool:

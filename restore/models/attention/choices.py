@@ -49,8 +49,8 @@ def write(path: Path, restored: Restoration) -> None:
 
 def read(path: Path) -> Choices:
     """Reads such a file; UserError when it is damaged."""
-    held = foreign.read_npz(path, ("index", "score", "grids"))
-    index, score, grids = held["index"], held["score"], held["grids"]
+    arrays = foreign.read_npz(path, ("index", "score", "grids"))
+    index, score, grids = arrays["index"], arrays["score"], arrays["grids"]
     with foreign.reading(path):
         whole = index.dtype.kind in "iu" and grids.dtype.kind in "iu" and score.dtype.kind == "f"
         if not whole or index.ndim != 2 or score.shape != index.shape:

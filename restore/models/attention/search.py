@@ -89,8 +89,8 @@ def nearest_pixel(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     query = F.normalize(query_NCHW, dim=1).flatten(2).transpose(1, 2)
     key = F.normalize(key_NCHW, dim=1).flatten(2)
     step = max(1, _block(query.device.type) // (N * key.shape[-1]))
-    found = [(lines @ key).max(-1) for lines in query.split(step, 1)]
-    score, index = (torch.cat(parts, 1).view(N, H, W) for parts in zip(*found))
+    best = [(lines @ key).max(-1) for lines in query.split(step, 1)]
+    score, index = (torch.cat(parts, 1).view(N, H, W) for parts in zip(*best))
     return score, index
 
 

@@ -118,11 +118,13 @@ class Soft(MatchingRule):
                     )
                 )
             lines.append([torch.cat(part, 2) for part in zip(*parts)])
-        made = [torch.cat(part, 1) for part in zip(*lines)]
-        index = made.pop(0) if telling else None
-        score, *made = made
+        outputs = [torch.cat(part, 1) for part in zip(*lines)]
+        index = outputs.pop(0) if telling else None
+        score, *outputs = outputs
         size = (len(score), H, W)
-        textures = [unpack(x.flatten(0, 2), value.channels, size) for x, value in zip(made, values)]
+        textures = [
+            unpack(x.flatten(0, 2), value.channels, size) for x, value in zip(outputs, values)
+        ]
         return score[:, None], textures, index
 
     def all_pairs(
@@ -177,8 +179,8 @@ def _mean(weights: list[Tensor], sizes: list[int], rows: Tensor) -> Tensor:
     """Textures N, h, w, C of the weights N, h, w, K of each reference."""
     N, h, w = weights[0].shape[:3]
     parts = rows.split([N * size for size in sizes])
-    made = [
+    shifted = [
         weight.flatten(1, 2).to(part.dtype) @ part.view(N, size, -1)
         for weight, part, size in zip(weights, parts, sizes)
     ]
-    return (sum(made[1:], made[0]) / 9).view(N, h, w, -1)
+    return (sum(shifted[1:], shifted[0]) / 9).view(N, h, w, -1)

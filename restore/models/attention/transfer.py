@@ -66,7 +66,7 @@ def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
     N = len(index_NHW)
     outside = N * sum(height * width for height, width in grids)
     padded = F.pad(index_NHW, (1, 1, 1, 1), value=-1)
-    found = index_NHW.new_full((*index_NHW.shape, 9), outside)
+    nine = index_NHW.new_full((*index_NHW.shape, 9), outside)
     image = torch.arange(N, device=index_NHW.device).view(N, 1, 1)
     first = 0  # the grid's first position in the count
     for Hk, Wk in grids:
@@ -77,9 +77,9 @@ def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
             inside = (at >= 0) & (at < size)
             inside &= (row >= 0) & (row < Hk) & (column >= 0) & (column < Wk)
             rows = N * first + image * size + row * Wk + column
-            found[..., place] = torch.where(inside, rows, found[..., place])
+            nine[..., place] = torch.where(inside, rows, nine[..., place])
         first += size
-    return found.view(-1, 9)
+    return nine.view(-1, 9)
 
 
 def from_neighbours(x_NHW: Tensor) -> Tensor:

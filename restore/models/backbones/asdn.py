@@ -203,11 +203,11 @@ class ASDN(Backbone):
         return Recognised(overrides, state, assumed=[assumed])
 
     def _neighbours(self, ratio: float) -> Neighbours:
-        found = neighbours(ratio, self.levels, self.largest)
-        if not 0 <= found.upper < self.levels:
+        pair = neighbours(ratio, self.levels, self.largest)
+        if not 0 <= pair.upper < self.levels:
             last = level_scale(self.levels - 1, self.levels, self.largest)
             raise UserError(f"a step of {ratio:g} is beyond the network's levels, 1 to {last:g}")
-        return found
+        return pair
 
 
 _LAYERS = (

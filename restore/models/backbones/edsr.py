@@ -106,7 +106,7 @@ _LAYOUTS: Table = [
     (r"body\.(\d+)\.(?:body\.2|conv2)", r"body.\1.conv2"),
     (r"body\.\d+|conv_after_body", "after"),
     # Convolutions and shuffles take turns.
-    (r"(?:tail\.0|upsample)\.(\d)", lambda found: f"enlarge.{int(found[1]) // 2}.conv"),
+    (r"(?:tail\.0|upsample)\.(\d)", lambda match: f"enlarge.{int(match[1]) // 2}.conv"),
     (r"tail\.1|conv_last", "tail"),
 ]
 

@@ -222,8 +222,8 @@ class ResidualDense(FeatureMapping):
 
     def forward(self, picture: Tensor) -> Tensor:
         first = self.head(picture)
-        x, found = self.before(first), []
+        x, outputs = self.before(first), []
         for dense, gather in zip(self.dense, self.gather):
             x = x + gather(dense(x))
-            found.append(x)
-        return self.after(self.fuse(torch.cat(found, 1))) + first
+            outputs.append(x)
+        return self.after(self.fuse(torch.cat(outputs, 1))) + first

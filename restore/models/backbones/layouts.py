@@ -18,8 +18,8 @@ def rename(published: Mapping[str, Tensor], table: Table) -> tuple[dict[str, Ten
     for name, value in published.items():
         layer, _, kind = name.rpartition(".")
         for pattern, own in table:
-            if found := re.fullmatch(pattern, layer):
-                new = found.expand(own) if isinstance(own, str) else own(found)
+            if match := re.fullmatch(pattern, layer):
+                new = match.expand(own) if isinstance(own, str) else own(match)
                 renamed[f"{new}.{kind}"] = value
                 break
         else:

@@ -49,11 +49,11 @@ class Matching(Backbone):
             if reference is None:
                 return Restoration(low_up)
             memory = self.encode_reference(reference, reference)
-        found = self.attention(query, memory)
+        transfer = self.attention(query, memory)
         return Restoration(
-            found.textures[0].float(),
-            score=found.score,
-            index=found.index,
+            transfer.textures[0].float(),
+            score=transfer.score,
+            index=transfer.index,
             grids=[(key.shape[-2], key.shape[-1]) for key in memory.keys],
             query=query,
             key=memory.keys[0],

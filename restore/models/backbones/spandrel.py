@@ -60,18 +60,18 @@ class Spandrel(SingleImage):
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
         """See `Backbone.recognise`; spandrel reads the file itself."""
         try:
-            found = described(path)
+            descriptor = described(path)
         except UnknownNetwork:
             return None
         quoted = str(path.resolve()).replace("\\", "\\\\").replace("'", "\\'")
         overrides = [
             "backbone=spandrel",
             f"backbone.file='{quoted}'",
-            f"task.scale={found.scale}",
-            f"task.crop={24 * found.scale}",
+            f"task.scale={descriptor.scale}",
+            f"task.crop={24 * descriptor.scale}",
         ]
-        state = {f"network.{name}": value for name, value in found.model.state_dict().items()}
-        return Recognised(overrides, state, name=f"{found.architecture.name} (spandrel)")
+        state = {f"network.{name}": value for name, value in descriptor.model.state_dict().items()}
+        return Recognised(overrides, state, name=f"{descriptor.architecture.name} (spandrel)")
 
 
 def described(path: Path) -> Any:
@@ -85,7 +85,7 @@ def described(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise CannotTell(f"backbone=spandrel needs the package spandrel: {INSTALL}") from error
     try:
-        found = library.MAIN_REGISTRY.load(checkpoint.read(path))
+        descriptor = library.MAIN_REGISTRY.load(checkpoint.read(path))
     except library.UnsupportedModelError as error:
         raise UnknownNetwork(
             f"{path} holds the weights of no network that spandrel knows"
@@ -94,12 +94,12 @@ def described(path: Path) -> Any:
         # Of the right names, but cut or of another shape: its own classes complain in many ways.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"spandrel makes no network of {path}: {reason}") from error
-    name = found.architecture.name
-    if not isinstance(found, library.ImageModelDescriptor):
+    name = descriptor.architecture.name
+    if not isinstance(descriptor, library.ImageModelDescriptor):
         raise UserError(f"{path} is a {name}, which needs more than a picture")
-    if (found.input_channels, found.output_channels) != (3, 3):
+    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
         raise UserError(
-            f"{path} is a {name} of {found.input_channels} channels to {found.output_channels}; "
-            "here networks take and make colour pictures"
+            f"{path} is a {name} of {descriptor.input_channels} channels to "
+            f"{descriptor.output_channels}; here networks take and make colour pictures"
         )
-    return found
+    return descriptor

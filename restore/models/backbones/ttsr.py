@@ -157,9 +157,9 @@ class ScaleStage(nn.Module):
         results: list[Tensor] = []
         masks: dict[str, Tensor] = {}
         for place, (x, y, trunk, tail) in enumerate(zip(xs, ys, self.trunks, self.tails)):
-            y, made = trunk(y)
+            y, block_masks = trunk(y)
             results.append(tail(y).add_(x))
-            masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(made)}
+            masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(block_masks)}
         return results, masks
 
 
@@ -302,11 +302,11 @@ class TTSR(Backbone):
             reference_low_up: the same after ÷4 and ×4, same shapes.
         """
         if isinstance(reference, list):
-            made = [
+            memories = [
                 self.encode_reference(*pair)
                 for pair in zip(reference, reference_low_up, strict=True)
             ]
-            return reduce(add, made)
+            return reduce(add, memories)
         assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         if reference.shape[-2] % 4 or reference.shape[-1] % 4:
             raise UserError(
@@ -368,8 +368,8 @@ class TTSR(Backbone):
             transfer = self.attention(self.extractor.query(low, low_up), memory)
         textures = dict(zip(self.textures, transfer.textures))
         seen = low if mask is None else torch.cat([low, mask], dim=1)
-        x, made = self.shallow(seen * 2 - 1)
-        xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(made)}
+        x, block_masks = self.shallow(seen * 2 - 1)
+        xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
         details = None
         if self.details is not None:
             fine = low_up if mask_up is None else torch.cat([low_up, mask_up], dim=1)

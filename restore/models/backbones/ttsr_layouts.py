@@ -38,9 +38,9 @@ def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
             raise UserError(
                 f"the file holds a TTSR variant that is not supported: no place for '{name}'"
             )
-        if found := re.match(r"(?:shallow\.trunk|stages\.(\d)\.trunks\.\d)\.(\d+)\.", own):
-            place = 0 if found[1] is None else int(found[1]) + 1
-            counts[place] = max(counts[place], int(found[2]) + 1)
+        if match := re.match(r"(?:shallow\.trunk|stages\.(\d)\.trunks\.\d)\.(\d+)\.", own):
+            place = 0 if match[1] is None else int(match[1]) + 1
+            counts[place] = max(counts[place], int(match[2]) + 1)
         renamed.update(_convert(own, value))
     textures = [level for level in levels if f"MainNet.conv{level}{level}_head.weight" in published]
     alone = "MainNet.tail.conv_tail1.weight" in published
@@ -161,9 +161,9 @@ _NAMES: list[tuple[str, Callable[[Groups, PublishedLevels], str]]] = [
 def own_name(published: str, layout: PublishedLevels) -> str | None:
     """Our name for a published one; None when there is none."""
     for pattern, build in _NAMES:
-        if found := re.fullmatch(pattern, published):
+        if match := re.fullmatch(pattern, published):
             try:
-                own = build(found.groups(), layout)
+                own = build(match.groups(), layout)
             except ValueError:  # of a level that has no stage
                 return None
             return own.replace(".masker.maskconv.", ".masker.")

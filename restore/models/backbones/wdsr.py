@@ -257,11 +257,11 @@ _INSIDE = r"body\.(\d+)\.(?:body|module)\."
 
 def _table(state: Mapping[str, Tensor], later: bool, low_rank: bool) -> Table:
     """Layers by place; in the later layout, head and tail are the first and last of the body."""
-    places = [int(found[1]) for name in state if (found := re.match(r"body\.(\d+)\.", name))]
+    places = [int(match[1]) for name in state if (match := re.match(r"body\.(\d+)\.", name))]
     layers = {"0": "expand", "2": "reduce" if low_rank else "project", "3": "project"}
 
-    def inside(found: re.Match[str]) -> str:
-        return f"body.{int(found[1]) - later}.branch.{layers[found[2]]}"
+    def inside(match: re.Match[str]) -> str:
+        return f"body.{int(match[1]) - later}.branch.{layers[match[2]]}"
 
     return [
         (r"body\.0" if later else r"head\.0", "head"),

@@ -28,23 +28,23 @@ def networks(folder: Path) -> list[BundledNetwork]:
 
     Raises UserError for a card that is damaged or whose weights are not beside it.
     """
-    found = []
+    listed = []
     for card in sorted(folder.glob(f"*/{CARD}")):
         scale = _read(card)["scale"]
         path = card.with_name(WEIGHTS)
         if not path.is_file():
             raise UserError(f"{path} is not there, though its card is: install restore anew")
-        found.append(BundledNetwork(card.parent.name, path, scale))
-    return found
+        listed.append(BundledNetwork(card.parent.name, path, scale))
+    return listed
 
 
 def _read(card: Path) -> dict[str, Any]:
-    held = foreign.read_json(card)
+    values = foreign.read_json(card)
     with foreign.reading(card):
-        scale, mark = held["scale"], held["sha256"]
+        scale, mark = values["scale"], values["sha256"]
         if (scale is not None and not isinstance(scale, int)) or not isinstance(mark, str):
             raise ValueError("scale or sha256 is of another kind")
-    return held
+    return values
 
 
 def verify(path: Path, fingerprint: str) -> None:
@@ -93,8 +93,8 @@ def choose(scale: float | None, folder: Path | None = None) -> Path:
         for network in known:
             if network.scale == wanted:
                 return network.path
-    told = ", ".join(f"{n.name} (×{n.scale or 'any'})" for n in known) or "none"
+    listed = ", ".join(f"{n.name} (×{n.scale or 'any'})" for n in known) or "none"
     raise UserError(
-        f"scale={scale:g}: no network for it comes with this installation (in {place}: {told}); "
+        f"scale={scale:g}: no network for it comes with this installation (in {place}: {listed}); "
         "give weights=…"
     )

@@ -72,8 +72,8 @@ def _load(network: MatchingNetwork, weights: str) -> Provenance:
         path = checkpoint.of_run(path)
     state = checkpoint.read(path)
     if state.get("format") == checkpoint.FORMAT:
-        held = checkpoint.own(state, path)
-        state = held["ema"] or held["models"]["backbone"]
+        entries = checkpoint.own(state, path)
+        state = entries["ema"] or entries["models"]["backbone"]
     inner = {
         name.removeprefix("network."): value
         for name, value in state.items()

@@ -107,18 +107,18 @@ class _Forced(nn.Module):
     def __init__(self, share: float):
         super().__init__()
         self.share = share
-        self.made: dict[torch.Size, Tensor] = {}
+        self.masks: dict[torch.Size, Tensor] = {}
 
     def forward(self, logits: Tensor) -> Tensor:
-        if logits.shape not in self.made:
+        if logits.shape not in self.masks:
             H, W = logits.shape[-2:]
             generator = torch.Generator().manual_seed(0)
             cells = torch.rand(1, 1, -(-H // _CELL) + 1, -(-W // _CELL) + 1, generator=generator)
             field = F.interpolate(cells, (H, W), mode="bicubic").flatten()
             mask = torch.zeros(H * W)
             mask[field.argsort(descending=True)[: round(self.share * H * W)]] = 1
-            self.made[logits.shape] = mask.view(1, 1, H, W).to(logits.device)
-        return self.made[logits.shape]
+            self.masks[logits.shape] = mask.view(1, 1, H, W).to(logits.device)
+        return self.masks[logits.shape]
 
 
 def _force(model: nn.Module, share: float) -> None:
@@ -131,19 +131,19 @@ def _force(model: nn.Module, share: float) -> None:
 
 def _verdict(size: int, rows: list[dict[str, Any]]) -> str:
     """At which share of the work skipping stops to pay."""
-    told = []
+    parts = []
     for part in ("blocks", "network"):
         works, gains = [row["work %"] for row in rows], [row[f"{part} ×"] for row in rows]
         losing = next((i for i, gain in enumerate(gains) if gain < 1), None)
         if losing == 0:
-            told.append(f"never for the {part}")
+            parts.append(f"never for the {part}")
         elif losing is None:
-            told.append(f"always for the {part}")
+            parts.append(f"always for the {part}")
         else:
             (w0, w1), (g0, g1) = works[losing - 1 : losing + 1], gains[losing - 1 : losing + 1]
             edge = w0 + (g0 - 1) / (g0 - g1) * (w1 - w0)
-            told.append(f"for the {part} below {edge:.0f} % of the work")
-    return f"{size}×{size}: skipping pays {', '.join(told)}"
+            parts.append(f"for the {part} below {edge:.0f} % of the work")
+    return f"{size}×{size}: skipping pays {', '.join(parts)}"
 
 
 def _plot(rows: list[dict[str, Any]], path: Path) -> None:

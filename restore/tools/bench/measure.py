@@ -58,8 +58,8 @@ def report(
     while repeats > 1 and spent < 0.5:
         spent += timed()
     seconds = statistics.median(timed() for _ in range(repeats))
-    held = memory.highest(torch.device(device)) - before
-    print(json.dumps({"ms": seconds * 1000, "MB": held / 2**20}))
+    used = memory.highest(torch.device(device)) - before
+    print(json.dumps({"ms": seconds * 1000, "MB": used / 2**20}))
 
 
 def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) -> None:

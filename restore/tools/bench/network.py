@@ -139,8 +139,8 @@ class _TrainStep:
         self.forward, self.autocast = forward, autocast
         self.models = {"backbone": model}
         for name, node in stage.models.items():
-            made = registry.instantiate(node, name).to(device)
-            self.models[name] = made.to(memory_format=layout)
+            critic = registry.instantiate(node, name).to(device)
+            self.models[name] = critic.to(memory_format=layout)
         self.objectives = []
         for objective in stage.objectives.values():
             losses = {

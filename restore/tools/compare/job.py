@@ -238,10 +238,10 @@ class CompareJob:
         assert self.masker is not None
         palette = self.palettes[self.masker].palette
         assert palette is not None
-        found = palette.mask(name)
-        if found is None:
+        recovered = palette.mask(name)
+        if recovered is None:
             raise UserError("no Mask_ or Process_ shows its holes")
-        return found.hole_HW, found.doubtful
+        return recovered.hole_HW, recovered.doubtful
 
     def _rank(self) -> str:
         """The measure that ranks pictures; UserError for one that is not taken, or no column."""
@@ -288,21 +288,21 @@ def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
         nodes.setdefault(name, setting.method)
     if not nodes:
         raise UserError("there is nothing to compare: give methods.NAME=FOLDER")
-    found: dict[str, Any] = {}
+    methods: dict[str, Any] = {}
     for title, node in nodes.items():
         if not isinstance(node, str):
-            found[title] = Filled(registry.instantiate(node, f"methods.{title}"))
+            methods[title] = Filled(registry.instantiate(node, f"methods.{title}"))
             continue
         path = Path(node)
         if node in registry.names("method"):
-            found[title] = Filled(registry.build("method", node, command="compare"))
+            methods[title] = Filled(registry.build("method", node, command="compare"))
         elif path.is_file() or (path / "checkpoints").is_dir():
-            found[title] = Trained(weights.load(path), setting.runtime, device)
+            methods[title] = Trained(weights.load(path), setting.runtime, device)
         elif not path.exists() and "/" not in node:
             raise UserError(
                 f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "
                 f"baselines are {', '.join(registry.names('method'))}"
             )
         else:
-            found[title] = sources.results(f"methods.{title}", node)
-    return found
+            methods[title] = sources.results(f"methods.{title}", node)
+    return methods

@@ -145,14 +145,14 @@ class Pictures:
         """The same with the results of the methods that are run here."""
         image = self.read(key)
         first, like = next(iter(image.truths.items()))
-        found = {}
+        results = {}
         for title, method in self.methods.items():
             if isinstance(method, MethodResults):
-                made = method.picture(key, image.hole_HW)
-                found[title] = _fitting(title, made, first, like)
+                picture = method.picture(key, image.hole_HW)
+                results[title] = _fitting(title, picture, first, like)
             else:
-                found[title] = image.results[title]
-        return replace(image, results=found)
+                results[title] = image.results[title]
+        return replace(image, results=results)
 
 
 @dataclass(frozen=True)

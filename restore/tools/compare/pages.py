@@ -20,12 +20,12 @@ _SIDE = 512  # largest side of a panel, pixels
 
 
 def choices(
-    found: Measured, truth: str, method: str, name: str, count: int, seed: int, lower: bool
+    measured: Measured, truth: str, method: str, name: str, count: int, seed: int, lower: bool
 ) -> dict[str, list[int]]:
     """Which images to show: a method's worst, its best, some by chance, and where methods differ.
 
     Args:
-        found: what was measured.
+        measured: what was measured.
         truth: against which.
         method: whose best and worst.
         name: the measure that ranks.
@@ -37,15 +37,15 @@ def choices(
         By `worst`, `best`, `random` and `differ`, places of images. Images without a value are
         shown by chance at most.
     """
-    values = np.array(found.column(truth, method, name))
+    values = np.array(measured.column(truth, method, name))
     known = np.flatnonzero(~np.isnan(values))
     ranked = known[np.argsort(values[known], kind="stable")]
     ranked = ranked[::-1] if lower else ranked
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(values))[:count]
     shown = {"worst": ranked[:count], "best": ranked[::-1][:count], "random": np.sort(drawn)}
-    if len(found.values[truth]) > 1:
-        every = np.array([found.column(truth, other, name) for other in found.values[truth]])
+    if len(measured.values[truth]) > 1:
+        every = np.array([measured.column(truth, other, name) for other in measured.values[truth]])
         usable = np.flatnonzero(np.isfinite(every).all(0))
         spread = np.ptp(every[:, usable], axis=0)
         shown["differ"] = usable[np.argsort(-spread, kind="stable")][:count]
@@ -53,7 +53,7 @@ def choices(
 
 
 def sheet(
-    pictures: Pictures, found: Measured, places: Sequence[int], name: str, layout: Layout
+    pictures: Pictures, measured: Measured, places: Sequence[int], name: str, layout: Layout
 ) -> Tensor:
     """A row for each image: truths, the first truth with its holes, every method with its value.
 
@@ -63,18 +63,18 @@ def sheet(
     rows = []
     first = next(iter(pictures.truths))
     for place in places:
-        key = found.keys[place]
+        key = measured.keys[place]
         image = pictures.load(key)
         hole = image.hole_HW
         panels = {f"{title}: {key}": x.float() / 255 for title, x in image.truths.items()}
         if hole is not None:
-            assert found.shares is not None
+            assert measured.shares is not None
             base = next(iter(panels.values()))
-            panels[f"holes {found.shares[place]:.0%}"] = torch.where(
+            panels[f"holes {measured.shares[place]:.0%}"] = torch.where(
                 hole, torch.full_like(base, _HOLE), base
             )
         for title, x in image.results.items():
-            value = found.values[first][title][place][name]
+            value = measured.values[first][title][place][name]
             text = layout.cell(name, value).replace("∞", "inf")  # not in the sheets' font
             panels[f"{title} {text}"] = x.float() / 255
         rows.append(side_by_side({title: _small(x) for title, x in panels.items()}))
@@ -97,7 +97,7 @@ def _small(picture_3HW: Tensor) -> Tensor:
 def draw(
     folder: Path,
     pictures: Pictures,
-    found: Measured,
+    measured: Measured,
     chosen: dict[str, list[int]],
     name: str,
     layout: Layout,
@@ -108,21 +108,21 @@ def draw(
         if places:
             drawn[kind] = folder / f"{kind}.png"
             folder.mkdir(parents=True, exist_ok=True)
-            save_png(drawn[kind], sheet(pictures, found, places, name, layout))
+            save_png(drawn[kind], sheet(pictures, measured, places, name, layout))
     return drawn
 
 
 def spreads(
-    found: Measured, truth: str, name: str, places: Sequence[int], lower: bool
+    measured: Measured, truth: str, name: str, places: Sequence[int], lower: bool
 ) -> list[list[str]]:
     """Key, best and worst method with their values, for images on which methods differ."""
     lines = []
     for place in places:
-        by_method = {m: rows[place][name] for m, rows in found.values[truth].items()}
+        by_method = {m: rows[place][name] for m, rows in measured.values[truth].items()}
         order = sorted(by_method, key=lambda m: by_method[m], reverse=not lower)
         top, last = order[0], order[-1]
         gap = abs(by_method[top] - by_method[last])
-        lines.append([found.keys[place], top, last, f"{gap:.3f}" if math.isfinite(gap) else "∞"])
+        lines.append([measured.keys[place], top, last, f"{gap:.3f}" if math.isfinite(gap) else "∞"])
     return lines
 
 

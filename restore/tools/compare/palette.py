@@ -78,16 +78,16 @@ class PaletteFolder:
             for part in _PARTS:
                 if path.parent == folder and path.name.startswith(f"{part}_"):
                     base = path.stem.removeprefix(f"{part}_")
-                    held = self.bases.setdefault(base, {})
-                    if part in held:
-                        raise UserError(f"{held[part]} and {path} have the same name; one must go")
-                    held[part] = path
+                    files = self.bases.setdefault(base, {})
+                    if part in files:
+                        raise UserError(f"{files[part]} and {path} have the same name; one must go")
+                    files[part] = path
         if not self.bases:
             raise UserError(f"{folder} holds no Out_, Process_, Mask_ or GT_ pictures")
 
     def having(self, *parts: Part) -> list[str]:
         """The bases for which one of the parts is there, in natural order."""
-        return [base for base, held in self.bases.items() if any(part in held for part in parts)]
+        return [base for base, files in self.bases.items() if any(part in files for part in parts)]
 
     @cached_property
     def lossy(self) -> int:
@@ -96,8 +96,8 @@ class PaletteFolder:
 
     def result(self, base: str) -> Tensor:
         """The result, uint8 3HW: `Out_`, or the last frame of `Process_`."""
-        held = self.bases[base]
-        return read_rgb(held["Out"]) if "Out" in held else self.frames(base)[-1]
+        files = self.bases[base]
+        return read_rgb(files["Out"]) if "Out" in files else self.frames(base)[-1]
 
     def whole(self, base: str) -> Tensor:
         """What went in, without holes, uint8 3HW: `GT_`."""
@@ -122,19 +122,19 @@ class PaletteFolder:
 
         Raises UnreadableImage when pictures of the same base do not fit each other.
         """
-        held = self.bases[base]
+        files = self.bases[base]
         lossy = self._is_lossy(base)
-        if "Mask" in held and held.keys() & {"Out", "GT", "Process"}:
-            shown = read_rgb(held["Mask"])
-            others = {"Out_" if "Out" in held else "Process_": self.result(base)}
-            if "GT" in held:
+        if "Mask" in files and files.keys() & {"Out", "GT", "Process"}:
+            shown = read_rgb(files["Mask"])
+            others = {"Out_" if "Out" in files else "Process_": self.result(base)}
+            if "GT" in files:
                 others["GT_"] = self.whole(base)
             for name, other in others.items():
                 if other.shape != shown.shape:
-                    raise UnreadableImage(held["Mask"], f"it is not of the size of its {name}")
+                    raise UnreadableImage(files["Mask"], f"it is not of the size of its {name}")
             hole, doubtful = from_white(shown, list(others.values()), lossy)
             return RecoveredMask(hole, doubtful, " and ".join(["Mask_", *others]))
-        if "Process" in held:
+        if "Process" in files:
             hole = from_noise(self.frames(base), lossy)
             return RecoveredMask(hole, 0, "the noise in Process_")
         return None
@@ -178,5 +178,5 @@ def from_noise(frames: list[Tensor], lossy: bool) -> Tensor:
     if not lossy:
         return distance > 0
     # Single pixels are chance: noise that came near the result, or JPEG's waves around an edge.
-    found = median_filter((distance > _NOISE).numpy(), size=3, mode="nearest")
-    return torch.from_numpy(found)
+    mask = median_filter((distance > _NOISE).numpy(), size=3, mode="nearest")
+    return torch.from_numpy(mask)

@@ -48,12 +48,12 @@ def results(where: str, folder: str | Path) -> PictureFolder:
     root = existing(where, folder)
     place = palette.locate(root)
     if place is not None:
-        found = PaletteFolder(place)
-        bases = found.having("Out", "Process")
-        read = {base: partial(found.result, base) for base in bases}
-        only_sheets = sum("Out" not in found.bases[base] for base in bases)
+        palette_folder = PaletteFolder(place)
+        bases = palette_folder.having("Out", "Process")
+        read = {base: partial(palette_folder.result, base) for base in bases}
+        only_sheets = sum("Out" not in palette_folder.bases[base] for base in bases)
         kind = "Palette's output" + (f", {only_sheets} from Process_" if only_sheets else "")
-        return PictureFolder(place, kind, read, found.lossy, found)
+        return PictureFolder(place, kind, read, palette_folder.lossy, palette_folder)
     return _plain(where, root, "restored")
 
 
@@ -66,13 +66,13 @@ def truths(where: str, folder: str | Path) -> PictureFolder:
     place = palette.locate(root)
     if place is None:
         return _plain(where, root, "target")
-    found = PaletteFolder(place)
-    bases = found.having("GT")
+    palette_folder = PaletteFolder(place)
+    bases = palette_folder.having("GT")
     if not bases:
         raise UserError(f"{where}={folder}: this folder of Palette's has no GT_ pictures")
-    read = {base: partial(found.whole, base) for base in bases}
-    lossy = sum(found.bases[base]["GT"].suffix.lower() in _LOSSY for base in bases)
-    return PictureFolder(place, "Palette's GT_", read, lossy, found)
+    read = {base: partial(palette_folder.whole, base) for base in bases}
+    lossy = sum(palette_folder.bases[base]["GT"].suffix.lower() in _LOSSY for base in bases)
+    return PictureFolder(place, "Palette's GT_", read, lossy, palette_folder)
 
 
 def plain(where: str, folder: str | Path) -> PictureFolder:
@@ -99,9 +99,9 @@ def _plain(where: str, root: Path, inside: str | None) -> PictureFolder:
                 "keeps them"
             )
         root, problems = root / inside, root
-    found = by_name(root)
-    lossy = sum(path.suffix.lower() in _LOSSY for path in found.values())
-    read = {name: partial(read_rgb, path) for name, path in found.items()}
+    paths = by_name(root)
+    lossy = sum(path.suffix.lower() in _LOSSY for path in paths.values())
+    read = {name: partial(read_rgb, path) for name, path in paths.items()}
     kind = f"{inside} of an evaluation" if evaluated else "pictures"
     return PictureFolder(root, kind, read, lossy, problems=problems)
 
@@ -154,7 +154,9 @@ def match(sources: Mapping[str, Iterable[str]], measured: Iterable[str]) -> Matc
         if lacking:
             matched.missing[title] = lacking
         if title in measured:
-            others = {k for other, held in keyed.items() if other != title for k in held}
+            others = {
+                k for other, their_names in keyed.items() if other != title for k in their_names
+            }
             extra = [key for key in names if key not in others]
             if extra:
                 matched.extra[title] = extra

@@ -47,7 +47,7 @@ def paired(
         return Difference(middle, math.nan, math.nan, 1)
     if np.ptp(gaps) == 0:  # nothing to draw from; SciPy would warn and return NaN
         return Difference(middle, middle, middle, len(gaps))
-    found = bootstrap(
+    interval = bootstrap(
         (gaps,),
         np.mean,
         confidence_level=level,
@@ -56,7 +56,7 @@ def paired(
         # In blocks, or a thousand images would need the whole table of draws at once.
         batch=max(1, 10_000_000 // len(gaps)),
     ).confidence_interval
-    return Difference(middle, float(found.low), float(found.high), len(gaps))
+    return Difference(middle, float(interval.low), float(interval.high), len(gaps))
 
 
 def bins(shares: Sequence[float], edges: Sequence[float]) -> dict[str, list[int]]:
@@ -70,9 +70,9 @@ def bins(shares: Sequence[float], edges: Sequence[float]) -> dict[str, list[int]
         By the range in words, the places of its images; only ranges with images.
     """
     ends = [*edges] if edges[-1] >= 1 else [*edges, 1.0]
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for low, high in pairwise(ends):
         inside = [i for i, share in enumerate(shares) if low < share <= high]
         if inside:
-            found[f"{100 * low:g}–{100 * high:g} %"] = inside
-    return found
+            places[f"{100 * low:g}–{100 * high:g} %"] = inside
+    return places

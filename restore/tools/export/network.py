@@ -182,11 +182,11 @@ class NetworkFormat:
             given = self.exported.drawn(sizes, count, seed)
             wanted = self.exported.wanted(given)
             try:
-                found = run(*given)
+                result = run(*given)
             except (RuntimeError, ValueError) as error:
                 raise self._frozen() from error
-            if found.shape == wanted.shape:
-                least = min(least, float((found - wanted).abs().max().nan_to_num(math.inf)))
+            if result.shape == wanted.shape:
+                least = min(least, float((result - wanted).abs().max().nan_to_num(math.inf)))
             if least < _NEAR:
                 return least
         raise self._frozen()
@@ -237,9 +237,9 @@ class TorchScript(NetworkFormat):
             except (TypeError, RuntimeError) as error:
                 raise self.refused(error) from error
             # Torch's own writer ends the process where the disk is full.
-            held = io.BytesIO()
-            torch.jit.save(traced, held)
-            files.write_bytes(path, held.getvalue())
+            buffer = io.BytesIO()
+            torch.jit.save(traced, buffer)
+            files.write_bytes(path, buffer.getvalue())
             network = torch.jit.load(str(path))
         return network
 
@@ -250,9 +250,9 @@ class TorchExport(NetworkFormat):
     suffix = ".pt2"
 
     def make(self, example: list[Tensor], path: Path) -> Run:
-        held = io.BytesIO()
-        torch.export.save(self.program(example), held)
-        files.write_bytes(path, held.getvalue())
+        buffer = io.BytesIO()
+        torch.export.save(self.program(example), buffer)
+        files.write_bytes(path, buffer.getvalue())
         network = torch.export.load(path).module()
         return network
 
@@ -283,14 +283,14 @@ class Onnx(TorchExport):
         names = [*self.exported.inputs]
         program = self.program(example)
         try:
-            made = torch.onnx.export(
+            onnx_program = torch.onnx.export(
                 program, (), input_names=names, output_names=["image"], verbose=False
             )
         except (TypeError, RuntimeError) as error:
             raise self.refused(error.__cause__ or error) from error  # type: ignore[arg-type]
-        assert made is not None
+        assert onnx_program is not None
         with files.whole(path) as temporary:
-            made.save(temporary, external_data=False)
+            onnx_program.save(temporary, external_data=False)
         session = import_module("onnxruntime").InferenceSession(path)
 
         def run(*given: Tensor) -> Tensor:

@@ -32,18 +32,18 @@ class PackageFormat:
         """See `restore.tools.export.Format.write`."""
         config = {name: self.loaded.config[name] for name in _KEPT if name in self.loaded.config}
         config = {**weights.without_downloads(config), "pretrained": {}}
-        held = checkpoint.read(self.loaded.path)
+        entries = checkpoint.read(self.loaded.path)
         state = {name: _half(value) for name, value in self.loaded.state.items()}
         path = folder / bundled.WEIGHTS
         checkpoint.write(
             path,
-            {"config": config, "models": {"backbone": state}, "ema": None, "step": held["step"]},
+            {"config": config, "models": {"backbone": state}, "ema": None, "step": entries["step"]},
         )
-        text = json.dumps(self._card(held, path), indent=2, ensure_ascii=False)
+        text = json.dumps(self._card(entries, path), indent=2, ensure_ascii=False)
         files.write_text(folder / bundled.CARD, text + "\n")
         return [f"{path.stat().st_size:,} bytes of weights; {bundled.CARD} says what they are"]
 
-    def _card(self, held: dict[str, Any], path: Path) -> dict[str, Any]:
+    def _card(self, entries: dict[str, Any], path: Path) -> dict[str, Any]:
         config = self.loaded.config
         own = (self.loaded.fingerprint, checkpoint.fingerprint(path))
         if other := [one["sha256"] for one in self.measured if one["sha256"] not in own]:
@@ -58,10 +58,10 @@ class PackageFormat:
             "scale": None if self.loaded.takes_scale() else config["task"]["scale"],
             "parameters": sum(p.numel() for p in self.loaded.backbone().parameters()),
             "precision": "fp16",
-            "averaged": held["ema"] is not None,
+            "averaged": entries["ema"] is not None,
             "sha256": checkpoint.fingerprint(path),
             "from": self.loaded.fingerprint,
-            "step": held["step"],
+            "step": entries["step"],
             "about": self.about,
             "data": trained,
             "task": config["task"],
@@ -104,9 +104,9 @@ def _measured(folder: Path) -> dict[str, Any]:
     summary = foreign.read_json(path)
     with foreign.reading(path):
         kept = ("data", "split", "protocol", "images", "sha256", "restored", "bicubic")
-        found = {name: summary[name] for name in kept}
+        values = {name: summary[name] for name in kept}
         # A name says which set it was; where it lay is nobody's business.
-        return {**found, "data": found["data"].get("name", found["data"]["_target_"])}
+        return {**values, "data": values["data"].get("name", values["data"]["_target_"])}
 
 
 def _command(path: Path) -> list[str]:
@@ -120,11 +120,11 @@ def _command(path: Path) -> list[str]:
     typed = foreign.read_json(about).get("command")
     if not isinstance(typed, list) or not all(isinstance(word, str) for word in typed):
         raise UserError(f"{about} is damaged: command is no list of words")
-    told = ["restore", "train"]
+    words = ["restore", "train"]
     for word in typed[1:]:
         key, given, value = word.partition("=")
-        told.append(f"{key}={_placeless(value)}" if given else word)
-    return told
+        words.append(f"{key}={_placeless(value)}" if given else word)
+    return words
 
 
 def _placeless(node: Any) -> Any:

@@ -52,7 +52,7 @@ class PaletteFormat:
     def write(self, folder: Path) -> list[str]:
         """See `restore.tools.export.Format.write`."""
         root = folder.absolute() if self.root is None else Path(self.root)
-        told, configured = [], {}
+        notes, configured = [], {}
         for split, source in self.splits.items():
             task = self.task.for_split(split) if isinstance(self.task, SplitAware) else self.task
             samples = (source[place] for place in range(len(source)))
@@ -70,17 +70,17 @@ class PaletteFormat:
                 files.write_text(folder / f"{name}.flist", "".join(lines))
             configured[split] = self._configured(root, split)
             holes = [share for share in shares.values() if share > 0]
-            told.append(
+            notes.append(
                 f"{split}: {len(shares)} pictures of {self.side}×{self.side}, {len(holes)} with "
                 f"holes, on the mean {sum(holes) / max(1, len(holes)):.1%} of their area"
             )
             if left:
-                told.append(f"{split}: {len(left)} left out: {', '.join(left)}")
+                notes.append(f"{split}: {len(left)} left out: {', '.join(left)}")
         text = json.dumps({"datasets": configured}, indent=4)
         files.write_text(folder / "datasets.json", text + "\n")
         program = Path(palette_pictures.__file__).read_bytes()
         files.write_bytes(folder / "palette_pictures.py", program)
-        return told
+        return notes
 
     def _write(self, folder: Path, items: Any) -> tuple[dict[str, float], list[str]]:
         """Hole shares by name of what was written, and what was not with its size."""

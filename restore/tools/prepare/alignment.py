@@ -64,10 +64,10 @@ def align(
         Unrelated: too few features agree, on a zoom that is the expected one, or ECC fails.
     """
     start = expected(target_HW.shape, wide_HW.shape, zoom)
-    points, found = _features(target_HW, wide_HW, start, size)
-    mapping, agree = _agreed(points, found, start, np.hypot(*target_HW.shape))
+    points, matches = _features(target_HW, wide_HW, start, size)
+    mapping, agree = _agreed(points, matches, start, np.hypot(*target_HW.shape))
     flat = motion == "affine"
-    mapping, close = _trimmed(mapping, points[agree], found[agree], flat, radial)
+    mapping, close = _trimmed(mapping, points[agree], matches[agree], flat, radial)
     mapping, correlation = _ecc(target_HW, wide_HW, mapping, motion, size)
     whole = Window(0, 0, *target_HW.shape)
     for _ in range(3):
@@ -82,13 +82,13 @@ def align(
 
 
 def _trimmed(
-    mapping: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool
+    mapping: Warp, points: np.ndarray, matches: np.ndarray, flat: bool, radial: bool
 ) -> tuple[Warp, np.ndarray]:
     """`fitted` to the points that agree on it, found by turns, and which these are."""
     kept = np.ones(len(points), dtype=bool)
     for _ in range(5):
-        mapping = fitted(mapping, points[kept], found[kept], flat, radial)
-        off = np.hypot(*(mapping(points) - found).T)
+        mapping = fitted(mapping, points[kept], matches[kept], flat, radial)
+        off = np.hypot(*(mapping(points) - matches).T)
         closer = off <= max(_CLOSE, 3 * float(np.median(off)))
         if closer.sum() < _LEAST or (closer == kept).all():
             break
@@ -118,11 +118,11 @@ def _features(
     )
     part = wide_HW[top:bottom, left:right]
     other = _shrunk(part, size / max(part.shape))
-    found = []
+    detected = []
     for picture in (small, other):
         levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-        found.append(cv2.SIFT.create(nfeatures=4000).detectAndCompute(levels, None))
-    (points, described), (places, looks) = found
+        detected.append(cv2.SIFT.create(nfeatures=4000).detectAndCompute(levels, None))
+    (points, described), (places, looks) = detected
     nothing = np.empty((0, 2)), np.empty((0, 2))
     if described is None or looks is None or len(looks) < 2:
         return nothing
@@ -142,7 +142,7 @@ def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _agreed(
-    points: np.ndarray, found: np.ndarray, start: Warp, diagonal: float
+    points: np.ndarray, matches: np.ndarray, start: Warp, diagonal: float
 ) -> tuple[Warp, np.ndarray]:
     """The similarity on which most matches agree, and which do."""
     said = "no common view was found: "
@@ -151,7 +151,7 @@ def _agreed(
     cv2.setRNGSeed(0)
     matrix, agree = cv2.estimateAffinePartial2D(
         points,
-        found,
+        matches,
         method=cv2.RANSAC,
         ransacReprojThreshold=max(2.0, _NEAR * diagonal * start.matrix[0, 0]),
         maxIters=5000,
@@ -183,10 +183,10 @@ def _ecc(
     until = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-6
     other = at.warped(wide_HW, whole)
     try:
-        correlation, found = cv2.findTransformECC(
+        correlation, transform = cv2.findTransformECC(
             small, other, start, kind, until, at.inside(whole).astype(np.uint8) * 255, 5
         )
     except cv2.error as error:
         raise Unrelated("ECC does not converge: the pictures differ too much") from error
-    matrix = np.vstack([found, [0, 0, 1]]) if len(found) == 2 else found
+    matrix = np.vstack([transform, [0, 0, 1]]) if len(transform) == 2 else transform
     return mapping.after(np.linalg.inv(to_small) @ matrix.astype(float) @ to_small), correlation

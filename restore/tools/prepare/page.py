@@ -151,7 +151,7 @@ def _figure(output: Path, record: Record) -> str:
         both += f'<span class="two">{"".join(images)}</span> ' if images else ""
     if not both:
         return ""
-    told = f"residual {record['residual']} px" if record["kept"] else record["reason"]
+    remark = f"residual {record['residual']} px" if record["kept"] else record["reason"]
     kind = "" if record["kept"] else ' class="dropped"'
-    title = f"{html.escape(record['key'])}: <span{kind}>{html.escape(told)}</span>"
+    title = f"{html.escape(record['key'])}: <span{kind}>{html.escape(remark)}</span>"
     return f"<figure>{both}<figcaption>{title}</figcaption></figure>"

@@ -33,13 +33,13 @@ def _edges(side: int) -> np.ndarray:
 
 def _widest(heights: np.ndarray) -> list[tuple[int, int, int]]:
     """Every rectangle under a skyline that can grow to neither side: first, last, height."""
-    found: list[tuple[int, int, int]] = []
+    runs: list[tuple[int, int, int]] = []
     waiting: list[tuple[int, int]] = []  # start and height, the heights rising
     for place, high in enumerate([*heights.tolist(), 0]):
         start = place
         while waiting and waiting[-1][1] >= high:
             start, higher = waiting.pop()
             if higher:
-                found.append((start, place - 1, higher))
+                runs.append((start, place - 1, higher))
         waiting.append((start, high))
-    return found
+    return runs

@@ -49,9 +49,9 @@ def focal_length(path: Path) -> float | None:
     Raises UnreadableImage when it is no picture.
     """
     with readable(path), opened(path) as image:
-        told: Any = image.getexif().get_ifd(_EXIF).get(_FOCAL_LENGTH)
+        tag: Any = image.getexif().get_ifd(_EXIF).get(_FOCAL_LENGTH)
     try:
-        value = float(told)
+        value = float(tag)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return value if 0 < value < float("inf") else None
@@ -73,9 +73,9 @@ def pairs(root: Path) -> tuple[list[Pair], list[Refused]]:
             scenes.setdefault(name, []).append(path)
     if not scenes:
         raise UserError(f"there are no JPEG files below {root}, in folders one a scene")
-    made: list[Pair] = []
+    accepted: list[Pair] = []
     refused: list[Refused] = []
-    told = 0
+    lengths_known = 0
     for scene, files in scenes.items():
         lengths: list[tuple[float, Path]] = []
         for path in files:
@@ -89,17 +89,17 @@ def pairs(root: Path) -> tuple[list[Pair], list[Refused]]:
                 refused.append(Refused(key, "its EXIF data tell no focal length"))
                 continue
             lengths.append((length, path))
-        told += len(lengths)
+        lengths_known += len(lengths)
         lengths.sort(key=lambda entry: -entry[0])  # stable: equal ones in the order of names
         if len(lengths) == 1:
             refused.append(Refused(f"{scene}/{lengths[0][1].name}", "alone in its scene"))
-        made += [
+        accepted += [
             Pair(scene, tele, wide, focal, wide_focal)
             for (focal, tele), (wide_focal, wide) in pairwise(lengths)
         ]
-    if not told:
+    if not lengths_known:
         raise UserError(
             f"none of the {len(refused)} pictures below {root} tells its focal length in EXIF "
             f"({refused[0].key}: {refused[0].reason}): take the camera's own files"
         )
-    return made, refused
+    return accepted, refused

@@ -73,7 +73,7 @@ def resize_matrix(old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
     return np.array([[right, 0, (right - 1) / 2], [0, down, (down - 1) / 2], [0, 0, 1]])
 
 
-def fitted(start: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radial: bool) -> Warp:
+def fitted(start: Warp, points: np.ndarray, matches: np.ndarray, flat: bool, radial: bool) -> Warp:
     """The mapping that brings points of the target nearest to where they were found.
 
     By least squares whose errors beyond a pixel count linearly, so that a few wrong points matter
@@ -81,12 +81,12 @@ def fitted(start: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radia
 
     Args:
         start: a mapping that is right to some pixels.
-        points, found: N, 2 (x, y) in the target and in the wide picture.
+        points, matches: N, 2 (x, y) in the target and in the wide picture.
         flat: the homography is an affine map.
         radial: the distortion is fitted too.
     """
     # Around 1 in both pictures, so that every parameter weighs alike.
-    norm, denorm = (_centring(p) for p in (points, found))
+    norm, denorm = (_centring(p) for p in (points, matches))
     back = np.linalg.inv(denorm)
     begin = denorm @ start.matrix @ np.linalg.inv(norm)
     first = (begin / begin[2, 2]).ravel()[: 6 if flat else 8]
@@ -102,7 +102,7 @@ def fitted(start: Warp, points: np.ndarray, found: np.ndarray, flat: bool, radia
         )
 
     def error(values: np.ndarray) -> np.ndarray:
-        return (mapping(values)(points) - found).ravel()
+        return (mapping(values)(points) - matches).ravel()
 
     values = np.append(first, start.radial) if radial else first
     return mapping(least_squares(error, values, loss="soft_l1", f_scale=1.0, x_scale="jac").x)

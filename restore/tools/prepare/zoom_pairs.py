@@ -90,10 +90,10 @@ class ZoomPairs:
         views: dict[str, np.ndarray] = {}
         pictures: dict[str, Tensor] = {}
         try:
-            made = self._made(pair, facts, views)
+            arrays = self._made(pair, facts, views)
             pictures = {
                 name: torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)
-                for name, x in made.items()
+                for name, x in arrays.items()
             }
         except UnreadableImage as error:
             return PreparedScene(
@@ -120,10 +120,10 @@ class ZoomPairs:
         whole = Window(0, 0, *target.shape[:2])
         start = expected(target.shape[:2], wide.shape[:2], zoom)
         views |= {"target": _thumb(target), "wide": _thumb(start.warped(wide, whole))}
-        found = align(_grey(target), _grey(wide), zoom, self.motion, self.radial, self.size)
-        facts |= _described(found, start(_corners(whole)), whole)
+        alignment = align(_grey(target), _grey(wide), zoom, self.motion, self.radial, self.size)
+        facts |= _described(alignment, start(_corners(whole)), whole)
 
-        common = rectangle.largest(found.mapping.inside(whole))
+        common = rectangle.largest(alignment.mapping.inside(whole))
         facts |= {"width": common.width, "height": common.height}
         if min(common.height, common.width) < self.smallest:
             raise _Dropped(
@@ -133,7 +133,7 @@ class ZoomPairs:
         target = target[
             common.top : common.top + common.height, common.left : common.left + common.width
         ]
-        aligned = found.mapping.warped(wide, common)
+        aligned = alignment.mapping.warped(wide, common)
         bias = (target.astype(np.float32) - aligned).mean((0, 1))
         facts["bias_before"] = [round(float(x), 2) for x in bias]
         aligned = photometry.apply(aligned, photometry.curves(aligned, target, self.photometry))
@@ -179,9 +179,9 @@ def _corners(window: Window) -> np.ndarray:
     return np.array([[0, 0], [right, 0], [0, bottom], [right, bottom]], dtype=float)
 
 
-def _described(found: Alignment, begun: np.ndarray, whole: Window) -> Facts:
+def _described(alignment: Alignment, begun: np.ndarray, whole: Window) -> Facts:
     """Numbers on an alignment: zoom, shift and turn at the middle, and how it was found."""
-    mapping = found.mapping
+    mapping = alignment.mapping
     middle = np.array([whole.width - 1, whole.height - 1]) / 2
     centre, right = mapping(np.array([middle, [middle[0] + 1, middle[1]]]))
     step = right - centre
@@ -194,8 +194,8 @@ def _described(found: Alignment, begun: np.ndarray, whole: Window) -> Facts:
         "rotation": round(float(np.degrees(np.arctan2(step[1], step[0]))), 3),
         "radial": round(mapping.radial, 5),
         "matrix": mapping.matrix.tolist(),
-        "features": found.agreeing,
-        "correlation": round(found.correlation, 4),
+        "features": alignment.agreeing,
+        "correlation": round(alignment.correlation, 4),
     }
 
 

@@ -61,7 +61,7 @@ class ComparableGroup:
 
     def fewer(self) -> list[str]:
         """A sentence for each row that lacks images which others have: its means are of fewer."""
-        told = []
+        notes = []
         for name in self.measures:
             have = {
                 row.label: np.isfinite(row.values[name]).all(0)
@@ -69,12 +69,12 @@ class ComparableGroup:
                 if name in row.values and row.values[name].shape[1] == len(self.keys)
             }
             most = int(np.any(list(have.values()), axis=0).sum()) if have else 0
-            told += [
+            notes += [
                 f"{label}: only {own.sum()} of {most} images"
                 for label, own in have.items()
                 if own.sum() < most
             ]
-        return list(dict.fromkeys(told))
+        return list(dict.fromkeys(notes))
 
     def compared(
         self, own: Row, other: Row, measure: str, level: float, resamples: int, seed: int
@@ -122,7 +122,7 @@ def bases(condition: ComparableGroup, overrides: Sequence[str]) -> list[Base]:
         overrides: those by which variants differ.
     """
     rows = condition.rows
-    found = [Base(row.label, [place] * len(rows)) for place, row in enumerate(rows)]
+    candidates = [Base(row.label, [place] * len(rows)) for place, row in enumerate(rows)]
     for key in overrides:
         values = dict.fromkeys(
             row.variant.overrides.get(key, NOT_GIVEN) for row in rows if row.variant
@@ -132,22 +132,22 @@ def bases(condition: ComparableGroup, overrides: Sequence[str]) -> list[Base]:
             used = {place for place in of if place is not None}
             others = sum(place is not None and place != at for at, place in enumerate(of))
             if len(used) > 1 and others:
-                found.append(Base(f"{key}={value}", of))
-    return found
+                candidates.append(Base(f"{key}={value}", of))
+    return candidates
 
 
 def _counterpart(rows: Sequence[Row], own: Row, key: str, value: str) -> int | None:
     """The one row that has the override's value and is like this one otherwise."""
     if own.variant is None:
         return None
-    told = own.variant.overrides
+    overrides = own.variant.overrides
     fitting = [
         place
         for place, row in enumerate(rows)
         if row.variant is not None
         and row.variant.overrides.get(key) == value
         and all(
-            told.get(other, NOT_GIVEN) in (given, NOT_GIVEN) or given == NOT_GIVEN
+            overrides.get(other, NOT_GIVEN) in (given, NOT_GIVEN) or given == NOT_GIVEN
             for other, given in row.variant.overrides.items()
             if other != key
         )
@@ -155,18 +155,18 @@ def _counterpart(rows: Sequence[Row], own: Row, key: str, value: str) -> int | N
     return fitting[0] if len(fitting) == 1 else None
 
 
-def conditions(found: Found, variants: Sequence[Variant]) -> list[ComparableGroup]:
+def conditions(given: Found, variants: Sequence[Variant]) -> list[ComparableGroup]:
     """Those of the evaluations, the one with most variants first; the validation comes last."""
     grouped: dict[tuple[str, ...], list[tuple[Run, Evaluation]]] = {}
-    for run, one in found.evaluations:
+    for run, one in given.evaluations:
         grouped.setdefault(tuple(_facts(run, one)), []).append((run, one))
-    made = [_condition(list(facts), pairs, variants) for facts, pairs in grouped.items()]
+    groups = [_condition(list(facts), pairs, variants) for facts, pairs in grouped.items()]
     shared: set[str] = set()
-    if len(made) > 1:
-        shared = set.intersection(*(set(one.facts) for one in made))
-    for condition in made:
+    if len(groups) > 1:
+        shared = set.intersection(*(set(one.facts) for one in groups))
+    for condition in groups:
         condition.label = "; ".join(fact for fact in condition.facts if fact not in shared)
-    return sorted(made, key=lambda condition: -len(condition.rows)) + _validation(variants)
+    return sorted(groups, key=lambda condition: -len(condition.rows)) + _validation(variants)
 
 
 def _facts(run: Run, one: Evaluation) -> list[str]:
@@ -180,10 +180,10 @@ def _facts(run: Run, one: Evaluation) -> list[str]:
     as_trained = given == trained or (trained == "given" and given == "the data's own")
     data = dict(facts["data"])
     source = str(data.pop("_target_")).rpartition(".")[2]
-    told = ", ".join(f"{key}={value}" for key, value in data.items() if value is not None)
+    settings = ", ".join(f"{key}={value}" for key, value in data.items() if value is not None)
     changed = facts.get("task changed") or {}
     return [
-        f"{source} {facts['split']}" + (f" ({told})" if told else ""),
+        f"{source} {facts['split']}" + (f" ({settings})" if settings else ""),
         f"references: {'as in training' if as_trained else given}",
         f"protocol {facts['protocol']}",
         *([f"task changed: {changed}"] if changed else []),

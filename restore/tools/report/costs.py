@@ -33,22 +33,22 @@ COSTS = (
 
 def of(variant: Variant) -> dict[str, tuple[float, float]]:
     """By cost its mean and standard deviation over the variant's runs that tell it."""
-    found = {}
+    spreads = {}
     for cost in COSTS:
-        told = (_value(run.summary.get("cost"), cost.path) for run in variant.runs)
-        known = [value / cost.unit for value in told if value is not None]
+        values = (_value(run.summary.get("cost"), cost.path) for run in variant.runs)
+        known = [value / cost.unit for value in values if value is not None]
         if known:
-            found[cost.name] = spread(np.array(known))
-    return found
+            spreads[cost.name] = spread(np.array(known))
+    return spreads
 
 
 def crop(variants: Sequence[Variant]) -> str | None:
     """A sentence on the sizes of what was restored once, where runs say them."""
     every = {
-        ", ".join(f"{name} {_size(size)}" for name, size in held.items())
+        ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
         for variant in variants
         for run in variant.runs
-        if isinstance(held := _held(run.summary.get("cost"), "of"), Mapping) and held
+        if isinstance(sizes := _held(run.summary.get("cost"), "of"), Mapping) and sizes
     }
     if not every:
         return None

@@ -27,8 +27,8 @@ def curve(variant: Variant, name: str) -> list[list[float]]:
             if math.isfinite(value):
                 at[step].append(value)
     return [
-        [step, math.fsum(held) / len(held), min(held), max(held)]
-        for step, held in sorted(at.items())
+        [step, math.fsum(values) / len(values), min(values), max(values)]
+        for step, values in sorted(at.items())
     ]
 
 

@@ -25,7 +25,7 @@ def workspace(runs: Sequence[Run], project: str, entity: str, name: str) -> "Wor
 
     groups = sorted({g for run in runs if (g := run.config["wandb"]["group"])})
     chosen = workspaces.And(workspaces.Metric("Group").isin(groups)) if groups else ""
-    made = [
+    sections = [
         workspaces.Section(name=title, panels=panels, is_open=not place)
         for place, (title, panels) in enumerate(_sections(runs))
     ]
@@ -33,7 +33,7 @@ def workspace(runs: Sequence[Run], project: str, entity: str, name: str) -> "Wor
         entity=entity,
         project=project,
         name=name,
-        sections=made,
+        sections=sections,
         runset_settings=workspaces.RunsetSettings(
             filters=chosen, groupby=[workspaces.Config("variant")]
         ),

@@ -30,7 +30,7 @@ def page(
         "title": html.escape(title),
         "style": _read("page.css"),
         "data": _json(data),
-        "held": "".join(f"<!--{held}\n-->" for held in (_json(tables), *pictures)),
+        "held": "".join(f"<!--{content}\n-->" for content in (_json(tables), *pictures)),
         "script": "\n".join(map(_read, _SCRIPTS)),
     }
     text = _read("page.html")

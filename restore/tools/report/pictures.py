@@ -36,7 +36,7 @@ class Album:
     quality: int
 
     def __post_init__(self) -> None:
-        self.held: list[str] = []
+        self.contents: list[str] = []
         self._names: dict[str, int] = {}  # by what tells contents apart
         self.notes: dict[str, str] = {}  # on files that could not be taken
 
@@ -62,16 +62,16 @@ class Album:
             self._hold(mark, file.getvalue())
         return self._names[mark]
 
-    def keep(self, held: bytes) -> int:
+    def keep(self, content: bytes) -> int:
         """The name of some bytes."""
-        mark = hashlib.sha256(held).hexdigest()
+        mark = hashlib.sha256(content).hexdigest()
         if mark not in self._names:
-            self._hold(mark, held)
+            self._hold(mark, content)
         return self._names[mark]
 
     def _hold(self, mark: str, content: bytes) -> None:
-        self._names[mark] = len(self.held)
-        self.held.append(base64.b64encode(content).decode())
+        self._names[mark] = len(self.contents)
+        self.contents.append(base64.b64encode(content).decode())
 
 
 def gather(condition: ComparableGroup, album: Album, count: int) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def gather(condition: ComparableGroup, album: Album, count: int) -> dict[str, An
         them; `restored`, by the row's place and the seed's place in it, the name and, where
         the evaluation kept it, what `_choices` returns.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key in _ranked(condition)[:count]:
         entry: dict[str, Any] = {"shown": {}, "references": [], "restored": {}}
         for place, row in enumerate(condition.rows):
@@ -101,8 +101,8 @@ def gather(condition: ComparableGroup, album: Album, count: int) -> dict[str, An
                             entry["shown"][kind] = other
                     entry["references"] = _references(one, key, album)
         if entry["restored"]:
-            found[key] = entry
-    return found
+            entries[key] = entry
+    return entries
 
 
 def _ranked(condition: ComparableGroup) -> list[str]:
@@ -110,8 +110,8 @@ def _ranked(condition: ComparableGroup) -> list[str]:
     of_images = (len(condition.keys),)
     rows: list[np.ndarray] = []
     for name in condition.measures:
-        held = [row.values[name] for row in condition.rows if row.variant and name in row.values]
-        rows = rows or [values.mean(0) for values in held if values.shape[1:] == of_images]
+        every = [row.values[name] for row in condition.rows if row.variant and name in row.values]
+        rows = rows or [values.mean(0) for values in every if values.shape[1:] == of_images]
     if len(rows) < 2:
         return condition.keys
     spreads = np.ptp(np.stack(rows), axis=0)
@@ -137,15 +137,15 @@ def _choices(path: Path | None, album: Album) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     try:
-        held = choices.read(path)
+        matches = choices.read(path)
     except UserError as error:
         album.notes[str(path)] = f"left out: {error}"
         return {}
-    score = np.clip(np.rint(held.score * 255), 0, 255).astype(np.uint8)
-    few = int(held.grids.prod(1).sum()) <= 1 << 16
+    score = np.clip(np.rint(matches.score * 255), 0, 255).astype(np.uint8)
+    few = int(matches.grids.prod(1).sum()) <= 1 << 16
     return {
-        "size": list(held.index.shape),
-        "grids": held.grids.tolist(),
-        "index": album.keep(held.index.astype("<u2" if few else "<u4").tobytes()),
+        "size": list(matches.index.shape),
+        "grids": matches.grids.tolist(),
+        "index": album.keep(matches.index.astype("<u2" if few else "<u4").tobytes()),
         "score": album.keep(score.tobytes()),
     }

@@ -46,8 +46,8 @@ def results(
         ]
         for cost in shown:
             mean, sd = spent.get(row.label, {}).get(cost.name, (math.nan, math.nan))
-            told = [f"{x:.{cost.digits}f}" if math.isfinite(x) else "–" for x in (mean, sd)]
-            cells.append(_spread(told[0], told[1] if sd > 0 else "–"))
+            numbers = [f"{x:.{cost.digits}f}" if math.isfinite(x) else "–" for x in (mean, sd)]
+            cells.append(_spread(numbers[0], numbers[1] if sd > 0 else "–"))
         rows.append((row.label, cells))
         values.append({place: mean for place, (mean, _) in enumerate(means, 1)})
     marked = (
@@ -127,8 +127,8 @@ def percent(condition: ComparableGroup, spent: Spent, base: Base) -> Table:
 def _compared(condition: ComparableGroup, base: Base) -> list[tuple[Row, Row]]:
     """Rows with those that they are compared with, but for the ones that are these themselves."""
     pairs = zip(condition.rows, base.of)
-    found = [(row, condition.rows[place]) for row, place in pairs if place is not None]
-    return [(row, other) for row, other in found if row is not other]
+    with_base = [(row, condition.rows[place]) for row, place in pairs if place is not None]
+    return [(row, other) for row, other in with_base if row is not other]
 
 
 def _share(own: float | None, other: float | None) -> float:

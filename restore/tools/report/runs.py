@@ -106,19 +106,19 @@ def find(folders: Sequence[str]) -> Found:
             except UserError as error:
                 notes.append(f"left out: {error}")
     if not runs and not evaluations:
-        told = "; ".join(notes)
+        reasons = "; ".join(notes)
         raise UserError(
             f"{', '.join(folders)}: there is neither a run of restore train nor an evaluation"
-            + (f" that can be read ({told})" if told else "")
+            + (f" that can be read ({reasons})" if reasons else "")
         )
     return _joined(runs, list(evaluations.values()), notes)
 
 
 def _state(folder: Path) -> str:
     """How far a run is that has not come to its end, and why, where it says so."""
-    told = _json(folder / "status.json")
-    reason = f" ({told['reason']})" if told.get("reason") else ""
-    return f"{told.get('state', 'not at its end')}{reason}"
+    status = _json(folder / "status.json")
+    reason = f" ({status['reason']})" if status.get("reason") else ""
+    return f"{status.get('state', 'not at its end')}{reason}"
 
 
 def _places(root: Path) -> Iterator[Path]:

@@ -52,8 +52,8 @@ def compare(
         resamples: drawn.
         seed: of the draws.
     """
-    told = np.isfinite(own_SI).all(0) & np.isfinite(other_SI).all(0)
-    own_SI, other_SI = own_SI[:, told], other_SI[:, told]
+    finite = np.isfinite(own_SI).all(0) & np.isfinite(other_SI).all(0)
+    own_SI, other_SI = own_SI[:, finite], other_SI[:, finite]
     gaps_SI = own_SI - other_SI
     seeds, images = gaps_SI.shape
     if not images:

@@ -59,16 +59,16 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
         groups.setdefault(mark, []).append(run)
     firsts = [members[0] for members in groups.values()]
     differing = _differing([_named(run.overrides) for run in firsts if run.config])
-    made = []
+    grouped = []
     for members in groups.values():
         first = members[0]
-        told = (
+        own = (
             {key: first.overrides.get(key, NOT_GIVEN) for key in differing} if first.config else {}
         )
         members = sorted(members, key=lambda run: (run.seed is None, run.seed))
-        made.append(Variant(_label(first, told), members, told))
-    _make_unique(made)
-    return made, differing
+        grouped.append(Variant(_label(first, own), members, own))
+    _make_unique(grouped)
+    return grouped, differing
 
 
 def _named(overrides: Mapping[str, str]) -> dict[str, str]:
@@ -80,8 +80,8 @@ def _differing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
-def _label(run: Run, told: Mapping[str, str]) -> str:
-    given = {key: value for key, value in told.items() if value != NOT_GIVEN}
+def _label(run: Run, overrides: Mapping[str, str]) -> str:
+    given = {key: value for key, value in overrides.items() if value != NOT_GIVEN}
     if given:  # the choice of a part speaks for itself; a setting needs its name
         parts = sorted(given, key=lambda key: "." in key)
         return ", ".join(
@@ -94,19 +94,23 @@ def _label(run: Run, told: Mapping[str, str]) -> str:
     return file.parent.parent.name if file.parent.name == "checkpoints" else file.stem
 
 
-def _make_unique(made: list[Variant]) -> None:
+def _make_unique(every: list[Variant]) -> None:
     """Where overrides leave two with one name, the settings that differ join it."""
-    for label in {variant.label for variant in made}:
-        alike = [variant for variant in made if variant.label == label]
+    for label in {variant.label for variant in every}:
+        alike = [variant for variant in every if variant.label == label]
         if len(alike) == 1:
             continue
         settings = [dict(leaves(variant.runs[0].config)) for variant in alike]
         keys = [key for key in _differing(settings) if not _SAME.match(key)]
         for place, (variant, own) in enumerate(zip(alike, settings), 1):
-            told = [f"{key.rpartition('.')[2]}={own.get(key, '–')}" for key in keys[:_NAMED]]
-            variant.label = ", ".join([label, *told] if told else [label, str(place)])
+            settings_text = [
+                f"{key.rpartition('.')[2]}={own.get(key, '–')}" for key in keys[:_NAMED]
+            ]
+            variant.label = ", ".join(
+                [label, *settings_text] if settings_text else [label, str(place)]
+            )
     seen: dict[str, int] = {}
-    for variant in made:
+    for variant in every:
         seen[variant.label] = seen.get(variant.label, 0) + 1
         if seen[variant.label] > 1:
             variant.label += f" ({seen[variant.label]})"

@@ -230,14 +230,14 @@ def _digest(values: Any) -> str:
 
 def _short(keys: Sequence[str]) -> dict[str, str]:
     """For each dotted key the shortest end that no other of them has."""
-    found = {}
+    short = {}
     for key in keys:
         steps = key.split(".")
         for count in range(1, len(steps) + 1):
-            found[key] = ".".join(steps[-count:])
-            if sum(f".{other}".endswith(f".{found[key]}") for other in keys) == 1:
+            short[key] = ".".join(steps[-count:])
+            if sum(f".{other}".endswith(f".{short[key]}") for other in keys) == 1:
                 break
-    return found
+    return short
 
 
 def _safe(name: str) -> str:
@@ -302,10 +302,10 @@ def claim(
 
 def state(folder: Path) -> dict[str, Any]:
     """A job's status; one that says it is at work while nobody is has been interrupted."""
-    found = status.read(folder)
-    if found.get("state") in status.AT_WORK and not status.busy(folder):
-        found["state"] = status.INTERRUPTED
-    return found
+    current = status.read(folder)
+    if current.get("state") in status.AT_WORK and not status.busy(folder):
+        current["state"] = status.INTERRUPTED
+    return current
 
 
 def announce(sweep: Sweep) -> str:
@@ -315,11 +315,11 @@ def announce(sweep: Sweep) -> str:
     states = [state(job).get("state") for job in sweep.jobs]
     done = states.count(status.FINISHED)
     begun = sum((job / "checkpoints" / "last.pt").exists() for job in sweep.jobs) - done
-    running = sum(found in status.AT_WORK for found in states)
-    told = [f"{done} done already"] * bool(done) + [f"{begun} to go on with"] * bool(begun)
-    told += [f"{running} of them running elsewhere"] * bool(running)
-    told += [f"{len(states) - done - begun} from the start"]
-    return f"sweep {sweep.folder}: {len(states)} jobs, {', '.join(told)}"
+    running = sum(job_state in status.AT_WORK for job_state in states)
+    counts = [f"{done} done already"] * bool(done) + [f"{begun} to go on with"] * bool(begun)
+    counts += [f"{running} of them running elsewhere"] * bool(running)
+    counts += [f"{len(states) - done - begun} from the start"]
+    return f"sweep {sweep.folder}: {len(states)} jobs, {', '.join(counts)}"
 
 
 def conclude(sweep: Sweep) -> tuple[str, bool]:
