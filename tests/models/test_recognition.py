@@ -96,6 +96,11 @@ def test_a_backbone_says_what_it_is(name, tmp_path: Path):
 _TRUNK = [f"backbone.mapping.{size}=8" for size in ("width", "growth")]
 SMALL = {
     "asdn": ["backbone.mapping.blocks=2", "backbone.mapping.pooling=max", *_TRUNK],
+    "fsdn": [
+        *("backbone.mapping.blocks=2", *_TRUNK),
+        *("backbone.mapping.first=12", "backbone.mapping.convolutions=3", "backbone.levels=2"),
+        "task.scale=3",
+    ],
     "edsr": ["backbone.blocks=2", "backbone.features=8", "task.scale=3"],
     "srresnet": ["backbone.blocks=2", "backbone.features=8", "task.scale=2"],
     "wdsr_a": ["backbone.blocks=2", "backbone.features=8", "task.scale=2"],
@@ -113,6 +118,44 @@ def test_its_own_state_dict_goes_round(name, tmp_path: Path):
     low = torch.rand(1, 3, 9, 7)
     with torch.no_grad():
         torch.testing.assert_close(found(low).image, model(low).image, atol=1e-5, rtol=1e-4)
+
+
+_TTSR = ["pretrained.vgg19=random", "backbone.features=8", "backbone.blocks=[2,1,3,1]"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["backbone.exchange=null", "backbone.textures=[1,4]"],
+        ["trunk=dynamic", "fusion=channel", "fusion.reduction=4"],
+        ["attention=reduced", "attention.embedding.channels=16", "attention.embedding.values=true"],
+        ["attention=projection", "attention.embedding.channels=24", "fusion=gated"],
+        ["backbone.scales=[1,4]", "backbone.blocks=[1,2,1]", "backbone.textures=[1]"],
+        [
+            "task=partial_sr",
+            "task.coding=mask_channel",
+            "backbone.inputs=4",
+            "backbone.details=true",
+        ],
+    ],
+    ids=str,
+)
+def test_a_plain_state_dict_of_ttsr_goes_round(overrides, tmp_path: Path):
+    torch.manual_seed(4)
+    model = registry.build("backbone", "ttsr", *_TTSR, *overrides).eval()
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    loaded = weights.load(tmp_path / "w.pt")
+    assert "attention=" in loaded.origin, "what is assumed is said"
+    low, low_up = torch.rand(1, 3, 6, 7), torch.rand(1, 3, 24, 28)
+    given = {"low": low, "low_up": low_up, "reference": torch.rand(1, 3, 20, 24)}
+    given["reference_low_up"] = torch.rand(1, 3, 20, 24)
+    if model.takes_mask:
+        given |= {"mask": low[:, :1].round(), "mask_up": low_up[:, :1].round()}
+    with torch.no_grad():
+        expected, result = model(**given), loaded.backbone()(**given)
+    torch.testing.assert_close(result.image, expected.image, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result.score, expected.score, atol=1e-5, rtol=1e-4)
 
 
 OWN = '''

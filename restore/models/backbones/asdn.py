@@ -184,22 +184,14 @@ class ASDN(Backbone):
         Known is the layout of the course project. It does not hold what channel attention sees of
         each channel: it is taken to be the largest value, as there.
         """
+        if "deconvolution.weight" in published:
+            return None  # FSDN's, whose other layers have the same names
         state = matched(published, _LAYOUT, _LAYERS, "ASDN")
         if state is None:
             return None
-        first = "mapping.blocks.0"
-        width = len(state[f"{first}.compress.weight"])
-        numbers = {
-            "task.levels": count(state, r"branches\.\d+\.project\.weight"),
-            "backbone.mapping.blocks": count(state, r"mapping\.blocks\.\d+\.gather\.weight"),
-            "backbone.mapping.width": width,
-            "backbone.mapping.growth": len(state[f"{first}.dense.layers.0.weight"]),
-            "backbone.mapping.convolutions": count(state, rf"{first}\.dense\..*\.weight"),
-            "backbone.mapping.first": len(state["mapping.head.weight"]),
-            "backbone.mapping.reduction": width // len(state[f"{first}.attention.reduce.weight"]),
-        }
+        levels = count(state, r"branches\.\d+\.project\.weight")
         assumed = "backbone.mapping.pooling=max"
-        overrides = ["backbone=asdn", *(f"{name}={n}" for name, n in numbers.items()), assumed]
+        overrides = ["backbone=asdn", f"task.levels={levels}", *trunk_overrides(state), assumed]
         return Recognised(overrides, state, assumed=[assumed])
 
     def _neighbours(self, ratio: float) -> Neighbours:
@@ -208,6 +200,21 @@ class ASDN(Backbone):
             last = level_scale(self.levels - 1, self.levels, self.largest)
             raise UserError(f"a step of {ratio:g} is beyond the network's levels, 1 to {last:g}")
         return pair
+
+
+def trunk_overrides(state: Mapping[str, Tensor]) -> list[str]:
+    """The sizes of the trunk `mapping=bidense` that weights belong to, as overrides."""
+    first = "mapping.blocks.0"
+    width = len(state[f"{first}.compress.weight"])
+    numbers = {
+        "blocks": count(state, r"mapping\.blocks\.\d+\.gather\.weight"),
+        "width": width,
+        "growth": len(state[f"{first}.dense.layers.0.weight"]),
+        "convolutions": count(state, rf"{first}\.dense\..*\.weight"),
+        "first": len(state["mapping.head.weight"]),
+        "reduction": width // len(state[f"{first}.attention.reduce.weight"]),
+    }
+    return [f"backbone.mapping.{name}={number}" for name, number in numbers.items()]
 
 
 _LAYERS = (

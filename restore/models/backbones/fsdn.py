@@ -5,13 +5,20 @@ Shen, Wang, Zhang: "ASDN: A Deep Convolutional Network for Arbitrary Scale Image
 ASDN.
 """
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from restore.models.backbones.asdn import Branch, Levels
+from restore.models.backbones.asdn import Branch, Levels, trunk_overrides
 from restore.models.backbones.feature_mapping import FeatureMapping
 from restore.models.backbones.single_image import Scale, SingleImage
 from restore.models.backbones.upsampling import MATLAB, upsample
+from restore.models.protocol import Recognised
+
+_BRANCH = re.compile(r"branches\.(\d+)\.attention\.reduce\.weight")
 
 
 class FSDN(SingleImage):
@@ -45,6 +52,28 @@ class FSDN(SingleImage):
         self.branches = nn.ModuleDict({self.last: Branch(mapping.features, spatial_attention)})
         # Bicubic needs two low pixels to each side, the transposed convolution one.
         self.reach = None if mapping.reach is None else max(2, mapping.reach + 1)
+
+    @classmethod
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        """See `Backbone.recognise`: a plain state dict, with ASDN's own trunk and attention.
+
+        It does not hold what channel attention sees of each channel, nor whether the bicubic
+        picture is added.
+        """
+        branches = [match for name in published if (match := _BRANCH.fullmatch(name))]
+        trunk = "mapping.blocks.0.attention.reduce.weight"
+        if len(branches) != 1 or not {"deconvolution.weight", trunk} <= published.keys():
+            return None
+        kernel = published["deconvolution.weight"].shape[-1]
+        assumed = ["backbone.mapping.pooling=mean", "backbone.global_skip=true"]
+        overrides = [
+            "backbone=fsdn",
+            f"task.scale={(kernel + 1) // 2}",
+            f"backbone.levels={int(branches[0][1]) + 1}",
+            *trunk_overrides(published),
+            *assumed,
+        ]
+        return Recognised(overrides, dict(published), assumed=assumed)
 
     def enlarged(self, low: Tensor) -> Tensor:
         missing = self.branches[self.last](self.deconvolution(self.mapping(low)))

@@ -53,7 +53,10 @@ class Spandrel(SingleImage):
     def enlarged(self, low: Tensor) -> Tensor:
         """Sides that the network does not take are continued first, and cut after."""
         if self.training:
-            raise UserError("backbone=spandrel measures other people's networks; it trains none")
+            raise UserError(
+                "backbone=spandrel is for evaluating networks of others; they cannot be "
+                "trained here"
+            )
         return self.descriptor(low)
 
     @classmethod
@@ -93,7 +96,7 @@ def described(path: Path) -> Any:
     except (RuntimeError, KeyError, ValueError, AssertionError, TypeError, IndexError) as error:
         # Of the right names, but cut or of another shape: its own classes complain in many ways.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"spandrel makes no network of {path}: {reason}") from error
+        raise UserError(f"spandrel cannot load {path}: {reason}") from error
     name = descriptor.architecture.name
     if not isinstance(descriptor, library.ImageModelDescriptor):
         raise UserError(f"{path} is a {name}, which needs more than a picture")

@@ -3,9 +3,10 @@
 Known are the layouts of the paper's implementation and of a course project's ablations of it:
 without ×2, without textures at ×4, with channel attention, with dynamic convolutions; and of a
 thesis's variants: reduced features, projections, soft attention. They name scales by level (1: ×1,
-2: ×2, 3: ×4).
+2: ×2, 3: ×4). Known too are our own names, as `torch.save(model.state_dict())` writes them.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -24,7 +25,7 @@ def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
     """
     head = published.get("MainNet.SFE.conv_head.weight")
     if head is None:
-        return None
+        return _plain(published)
     # The frozen copy of its extractor, for a loss.
     copies = [name for name in published if name.startswith("LTE_copy.")]
     published = {name: value for name, value in published.items() if name not in copies}
@@ -64,6 +65,80 @@ def recognise(published: Mapping[str, Tensor]) -> Recognised | None:
     if alone:
         overrides.append("backbone.exchange=null")
     return Recognised(overrides, renamed, assumed=[attention], beside=copies)
+
+
+def _plain(state: Mapping[str, Tensor]) -> Recognised | None:
+    """A state dict under our names; None where it is not TTSR's.
+
+    Of attention it holds the embedding alone; that its rule is hard is assumed, and so is whatever
+    else has no weights.
+    """
+    head = state.get("shallow.head.weight")
+    if head is None or "merge.tail1.weight" not in state:
+        return None
+    features, inputs = head.shape[:2]
+    stages = _most(state, r"stages\.(\d+)\.")
+    scales, textures = [1], []
+    for stage in range(stages):
+        enlarge = state.get(f"stages.{stage}.enlarge.conv.weight")
+        if enlarge is not None:
+            scales.append(scales[-1] * math.isqrt(len(enlarge) // features))
+        if f"stages.{stage}.fusion.conv.weight" in state:
+            textures.append(scales[-1])
+    blocks = [_most(state, r"shallow\.trunk\.(\d+)\.")]
+    blocks += [_most(state, rf"stages\.{stage}\.trunks\.0\.(\d+)\.") for stage in range(stages)]
+    embedding, more = _embedding(state, features)
+    fusion, certain = _fusion(state)
+    assumed = [embedding, *more, "backbone.global_skip=false"]
+    overrides = [
+        "backbone=ttsr",
+        f"extractor={'vgg19' if 'extractor.layers.0.weight' in state else 'timm'}",
+        f"backbone.blocks={_listed(blocks)}",
+        f"backbone.scales={_listed(scales)}",
+        f"backbone.textures={_listed(textures)}",
+        f"backbone.features={features}",
+        f"backbone.details={str('details.weight' in state).lower()}",
+        f"trunk={'dynamic' if any('.masker.' in name for name in state) else 'residual'}",
+        *([] if any(".exchange." in name for name in state) else ["backbone.exchange=null"]),
+        *fusion,
+        *assumed,
+    ]
+    if inputs == 4:  # the fourth is a mask, which another task hands over
+        overrides += ["task=partial_sr", "task.coding=mask_channel", "backbone.inputs=4"]
+    return Recognised(
+        overrides, dict(state), assumed=[*([] if certain else fusion), *assumed], name="TTSR"
+    )
+
+
+def _most(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many parts there are whose numbers, from 0, a pattern captures."""
+    return len({match[1] for name in state if (match := re.match(pattern, name))})
+
+
+def _embedding(state: Mapping[str, Tensor], features: int) -> tuple[str, list[str]]:
+    reduce = state.get("attention.embedding.reduce.weight")
+    query = state.get("attention.embedding.project_query.weight")
+    if query is None and reduce is None:
+        return "attention=hard", []
+    width = len(reduce) if reduce is not None else query.shape[1]  # type: ignore[union-attr]
+    first = state.get("stages.0.fusion.conv.weight")
+    values = first is not None and first.shape[1] - features == width
+    more = [f"attention.embedding.channels={width}"]
+    more += [f"attention.embedding.values={str(values and reduce is not None).lower()}"]
+    if query is not None:
+        more.append(f"attention.embedding.width={len(query)}")
+    return f"attention={'reduced' if query is None else 'projection'}", more
+
+
+def _fusion(state: Mapping[str, Tensor]) -> tuple[list[str], bool]:
+    """The choice of fusion, and whether weights say it for certain."""
+    squeezes = [x for name, x in state.items() if name.endswith(".fusion.squeeze.weight")]
+    if squeezes:
+        reduction = squeezes[0].shape[1] // len(squeezes[0])
+        return ["fusion=channel", f"fusion.reduction={reduction}"], True
+    if any(name.endswith(".fusion.gain") for name in state):
+        return ["fusion=gated"], True
+    return ["fusion=score"], False
 
 
 def _attention(published: Mapping[str, Tensor]) -> list[str]:
