@@ -102,7 +102,7 @@ class Benchmark:
         missing = [path.name for path in lows if not path.is_file()]
         if missing:
             raise UserError(
-                f"{folder} lacks {len(missing)} of {len(lows)} low pictures, such as {missing[0]}; "
-                "without this folder all are made"
+                f"{folder} lacks {len(missing)} of {len(lows)} low pictures, such as "
+                f"{missing[0]}; remove the folder to have all of them made"
             )
         return lows

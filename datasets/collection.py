@@ -99,7 +99,9 @@ class Collection:
         for name, path in by_name(Path(root)).items():
             place = str(name).rpartition("/")[0]
             if not place:
-                raise UserError(f"{path} lies in no place: data.root holds PLACE/photo.jpg")
+                raise UserError(
+                    f"{path} is in no place's folder: data.root must hold PLACE/photo.jpg"
+                )
             places.setdefault(place, []).append(path)
         small = [name for name, photos in places.items() if len(photos) <= references]
         if small:

@@ -73,7 +73,7 @@ class Div2k:
         folder = self.root / f"DIV2K_{part}_LR_{self.lows}" / f"X{self.scale}"
         if not folder.is_dir():
             raise UserError(
-                f"there is no folder {folder}; data.lows=null has the low pictures made"
+                f"there is no folder {folder}; with data.lows=null the low pictures are made"
             )
         lows = [folder / f"{path.stem}x{self.scale}{path.suffix}" for path in targets]
         missing = [path.name for path in lows if not path.is_file()]

@@ -60,5 +60,5 @@ class Ffhq:
     def split(self, name: str) -> FfhqSplit:
         """The split `test`; UserError for any other."""
         if name != "test":
-            raise UserError(f"FFHQ has no split '{name}' here: the thesis only tests on it")
+            raise UserError(f"data=ffhq has no split '{name}', only 'test'")
         return FfhqSplit(self.root, self.files, self.view, self.zoom)

@@ -292,7 +292,7 @@ def _of_split(files: dict[str, list[Path]], split: str) -> list[Path]:
         raise UserError(
             f"no masks are left for the split '{split}' (there are "
             + ", ".join(f"{len(paths)} for {kind}" for kind, paths in files.items())
-            + "); splits share none"
+            + "); each mask belongs to one split"
         )
     return files[split]
 

@@ -85,5 +85,7 @@ class PartialDemo:
     def split(self, name: str) -> PartialDemoSplit:
         """The split `train`, `valid` or `test`."""
         if name not in _SPLITS:
-            raise UserError(f"these photos have no split '{name}'; choose of {', '.join(_SPLITS)}")
+            raise UserError(
+                f"these photos have no split '{name}'; choose one of {', '.join(_SPLITS)}"
+            )
         return PartialDemoSplit(_SPLITS[name])

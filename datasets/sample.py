@@ -102,6 +102,6 @@ class SamplePhotos:
         """The split `train`, `valid` or `test`."""
         if name not in _SPLITS:
             raise UserError(
-                f"the sample photos have no split '{name}'; choose of {', '.join(_SPLITS)}"
+                f"the sample photos have no split '{name}'; choose one of {', '.join(_SPLITS)}"
             )
         return SampleSplit(_SPLITS[name])

@@ -47,7 +47,7 @@ class Shares:
             UserError: no such split, or nothing falls into it.
         """
         if name not in ("train", "valid", "test"):
-            raise UserError(f"{what}: there is no split '{name}'; choose of train, valid, test")
+            raise UserError(f"{what}: there is no split '{name}'; choose one of train, valid, test")
         chosen = {key: item for key, item in items.items() if self._belongs(key, name)}
         if not chosen:
             way = "lower data.valid and data.test" if name == "train" else f"raise data.{name}"

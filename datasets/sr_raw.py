@@ -73,7 +73,7 @@ class SrRaw:
     def split(self, name: str) -> SrRawSplit:
         """The split `train`, `valid` or `test`; UserError when no scene falls into it."""
         if name not in ("train", *self.shares):
-            raise UserError(f"SR-RAW has no split '{name}'; choose of train, valid, test")
+            raise UserError(f"SR-RAW has no split '{name}'; choose one of train, valid, test")
         keys = [key for key in self.keys if self._place(key) == name]
         if not keys:
             what = f"raise data.{name}" if name in self.shares else "lower data.valid and data.test"

@@ -92,7 +92,7 @@ class Warped:
         seed: int = 0,
     ):
         if corners >= 0.25:
-            raise UserError(f"data.corners={corners}: from 0.25 on corners could meet")
+            raise UserError(f"data.corners={corners}: it must be below 0.25, or corners could meet")
         if scale[0] > scale[1]:
             raise UserError(f"data.scale={[*scale]}: the smallest comes first")
         self.photos, self.size, self.seed = photos, size, seed

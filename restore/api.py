@@ -292,7 +292,7 @@ def _ended(code: int) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise RunFailure(f"a process of it ended with code {code}; what it said stands above")
+        raise RunFailure(f"a training process ended with code {code}; its message is above")
 
 
 @contextmanager

@@ -89,8 +89,8 @@ class AnyScale(SingleSR):
         batch = self.degradation.device(batch, scale)  # type: ignore[arg-type]
         if "low_up" not in batch:
             raise UserError(
-                "task=any_scale draws a scale for each step, which this degradation cannot follow; "
-                "choose degradation=matlab_bicubic"
+                "task=any_scale draws a scale for each step, which this degradation "
+                "does not support; choose degradation=matlab_bicubic"
             )
         inputs = {name: batch[name] for name in self.inputs}
         grey = all(batch.get("grey", [False]))

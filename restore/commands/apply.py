@@ -92,7 +92,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     left = todo
     if goes_on and not setting.overwrite:
         left = [job for job in todo if not job.goal.exists()]
-        log.info("going on: %d of %d are there", len(todo) - len(left), len(todo))
+        log.info("resuming: %d of %d are done already", len(todo) - len(left), len(todo))
     failed = run(left, pipeline, setting, mark) if left else []
     mark.remove()
     for error in failed:
@@ -163,8 +163,8 @@ def jobs(setting: Apply, pipeline: Pipeline, goes_on: bool = False) -> list[Appl
         sources = [path for path in find(source) if not any(_within(path, p) for p in apart)]
         if _within(goal, source):
             log.warning(
-                "output=%s lies within input=%s: whatever else reads that folder takes the results "
-                "for data; a folder beside it is safer",
+                "output=%s lies within input=%s: the results will be taken for inputs "
+                "by whatever reads that folder next; a folder beside it is safer",
                 *(names.printable(goal), names.printable(source)),
             )
     references = _references(given, kind, source, sources)
@@ -203,7 +203,7 @@ def beside(source: Path, suffix: str | None) -> Path:
     end = "" if source.is_dir() else suffix or ends
     source = source if source.name else source.absolute()  # the working folder
     if not source.name:
-        raise UserError(f"input={source}: nothing can lie beside it: give output=FOLDER")
+        raise UserError(f"input={source}: results cannot be written beside it; give output=FOLDER")
     stem = source.name if source.is_dir() else source.stem
     return source.with_name(names.fitting(f"{stem}_restored{end}"))
 
@@ -222,8 +222,8 @@ def _given(reference: str | list[str] | None) -> tuple[list[Path], settings.Stan
         return [Path(name) for name in named], None
     if len(named) > 1:
         raise UserError(
-            f"reference={kind} stands for no picture, so it cannot be one of several; a file or "
-            f"folder of that name is ./{kind}"
+            f"reference={kind} is not a picture, so it cannot be one of several "
+            f"references; for a file or folder of that name give ./{kind}"
         )
     return [], kind
 
@@ -236,7 +236,7 @@ def _check_output(setting: Apply, goal: Path, many: bool, into: bool) -> None:
     if many and not goal.is_dir() and (goal.is_file() or goal.suffix.lower() in _KEPT):
         raise UserError(f"input={setting.input} is a folder, so output={goal} must be one too")
     if not into and setting.suffix is not None and goal.suffix.lower() != setting.suffix:
-        raise UserError(f"output={goal} and suffix={setting.suffix} ask for two kinds of file")
+        raise UserError(f"output={goal} and suffix={setting.suffix} name two different file types")
     place = (goal if into else goal.parent).absolute()
     while not place.exists():
         place = place.parent

@@ -39,7 +39,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     runs = [run for run in find(setting.folders).runs if run.config]
     if not runs:
         raise UserError(
-            "folders: no run of restore train is there; a layout is of what runs logged"
+            "folders: there is no run of restore train; the layout is made from "
+            "what runs have logged"
         )
     projects = {run.config["wandb"]["project"] for run in runs}
     if setting.project is None and len(projects) != 1:

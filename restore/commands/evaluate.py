@@ -69,7 +69,7 @@ def _items(setting: settings.Evaluate, task: Any, kind: Any) -> EvalItems:
     if kind not in ours:
         if "references" not in data:
             raise UserError(
-                f"references: there is no kind '{_named(kind)}'; choose of {', '.join(ours)} "
+                f"references: there is no kind '{_named(kind)}'; choose one of {', '.join(ours)} "
                 "(this data set has no references to choose from)"
             )
         data, kind = {**data, "references": kind}, "given"
@@ -116,7 +116,7 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         run_folder.log_to(folder)
         log.info(job.loaded.sentence())
         if setting.protocol is None:
-            log.info("protocol %s, by which these weights were validated", job.protocol.name)
+            log.info("protocol %s, as in the validation of these weights", job.protocol.name)
         dashboard = run_logger.Journal(folder, config, config["wandb"], "evaluate")
         done = False
         try:

@@ -118,7 +118,7 @@ def _own(folder: Path) -> Iterator[None]:
         if free and not status.busy(folder):
             yield
             return
-    log.info("%s: waiting for the process that is at it", folder.name)
+    log.info("%s: waiting for another process that is running it", folder.name)
     with status.locked(path, patience=math.inf):
         while status.busy(folder):
             time.sleep(0.5)
@@ -173,7 +173,7 @@ def _launch(
         if own:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         command = [sys.executable, "-m", "restore.commands.worker", "train", str(folder)]
-        log.info("%s: begins%s", folder.name, f" on cuda {','.join(own)}" if own else "")
+        log.info("%s: starting%s", folder.name, f" on cuda {','.join(own)}" if own else "")
         if alone:
             code = _wait(subprocess.Popen(command, env=environment), None)
         else:  # the screen is not for several at once

@@ -114,7 +114,9 @@ def _held(output: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *_MAIN)
         except OSError as error:
-            raise UserError(f"another preparation works in {output}: let it finish") from error
+            raise UserError(
+                f"another process is preparing {output}: wait until it has finished"
+            ) from error
         # Processes whose parent was killed end a moment later, and may still be writing.
         fcntl.lockf(file, fcntl.LOCK_EX, *_POOL)
         fcntl.lockf(file, fcntl.LOCK_UN, *_POOL)
@@ -133,7 +135,9 @@ def _begin(output: Path, setting: Prepare) -> None:
                     "give the same ones, or another output"
                 )
     elif any(path.name != _LOCK for path in output.iterdir()):
-        raise UserError(f"output={output} is not empty and holds no preparation: name another")
+        raise UserError(
+            f"output={output} is not empty and was not made by restore prepare: give another folder"
+        )
     else:
         files.write_text(output / "config.yaml", files.to_yaml(settled))
     for path in list(output.rglob(".*")):
@@ -226,8 +230,8 @@ def _results(
             yield job.result()
     except BrokenProcessPool as error:
         raise RunFailure(
-            "a process was ended from outside, perhaps for want of memory; the same command goes "
-            "on, with fewer workers if need be"
+            "a worker process was killed, perhaps because memory ran out; run the "
+            "same command again to resume, with fewer workers if needed"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -66,7 +66,7 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     every = conditions(given, every_variant)
     if not every:
         raise UserError(
-            f"{', '.join(setting.folders)}: no run has come to its end and none was evaluated"
+            f"{', '.join(setting.folders)}: no run has finished and none has been evaluated"
         )
     pairs = [_pairs(condition, setting) for condition in every]
     spent = {variant.label: costs.of(variant) for variant in every_variant}

@@ -90,8 +90,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     loaded = weights.load(Path(setting.weights))
     if not loaded.takes_scale():
         raise UserError(
-            f"weights={setting.weights} are of a network of one scale; give them as beside=[…], "
-            "and weights of backbone asdn"
+            f"weights={setting.weights} belong to a network of one fixed scale: give "
+            "them as beside=[…], and as weights those of backbone=asdn"
         )
     methods: dict[str, tuple[weights.Loaded, nn.Module]] = {
         _title(loaded): (loaded, loaded.backbone())

@@ -131,9 +131,9 @@ def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str])
             continue
         if not key.startswith((*_RENEWABLE, "data.")):
             raise UserError(
-                f"{key} cannot change when a run goes on, or it would be another run; "
-                f"what can: {', '.join(name.rstrip('.') for name in _RENEWABLE)}, and where the "
-                "same data lie now (data.…)"
+                f"{key} cannot be changed when a run is resumed; these can: "
+                f"{', '.join(name.rstrip('.') for name in _RENEWABLE)}, and the paths of "
+                "its data (data.…)"
             )
         target: Any = saved
         source: Any = typed
@@ -145,8 +145,8 @@ def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str])
         if key.startswith("data.") and not _names_files(target.get(last)):
             places = [f"data.{name}" for name, value in target.items() if _names_files(value)]
             raise UserError(
-                f"{key}: only where the same data lie can change when a run goes on; this run "
-                f"has {', '.join(places) or 'no such setting'}"
+                f"{key}: of the data only paths can be changed when a run is resumed; "
+                f"this run has {', '.join(places) or 'no such setting'}"
             )
         target[last] = source[last]
     return saved

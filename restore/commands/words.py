@@ -66,7 +66,9 @@ def _check_options(words: Sequence[str]) -> None:
     if unknown := [word for word in rest if re.match("-[^-]", word)]:
         raise UserError(f"there is no option {unknown[0]}; settings have no dashes: key=value")
     if known.experimental_rerun is not None:
-        raise UserError("--experimental-rerun is not for runs of restore: train resume=RUN goes on")
+        raise UserError(
+            "--experimental-rerun does not work here: restore train resume=RUN resumes a run"
+        )
 
 
 def _is_option(word: str) -> bool:

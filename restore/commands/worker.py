@@ -33,7 +33,7 @@ def main() -> int:
             if not (launcher.joined() and launcher.deserted(error)):
                 raise
             raise RunFailure(
-                f"process {os.environ['RANK']}: another process of the job is gone"
+                f"process {os.environ['RANK']}: another process of this job has stopped"
             ) from error
     return outcome.code
 

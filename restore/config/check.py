@@ -104,7 +104,9 @@ def check_part(path: str, node: Mapping[str, Any]) -> None:
     Raises UserError for an unknown, missing or ill-typed argument, or a target that is not there.
     """
     if odd := [key for key in node if str(key).startswith("_") and key not in _SPECIAL]:
-        raise UserError(f"{path}.{odd[0]}: parts take arguments by name, nothing else")
+        raise UserError(
+            f"{path}.{odd[0]}: arguments of a part are given by name; nothing else is allowed"
+        )
     target = locate(str(node["_target_"]), path)
     if not callable(target):
         raise UserError(f"{path}._target_: '{node['_target_']}' is neither class nor function")
@@ -263,7 +265,7 @@ def _check_stages(train: settings.Train) -> None:
         if name not in train.stages:
             raise UserError(
                 f"schedule names the stage '{name}', which is not there; "
-                f"choose of {', '.join(train.stages)}"
+                f"choose one of {', '.join(train.stages)}"
             )
     if len(set(train.schedule)) != len(train.schedule):
         raise UserError("schedule names a stage twice; give the second a name of its own")
@@ -276,7 +278,7 @@ def _check_stages(train: settings.Train) -> None:
             place = f"stages.{name}.objectives.{title}"
             if objective.model not in models:
                 raise UserError(
-                    f"{place}.model={objective.model} is not there; choose of {sorted(models)}"
+                    f"{place}.model={objective.model} is not there; choose one of {sorted(models)}"
                 )
             for term, node in objective.losses.items():
                 if "_target_" not in node:

@@ -98,7 +98,7 @@ def _check_word(override: str) -> None:
     if given and not name:
         raise UserError(f"'{override}' names no setting: give key=value")
     if given and value in ("", "''", '""') and not key.startswith("~"):
-        raise UserError(f"{name} is given without a value; {name}=null is none")
+        raise UserError(f"{name} is given without a value; give {name}=null for none")
     group = name.partition("@")[0]
     if given and names(group) and not key.startswith("~"):
         with suppress(HydraException):

@@ -37,8 +37,9 @@ def conf() -> Traversable:
             package.parent / part,
         }:
             raise UserError(
-                f"{package / part} is not the link to {package.parent / part} that it should be: "
-                "git config core.symlinks true and check out anew, or install this copy by pip"
+                f"{package / part} should be a link to {package.parent / part}: run git "
+                "config core.symlinks true and check out again, or install this copy "
+                "with pip"
             )
     return files(MODULE)
 

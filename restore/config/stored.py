@@ -63,7 +63,7 @@ def data(config: Any, where: object) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count > _MOST_NODES or depth > _MOST_DEPTH:
-            raise UserError(f"{where}: its configuration is too large to be one")
+            raise UserError(f"{where}: its configuration is too large")
         if node is None or isinstance(node, bool | int | float | str):
             return node
         if isinstance(node, Mapping):
@@ -77,7 +77,9 @@ def data(config: Any, where: object) -> dict[str, Any]:
         )
 
     if not isinstance(config, Mapping):
-        raise UserError(f"{where}: its configuration is no settings but {_short(config)}")
+        raise UserError(
+            f"{where}: its configuration is not a mapping of settings but {_short(config)}"
+        )
     return copied(config, 0)
 
 
@@ -167,8 +169,9 @@ def _check(
     if isinstance(target, str) and call in kinds.everywhere():
         raise UserError(f"{what}, which is a part of another kind; nothing was loaded")
     raise UserError(
-        f"{what}, which no yaml of this installation names; nothing was loaded. If it is "
-        "your own, give the folder of yamls that names it as when it was trained: --config-dir DIR"
+        f"{what}, which no yaml of this installation names; nothing was loaded. "
+        "For a class of your own give the folder of its yaml, as in training: "
+        "--config-dir DIR"
     )
 
 

@@ -219,7 +219,7 @@ class Batches:
         shared = workers == 0 or _shared_memory() >= _SHARED
         if not shared:
             log.info(
-                "workers send their batches through pipes, as %s has less than %d GiB left",
+                "loader workers use pipes instead of shared memory: %s has less than %d GiB free",
                 *(_PLACE, _SHARED >> 30),
             )
         self.loader = DataLoader(

@@ -46,12 +46,12 @@ def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]
         return source, task
     if not task.takes_reference:
         raise UserError(
-            f"references: '{kind}' changes nothing, as this task hands no reference over "
+            f"references: '{kind}' has no effect: this task uses no reference "
             "(task=reference_sr does)"
         )
     if kind == "other_image":
         if len(source) < 2:
-            raise UserError("references: other_image needs a split of two images or more")
+            raise UserError("references: other_image needs at least two images in the split")
         return Replaced(source, _other), task
     return Replaced(source, lambda _, index, sample: _of(kind, sample)), changed(kind, task)
 

@@ -42,7 +42,8 @@ def fitted(ratios: Sequence[float], scale: float, largest: float) -> list[float]
     """
     if abs(math.prod(ratios) / scale - 1) > 0.002:
         raise UserError(
-            f"task.ratios={[*ratios]} make {math.prod(ratios):g} together, not task.scale={scale:g}"
+            f"task.ratios={[*ratios]} multiply to {math.prod(ratios):g}, not to "
+            f"task.scale={scale:g}"
         )
     exact = [*ratios[:-1], scale / math.prod(ratios[:-1])]
     if not 1 <= min(exact) <= max(exact) <= largest * (1 + _SLACK):

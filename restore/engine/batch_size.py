@@ -120,8 +120,8 @@ def found(
     quantum = world * setting.trainer.accumulate_steps
     if setting.trainer.max_batch_size < quantum:
         raise UserError(
-            f"trainer.max_batch_size={setting.trainer.max_batch_size}: trainer.accumulate_steps × "
-            f"processes are {quantum} items a step already"
+            f"trainer.max_batch_size={setting.trainer.max_batch_size}: it is less "
+            f"than trainer.accumulate_steps × processes = {quantum}"
         )
     log.info("trainer.batch_size=auto: trying what fits in memory, in a process of its own")
     hosts = distributed.gather(socket.gethostname())

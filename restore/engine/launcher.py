@@ -51,8 +51,8 @@ def refuse_compile(runtime: Runtime) -> None:
     """Raises UserError when whole pictures, each of its own size, are to be compiled for."""
     if runtime.compile:
         raise UserError(
-            "runtime.compile=true: it pays in training, where every step has pictures of one size; "
-            "here each size would be compiled for anew: leave it out"
+            "runtime.compile=true: it is only for training; here pictures differ in "
+            "size, and each size would be compiled again: leave it out"
         )
 
 

@@ -113,7 +113,9 @@ class Learner:
         try:
             checkpoint.load_into(backbone, loaded.state, path)
         except UserError as error:
-            raise UserError(f"{error}; init_partial=true takes what fits, and says what") from error
+            raise UserError(
+                f"{error}; init_partial=true loads the tensors that fit and lists the others"
+            ) from error
         return f"begun from {loaded.sentence()}, all {len(loaded.state)} tensors"
 
     def terms(self) -> Iterator[tuple[str, Loss]]:
@@ -267,9 +269,9 @@ class Learner:
         if not torch.isfinite(loss):
             odd = [name for name, term in terms.items() if not torch.isfinite(term)]
             raise NonFinite(
-                f"step {self.step}: {title} has become {loss.item()} "
-                f"(term {', '.join(odd) or 'sum'}) on {', '.join(problem.keys)}; "
-                "nothing was changed by it, the last checkpoint is good"
+                f"step {self.step}: {title} has become {loss.item()} (term "
+                f"{', '.join(odd) or 'sum'}) on {', '.join(problem.keys)}; the weights "
+                "were not updated with it, and the last checkpoint is intact"
             )
         waits = isinstance(self.network, DistributedDataParallel) and not last
         with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
@@ -286,7 +288,8 @@ class Learner:
             keys = [key for problem in problems for key in problem.keys]
             raise NonFinite(
                 f"step {self.step}: the gradient of {title} has become {norm.item()} on "
-                f"{', '.join(keys)}; nothing was changed by it, the last checkpoint is good"
+                f"{', '.join(keys)}; the weights were not updated with it, and the last "
+                "checkpoint is intact"
             )
         if objective.setting.clip_grad_norm is not None:
             clip_grads_with_norm_(objective.parameters, objective.setting.clip_grad_norm, norm)

@@ -148,14 +148,14 @@ def refuse_taken(folder: Path, config: Mapping[str, Any]) -> None:
     before = look_at_config(folder)
     if "schedule" in before:
         raise UserError(
-            f"{folder} holds a run already: name another folder, or go on with that run by "
+            f"{folder} holds a run already: name another folder, or resume that run: "
             f"restore train resume={folder}"
         )
     if not unfinished(folder):
         raise UserError(f"{folder} holds an evaluation already: name another folder, or remove it")
     if _work(before) != _work(renames.current(yaml.safe_load(to_yaml(config)))):
         raise UserError(
-            f"{folder} holds what was begun with other settings and did not end: name another "
+            f"{folder} holds an unfinished job with other settings: name another "
             "folder, or remove it"
         )
 

@@ -142,7 +142,7 @@ class Journal:
                 return run
             except Exception as error:  # of many classes, some of them private to wandb
                 reason = " ".join(str(error).split())
-                log.warning("the dashboard cannot be had with wandb.mode=%s: %s", mode, reason)
+                log.warning("the dashboard cannot be started with wandb.mode=%s: %s", mode, reason)
                 self.identity = None  # the name of what was begun there is taken
         return None
 
@@ -154,7 +154,7 @@ class Journal:
             with optional("the dashboard misses something"):
                 act(self._run)
         except Exception as error:  # of many classes, some of them private to wandb
-            log.warning("the dashboard failed and is off from here on: %s", error)
+            log.warning("the dashboard failed and is switched off: %s", error)
             self._run = None
 
     def _show(self, kind: str, names: Iterable[str]) -> None:

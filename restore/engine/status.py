@@ -98,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
         if not free:
             known = read(folder)
             who = f"process {known.get('pid')} on {known.get('host')}"
-            raise UserError(f"{folder} is being worked in by {who}: wait for it, or end it")
+            raise UserError(f"{folder} is in use by {who}: wait until it has finished, or stop it")
         for left in folder.glob("checkpoints/.*.pt"):  # of a process killed while it wrote
             left.unlink()
         yield

@@ -103,12 +103,13 @@ class Training:
         if metric is None:
             reason = self.metrics.missing.get(wanted)
             raise UserError(
-                f"trainer.best={wanted}: {reason or 'it is not measured'}; choose of "
+                f"trainer.best={wanted}: {reason or 'it is not measured'}; choose one of "
                 + ", ".join(self.metrics.keys())
             )
         if metric.higher_is_better is None:
             raise UserError(
-                f"trainer.best={wanted}: nobody says whether more of it is better; give another one"
+                f"trainer.best={wanted}: this metric does not say whether higher or "
+                "lower is better; choose another"
             )
         return metric
 
@@ -155,7 +156,8 @@ class Training:
     def _restore(self, state: dict[str, Any]) -> None:
         if state["step"] > self.learner.total:
             raise UserError(
-                f"{self._last} is at step {state['step']} of a run of {self.learner.total}"
+                f"{self._last} is at step {state['step']}, beyond the end of this run "
+                f"({self.learner.total} steps)"
             )
         self.learner.load(state, str(self._last))
         best = state["best"]
@@ -408,7 +410,7 @@ class Training:
             log.warning("%d image(s) could not be read and were skipped", len(self.skipped))
         if not finished:
             log.info(
-                "stopped at step %d of %d and saved; to go on: restore train resume=%s",
+                "stopped at step %d of %d and saved; to resume: restore train resume=%s",
                 *(self.learner.step, self.learner.total, self.folder),
             )
             return

@@ -154,7 +154,7 @@ def restorer(
     fixed = Restorer(loaded, runtime, device)
     if scale is not None and scale != fixed.scale:
         raise UserError(
-            f"scale={scale:g}: this network enlarges by {fixed.scale} and by nothing else; "
-            "weights of backbone asdn take any scale"
+            f"scale={scale:g}: this network only enlarges by {fixed.scale}; weights "
+            "of backbone asdn take any scale"
         )
     return fixed

@@ -242,8 +242,9 @@ class Pipeline:
             raise UserError(f"tile={tile}: at least {_SMALLEST}")
         if self.restorer.reach is None:
             raise UserError(
-                f"tile={tile}: this network takes means over the whole picture, which tiles "
-                "would change, or does not say how far it looks; leave tile out"
+                f"tile={tile}: this network depends on the whole picture, or its "
+                "receptive field is unknown, so tiles would change the result; leave "
+                "tile out"
             )
 
     def restore(

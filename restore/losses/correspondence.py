@@ -50,8 +50,8 @@ class Correspondence(nn.Module):
         query, key = restored.query, restored.key
         if query is None or key is None:
             raise UserError(
-                "the correspondence loss needs a backbone that tells its vectors "
-                "(backbone=matching)"
+                "the correspondence loss needs a backbone that returns its query and "
+                "key vectors (backbone=matching)"
             )
         if problem.homography is None:
             raise UserError(

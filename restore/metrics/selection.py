@@ -173,7 +173,7 @@ def build(
         metrics.append(image_metric)
     if not metrics:
         why = "; ".join(f"{key}: {reason}" for key, reason in missing.items())
-        raise UserError(f"metric: none of those chosen can be taken ({why})")
+        raise UserError(f"metric: none of the chosen metrics can be measured ({why})")
     return Selection(metrics, missing)
 
 

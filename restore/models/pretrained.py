@@ -371,8 +371,9 @@ def vgg19_features(
     wanted = features.state_dict()
     if surplus := [name for name in wanted if name not in state]:
         raise UserError(
-            f"pretrained.vgg19={path} ends after VGG19's layer {names[len(state) - 1]}; here "
-            f"features.{surplus[-1]} is wanted too: give the whole file"
+            f"pretrained.vgg19={path} ends after VGG19's layer "
+            f"{names[len(state) - 1]}; features.{surplus[-1]} is needed too: give "
+            "the whole file"
         )
     checkpoint.load_into(
         features, {name: state[name] for name in wanted}, f"pretrained.vgg19={path}"

@@ -97,7 +97,7 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
         entries = checkpoint.own(entries, path)
         if model:
             raise UserError(
-                f"model={[*model]} is for published files; {path} brings its configuration along"
+                f"model={[*model]} is for published files; {path} contains its own configuration"
             )
         state = entries["ema"] or entries["models"]["backbone"]
         config = stored(entries["config"], path)

@@ -127,6 +127,6 @@ def optional(what: str) -> Iterator[None]:
             raise
         if what not in _failing:
             _failing.add(what)
-            log.warning("%s: %s; going on without", what, error)
+            log.warning("%s: %s; continuing without", what, error)
     else:
         _failing.discard(what)

@@ -587,7 +587,7 @@ def test_files_of_such_names_are_reached_by_their_paths(run, folder: Path, capfd
     results = [Path(f"{place}.png").read_bytes() for place in range(3)]
     assert results[0] == results[1] != results[2]
     assert apply(run, "input=low.png", "output=o.png", reference="[reference.png,black]") == 2
-    refused(capfd, "reference=black stands for no picture", "./black")
+    refused(capfd, "reference=black is not a picture", "./black")
 
 
 def test_weights_trained_without_references_are_applied_without(folder: Path, capfd):
@@ -613,7 +613,7 @@ def test_a_task_without_references_leaves_a_network_without(folder: Path, capfd)
         refused(capfd, "reference: these weights are of a network or task that takes none")
     line = [f"weights={single}", "folder=compared", "references=[black,given]"]
     assert main(["evaluate", *line, "runtime.device=cpu", "wandb.mode=disabled"]) == 2
-    assert "'black' changes nothing, as this task hands no reference" in capfd.readouterr().err
+    assert "'black' has no effect: this task uses no reference" in capfd.readouterr().err
     assert not Path("compared").exists()
 
 
@@ -672,7 +672,7 @@ def test_what_a_full_disk_cut_short_goes_on(run: Path, folder: Path, capfd):
     assert "a.png is there already" in capfd.readouterr().err
     before = (folder / "out" / "a.png").stat().st_mtime_ns
     assert apply(*line) == 0
-    assert "going on: 1 of 2 are there" in capfd.readouterr().out
+    assert "resuming: 1 of 2 are done already" in capfd.readouterr().out
     assert before == (folder / "out" / "a.png").stat().st_mtime_ns
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.png", "b.png"]
     assert apply(*line) == 2, "it is done"

@@ -400,7 +400,7 @@ def test_an_evaluation_that_was_ended_can_be_typed_again(
         assert main(line) == 130
     assert not (tmp_path / "out" / "summary.json").exists()
     assert main([*line[:-1], "limit=2", line[-1]]) == 2
-    assert "begun with other settings" in capfd.readouterr().err
+    assert "an unfinished job with other settings" in capfd.readouterr().err
     assert main(line) == 0
     assert (tmp_path / "out" / "summary.json").exists()
     assert main(line) == 2

@@ -196,7 +196,7 @@ def test_a_job_that_fails_ends_no_other(tmp_path: Path, capfd):
     assert sweep(folder, f"{weight}=1e39,0.5", "stages.reconstruction.steps=2") == 1
     assert states(folder) == {"weight=1e+39": "failed", "weight=0.5": "finished"}
     why = status.read(folder / "weight=1e+39")["reason"]
-    assert "nothing was changed by it" in why
+    assert "the weights were not updated with it" in why
     said = capfd.readouterr().out
     assert f"weight=1e+39: {why}" in said[said.index("best") :], "in the table at the end"
     assert "1 failed" in said

@@ -347,7 +347,7 @@ def test_a_small_shared_memory_changes_nothing_but_the_way(monkeypatch, caplog, 
     monkeypatch.setattr(loading, "_shared_memory", lambda: 60 << 20)
     with caplog.at_level(logging.INFO, "restore"):
         piped = list(train_batches(items, positions, Loader(2, "raise"), False))
-    assert "through pipes, as /dev/shm has less than 2 GiB left" in caplog.text
+    assert "use pipes instead of shared memory: /dev/shm has less than 2 GiB free" in caplog.text
     for one, other in zip(plain, piped, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():

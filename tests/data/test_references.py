@@ -352,7 +352,7 @@ def test_unreadable_pictures_leave_the_comparison_whole(trained: Path, tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["references=[given,blak]"], "there is no kind 'blak'; choose of given, black"),
+        (["references=[given,blak]"], "there is no kind 'blak'; choose one of given, black"),
         (["data=cufed", "data.root=x", "references=[6]"], "data.references=6"),
         (["references=black"], "references=black"),
     ],

@@ -81,7 +81,7 @@ def test_places_are_never_parted(root):
 
 def test_what_is_no_place_is_refused(root, tmp_path):
     write(tmp_path / "loose.png", photo())
-    with pytest.raises(UserError, match="lies in no place"):
+    with pytest.raises(UserError, match="is in no place's folder"):
         Collection(str(tmp_path))
     with pytest.raises(UserError, match="each needs that many others"):
         Collection(str(root), references=3)

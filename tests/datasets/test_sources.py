@@ -291,7 +291,7 @@ def test_bad_folders(tmp_path: Path):
         Folder(str(tmp_path / "t"), valid=0.6, test=0.5)
     with pytest.raises(UserError, match=r"lower data\.valid and data\.test"):
         Folder(str(tmp_path / "t"), valid=0.5, test=0.5).split("train")
-    with pytest.raises(UserError, match=r"no split 'tets'; choose of train, valid, test"):
+    with pytest.raises(UserError, match=r"no split 'tets'; choose one of train, valid, test"):
         Folder(str(tmp_path / "t")).split("tets")
 
 

@@ -215,7 +215,7 @@ def use(folder: Path, mode: str, kill: str = "", **more: str) -> str:
 
 def test_without_an_account_files_are_kept_instead(tmp_path: Path):
     said = use(tmp_path, "online")
-    assert "the dashboard cannot be had with wandb.mode=online" in said
+    assert "the dashboard cannot be started with wandb.mode=online" in said
     found = wandb_run(tmp_path)
     assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
 
@@ -245,7 +245,7 @@ def test_a_refused_key_does_not_stop_the_run(tmp_path: Path):
         said = use(tmp_path, "online", WANDB_API_KEY="a" * 40, **own)
         server.shutdown()
     assert "/graphql" in server.asked, "the server was not even asked"
-    assert "the dashboard cannot be had with wandb.mode=online" in said
+    assert "the dashboard cannot be started with wandb.mode=online" in said
     assert "401" in said
     found = wandb_run(tmp_path)
     assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
@@ -253,7 +253,7 @@ def test_a_refused_key_does_not_stop_the_run(tmp_path: Path):
 
 def test_a_dashboard_that_dies_does_not_stop_the_run(tmp_path: Path):
     said = use(tmp_path, "offline", "kill")
-    assert said.count("the dashboard failed and is off from here on") == 2, "screen and log.txt"
+    assert said.count("the dashboard failed and is switched off") == 2, "screen and log.txt"
 
 
 def test_disabled_leaves_no_folder(tmp_path: Path):
@@ -352,7 +352,7 @@ def test_what_did_not_end_may_be_begun_again(tmp_path: Path):
     with suppress(KeyboardInterrupt), run_folder.filling(folder, CONFIG):
         (folder / "a.png").write_bytes(b"")
         raise KeyboardInterrupt
-    with pytest.raises(UserError, match="begun with other settings"):
+    with pytest.raises(UserError, match="an unfinished job with other settings"):
         run_folder.refuse_taken(folder, {**CONFIG, "limit": 3})
     with run_folder.filling(folder, again):
         with pytest.raises(UserError, match="being written by another process"):

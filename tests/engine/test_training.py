@@ -188,7 +188,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path: Path, capfd):
     huge = "stages.reconstruction.objectives.restoration.losses.reconstruction.weight=1e39"
     assert train(folder, huge) == 1
     said = capfd.readouterr().err
-    assert "nothing was changed by it" in said
+    assert "the weights were not updated with it" in said
     assert "Traceback" not in said
     state = (
         checkpoint.read(folder / "checkpoints" / "last.pt")

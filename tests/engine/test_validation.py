@@ -121,8 +121,11 @@ def test_best_goes_by_the_metric_named_and_nan_is_never_best(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["trainer.best=lpisp"], "trainer.best=lpisp: it is not measured; choose of psnr, turn"),
-        (["trainer.best=turn"], "trainer.best=turn: nobody says whether more of it is better"),
+        (
+            ["trainer.best=lpisp"],
+            "trainer.best=lpisp: it is not measured; choose one of psnr, turn",
+        ),
+        (["trainer.best=turn"], "trainer.best=turn: this metric does not say whether higher"),
         (["metric=[psnr,tune]"], "metric=tune: no such choice"),
         (["metric.psnr.channel=y"], "'metric.psnr.channel' is not a setting"),
     ],

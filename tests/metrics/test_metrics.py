@@ -158,7 +158,9 @@ def test_what_is_not_at_hand_is_left_out_with_the_reason():
     chosen = build({"psnr": node("restore.metrics.fidelity.PSNR"), "mine": lacking}, RGB)
     assert chosen.keys() == ["psnr"]
     assert chosen.missing == {"mine": "nobody answers"}
-    with pytest.raises(UserError, match=r"none of those chosen can be taken .mine: nobody answers"):
+    with pytest.raises(
+        UserError, match=r"none of the chosen metrics can be measured .mine: nobody answers"
+    ):
         build({"mine": lacking}, RGB)
 
 

@@ -190,7 +190,7 @@ def test_published_files_are_measured_by_their_tasks_own_protocol(folder: Path, 
         assert main(["evaluate", *line]) == 0
         summary = json.loads((folder / kind / "summary.json").read_text())
         assert (summary["protocol"], next(iter(summary["restored"]))) == (protocol, metric)
-        assert f"protocol {protocol}, by which these weights" in capfd.readouterr().out
+        assert f"protocol {protocol}, as in the validation" in capfd.readouterr().out
         assert main(["evaluate", *line, "protocol=rgb", f"folder={kind}_rgb"]) == 0
         assert (
             json.loads((folder / f"{kind}_rgb" / "summary.json").read_text())["protocol"] == "rgb"

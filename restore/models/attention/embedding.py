@@ -135,7 +135,9 @@ class Projection(Reduced):
         patch = 9 * channels
         width = width or patch
         if width % heads:
-            raise UserError(f"attention.embedding: {width} numbers do not divide by {heads} heads")
+            raise UserError(
+                f"attention.embedding: a width of {width} does not divide by {heads} heads"
+            )
         if start == "identity" and width != patch:
             raise UserError(
                 "attention.embedding.start=identity needs a width of "

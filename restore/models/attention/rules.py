@@ -59,7 +59,7 @@ class MatchingRule(nn.Module):
         Raises:
             UserError: the rule has no such form.
         """
-        raise UserError(f"attention by {type(self).__name__} has no form that a file can hold")
+        raise UserError(f"attention with the rule {type(self).__name__} cannot be exported")
 
 
 class Hard(MatchingRule):

@@ -33,7 +33,7 @@ def networks(folder: Path) -> list[BundledNetwork]:
         scale = _read(card)["scale"]
         path = card.with_name(WEIGHTS)
         if not path.is_file():
-            raise UserError(f"{path} is not there, though its card is: install restore anew")
+            raise UserError(f"{path} is missing although its card is there: install restore again")
         listed.append(BundledNetwork(card.parent.name, path, scale))
     return listed
 
@@ -60,8 +60,8 @@ def verify(path: Path, fingerprint: str) -> None:
     card = path.with_name(CARD)
     if path.name == WEIGHTS and card.exists() and not _read(card)["sha256"].startswith(fingerprint):
         raise UserError(
-            f"{path} is damaged, or of another network than the card beside it says: its SHA-256 "
-            f"begins with {fingerprint}; install or export it anew"
+            f"{path} is damaged, or belongs to another network than its card says: "
+            f"its SHA-256 begins with {fingerprint}; install or export it again"
         )
 
 

@@ -74,7 +74,9 @@ class TimmExtractor(Extractor):
             )
             levels = first, second, third
         elif not all(0 <= level < len(strides) for level in levels):
-            raise UserError(f"extractor.levels={[*levels]}: {model} has {len(strides)}, from 0")
+            raise UserError(
+                f"extractor.levels={[*levels]}: {model} has {len(strides)} levels, numbered from 0"
+            )
         outputs = sorted({*levels})
         self.levels = [outputs.index(level) for level in levels]
         network, self.provenance = features_of(model, weights, outputs, cache, download)
@@ -146,7 +148,7 @@ def features_of(
         near = difflib.get_close_matches(model, timm.list_models(), 3)
         hint = f"; did you mean {' or '.join(near)}?" if near and model not in near else ""
         raise UserError(
-            f"extractor.model={model}: timm makes no features of it ({reason}){hint}"
+            f"extractor.model={model}: timm gives no inner features of it ({reason}){hint}"
         ) from error
     if weights == "random":
         return network, Provenance(name, "random")

@@ -76,7 +76,7 @@ class CompareJob:
         self.against = setting.against or list(self.methods)[-1]
         if self.against not in self.methods:
             raise UserError(
-                f"against={self.against}: no such method; choose of {', '.join(self.methods)}"
+                f"against={self.against}: no such method; choose one of {', '.join(self.methods)}"
             )
         self.folders = {t: m for t, m in self.methods.items() if isinstance(m, PictureFolder)}
         self.palettes = {t: s for t, s in self.folders.items() if s.palette is not None}
@@ -249,13 +249,13 @@ class CompareJob:
         every = [*measured, *self.metrics.set_names()]
         if not self.layout.columns(every):
             raise UserError(
-                f"layout: none of its measures is taken here; there are {', '.join(every)}"
+                f"layout: none of its measures is measured here; there are {', '.join(every)}"
             )
         if not measured:
             raise UserError("metric: one at least must be of single images, to rank them by")
         rank = self.setting.rank
         if rank is not None and rank not in measured:
-            raise UserError(f"rank={rank}: no such measure; choose of {', '.join(measured)}")
+            raise UserError(f"rank={rank}: no such measure; choose one of {', '.join(measured)}")
         return rank or measured[0]
 
     def _check_polarity(self) -> None:

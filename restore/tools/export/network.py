@@ -193,16 +193,17 @@ class NetworkFormat:
 
     def _frozen(self) -> UserError:
         return UserError(
-            f"{type(self.exported.network).__name__} cannot be written so: on pictures of some "
-            "sizes the file does not compute what the network does"
+            f"{type(self.exported.network).__name__} cannot be exported in this "
+            "format: for some picture sizes the file's result differs from the "
+            "network's"
         )
 
     def refused(self, error: Exception) -> UserError:
         """Torch's reason why it cannot follow a network, as a sentence."""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return UserError(
-            f"torch cannot follow {type(self.exported.network).__name__} at every size ({reason}); "
-            "another format may"
+            f"torch cannot export {type(self.exported.network).__name__} for every "
+            f"picture size ({reason}); another format may work"
         )
 
 

@@ -80,9 +80,12 @@ def _ours(path: str | None) -> weights.Loaded:
         raise UserError("weights has no value: give weights=RUN")
     loaded = weights.load(Path(path))
     if checkpoint.read(loaded.path).get("format") != checkpoint.FORMAT:
-        raise UserError(f"weights={path} is a published file; what ships is trained here")
+        raise UserError(
+            f"weights={path} is a published file; only networks that were trained "
+            "here can be packaged"
+        )
     if "stages" not in loaded.config:
-        raise UserError(f"weights={path} has been made ready for the package already")
+        raise UserError(f"weights={path} is a packaged network already")
     return loaded
 
 
@@ -92,7 +95,7 @@ def _half(value: torch.Tensor) -> torch.Tensor:
         return value
     half = value.half()
     if not half.isfinite().all():
-        raise UserError("weights: a value is too large for half precision, or no number")
+        raise UserError("weights: a value is too large for half precision, or not a number")
     return half
 
 

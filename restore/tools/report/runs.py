@@ -171,7 +171,7 @@ def _evaluations(folder: Path) -> list[Evaluation]:
     """One, or one for each kind of reference."""
     summary = _json(folder / "summary.json")
     if not summary:
-        raise UserError(f"{folder} holds an evaluation that has not come to its end")
+        raise UserError(f"{folder} holds an evaluation that did not finish")
     if isinstance(summary.get("references"), Mapping):
         places = [folder / str(kind).replace("/", "_") for kind in summary["references"]]
         if odd := next((p for p in places if p.resolve().parent != folder.resolve()), None):

@@ -83,11 +83,13 @@ def prepare(overrides: list[str]) -> Sweep:
     swept = list(dict.fromkeys(key for grid in grids for key in grid.swept))
     if any(_key(o) == "resume" for o in _own(_parsed(typed))):
         raise UserError(
-            "resume: a sweep goes on by the command that began it; a run by itself goes on by "
-            "restore train resume=RUN, without -m"
+            "resume: to resume a sweep, repeat the command that started it; a "
+            "single run is resumed by restore train resume=RUN, without -m"
         )
     if "folder" in swept:
-        raise UserError("folder: a sweep lies in one; each of its jobs has its own in there")
+        raise UserError(
+            "folder: give one folder for the whole sweep; each job gets its own folder inside it"
+        )
     own = _own(_parsed(typed))
     given = next((o.get_value_element_as_str() for o in own if _key(o) == "folder"), None)
     folder = Path(given.strip("'\"") if given else f"runs/sweeps/{_title(own, swept)}")

@@ -831,7 +831,7 @@ def test_what_cannot_be_is_said_in_a_sentence(run: Path, tmp_path: Path, capfd):
     small = ["backbone.blocks=1", "backbone.features=4", "task.scale=2"]
     fixed = write_run(tmp_path / "edsr", "edsr", *small)
     for place, more, said in (
-        (fixed, ["scale=2.7"], "scale=2.7: this network enlarges by 2 and by nothing else"),
+        (fixed, ["scale=2.7"], "scale=2.7: this network only enlarges by 2"),
         (run, ["scale=33"], "scale=33"),
         (run, ["scale=0.5"], "scale=0.5"),
         (run, ["tile=16"], "means over the whole picture"),

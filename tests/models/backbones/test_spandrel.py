@@ -145,7 +145,7 @@ def test_what_does_not_fit_is_a_sentence(file: Path, tmp_path: Path, monkeypatch
         weights.load(strange)
     state = compact(2).state_dict()
     torch.save({**state, "body.0.weight": torch.zeros(8, 3, 5, 5)}, cut)
-    with pytest.raises(UserError, match="spandrel makes no network"):
+    with pytest.raises(UserError, match="spandrel cannot load"):
         weights.load(cut)
     (tmp_path / "bad.safetensors").write_bytes(b"not one")
     with pytest.raises(UserError, match="damaged"):

@@ -137,7 +137,7 @@ def test_a_file_of_the_whole_network_is_taken(tmp_path: Path):
     for name, value in made.network.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
     assert str(tmp_path / "w.pth") in made.provenance.sentence()
-    with pytest.raises(UserError, match=r"extractor\.model=resnet18: timm makes no features"):
+    with pytest.raises(UserError, match=r"extractor\.model=resnet18: timm gives no inner features"):
         registry.build("extractor", "timm", "extractor.model=resnet18", file)
     with pytest.raises(UserError, match="no weights file"):
         registry.build("extractor", "timm", "extractor.weights=nothing.pth")
