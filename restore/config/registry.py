@@ -19,7 +19,7 @@ from restore.config import check_part, compose, locate, names, parts, plain, set
 from restore.config.groups import groups, roots
 from restore.errors import RunFailure, UserError
 
-__all__ = ["build", "check_group", "describe", "groups", "instantiate", "names", "target"]
+__all__ = ["build", "check_group", "describe", "groups", "instantiate", "names", "target", "text"]
 
 
 def check_group(group: str) -> None:
@@ -32,12 +32,12 @@ def check_group(group: str) -> None:
 
 def describe(group: str, name: str) -> str:
     """The line that says what a part is: the first comment of its yaml."""
-    text = _text(group, name) or ""
-    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    lines = (text(group, name) or "").splitlines()
+    comments = [line[1:].strip() for line in lines if line.startswith("#")]
     return next((line for line in comments if not line.startswith("@package")), "")
 
 
-def _text(group: str, name: str) -> str | None:
+def text(group: str, name: str) -> str | None:
     """The yaml of a choice, which is ours where a user has one of the same name."""
     for root in roots():
         file = root.joinpath(*group.split("/"), *f"{name}.yaml".split("/"))
@@ -48,8 +48,7 @@ def _text(group: str, name: str) -> str | None:
 
 def target(group: str, name: str) -> str | None:
     """The class that a choice's yaml names itself, read without composing; None where none."""
-    text = _text(group, name)
-    node = None if text is None else yaml.safe_load(text)
+    node = yaml.safe_load(text(group, name) or "")
     return node.get("_target_") if isinstance(node, dict) else None
 
 

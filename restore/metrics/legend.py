@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import yaml
 
-from restore.config import MODULE, locate, registry
+from restore.config import locate, registry
 from restore.errors import UserError
 
 
@@ -21,7 +20,7 @@ class Legend:
     """
 
     def __init__(self, directions: Mapping[str, bool | None]):
-        self._directions = {**_declared_directions(), **directions}
+        self._directions = {**_declared_directions(*registry.names("metric")), **directions}
 
     def metric(self, name: str) -> str:
         """The metric that a value is of; the name itself where none is known."""
@@ -52,10 +51,10 @@ def is_better(value: float, than: float, higher: bool) -> bool:
 
 
 def declared(key: str) -> dict[str, Any]:
-    """A metric's node as its yaml in `conf/metric` has it."""
-    text = files(MODULE).joinpath("metric", f"{key}.yaml").read_text(encoding="utf-8")
-    node: dict[str, Any] = yaml.safe_load(text)[key]
-    return node
+    """A metric's node as its yaml has it; empty where that names no metric `key`."""
+    content = yaml.safe_load(registry.text("metric", key) or "")
+    node = content.get(key) if isinstance(content, dict) else None
+    return node if isinstance(node, dict) else {}
 
 
 def directions_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | None]:
@@ -63,7 +62,7 @@ def directions_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | No
     directions: dict[str, bool | None] = {}
     for key, node in nodes.items():
         try:
-            part = locate(str(node["_target_"]), key)
+            part = locate(str(node.get("_target_")), key)
         except UserError:
             continue  # a class of a user's that this program does not see
         directions[key] = getattr(part, "higher_is_better", None)
@@ -71,5 +70,5 @@ def directions_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bool | No
 
 
 @cache
-def _declared_directions() -> dict[str, bool | None]:
-    return directions_of({key: declared(key) for key in registry.names("metric")})
+def _declared_directions(*keys: str) -> dict[str, bool | None]:
+    return directions_of({key: declared(key) for key in keys})

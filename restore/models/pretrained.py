@@ -9,7 +9,7 @@ import tempfile
 import threading
 import urllib.error
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -268,15 +268,20 @@ def _torch_cache(folder: str | None) -> Iterator[None]:
         yield
         return
     cache = Path(at_home(folder)).absolute()
-    before = torch.hub.get_dir()
+    before, new = torch.hub.get_dir(), not cache.exists()
     with tempfile.TemporaryDirectory() as hub:
-        # torch's files lie in a folder of this name below the one that can be chosen.
-        (Path(hub) / "checkpoints").symlink_to(cache, target_is_directory=True)
+        with suppress(OSError):  # where none can be made, nothing is kept
+            cache.mkdir(parents=True, exist_ok=True)
+            # torch's files lie in a folder of this name below the one that can be chosen.
+            (Path(hub) / "checkpoints").symlink_to(cache, target_is_directory=True)
         torch.hub.set_dir(hub)
         try:
             yield
         finally:
             torch.hub.set_dir(before)
+            if new:
+                with suppress(OSError):  # it goes where nothing came into it
+                    cache.rmdir()
 
 
 @dataclass(frozen=True)

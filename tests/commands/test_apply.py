@@ -265,7 +265,7 @@ def test_tiles_where_the_network_takes_means_over_the_picture(folder: Path, capf
     run = write_run(folder / "channel", "fusion=channel")
     write(folder / "low.png", 5, 5)
     assert apply(run, "input=low.png", "output=o.png", "tile=16") == 2
-    refused(capfd, "tile=16", "means over the whole picture")
+    refused(capfd, "tile=16", "depends on the whole picture")
     assert apply(run, "input=low.png", "output=o.png") == 0
 
 

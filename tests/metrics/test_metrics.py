@@ -24,6 +24,7 @@ from torchmetrics.image import (
 )
 
 from restore.config import registry
+from restore.config.groups import searching
 from restore.errors import UserError
 from restore.metrics.image_metric import About, ImageMetric
 from restore.metrics.legend import Legend, is_better
@@ -176,6 +177,18 @@ def test_every_metric_here_is_one_and_says_which_way_is_better():
     for key in registry.names("metric"):
         assert Legend({}).higher_is_better(key) is not None, key
         assert Legend({}).metric(f"{key}_y_s4") == key
+
+
+def test_a_metric_of_ones_own_folder_says_which_way_is_better(tmp_path: Path):
+    (tmp_path / "metric").mkdir()
+    own = "uqi:\n  _target_: torchmetrics.image.UniversalImageQualityIndex\n"
+    (tmp_path / "metric" / "uqi.yaml").write_text(own)
+    (tmp_path / "metric" / "other.yaml").write_text("_target_: nowhere.There\n")
+    with searching(tmp_path):
+        legend = Legend({})
+    assert legend.higher_is_better("uqi_holes") is True
+    assert legend.higher_is_better("other") is None
+    assert Legend({}).higher_is_better("uqi") is None
 
 
 def test_building_metrics_leaves_chance_as_it_was():

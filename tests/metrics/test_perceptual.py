@@ -134,7 +134,7 @@ def test_a_metric_of_torchmetrics_downloads_nothing_where_that_is_forbidden(tmp_
         "_target_": "torchmetrics.image.LearnedPerceptualImagePatchSimilarity",
         "net_type": "squeeze",
     }
-    forbidding = {"download": False, "cache": str(tmp_path)}
+    forbidding = {"download": False, "cache": str(tmp_path / "cache")}
     protocol = MeasurementProtocol("rgb", "rgb")
     selection = build({"psnr": declared("psnr"), "other": node}, protocol, forbidding)
     assert selection.keys() == ["psnr"]

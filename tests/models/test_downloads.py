@@ -186,23 +186,26 @@ def fetched() -> torch.Tensor:
 
 def test_a_library_uses_our_cache(serving, server, tmp_path: Path):
     serving("right")
-    before = torch.hub.get_dir()
+    before, cache = torch.hub.get_dir(), tmp_path / "new" / "cache"
     for _ in range(2):
-        with library_downloads({"download": True, "cache": str(tmp_path)}, "it"):
+        with library_downloads({"download": True, "cache": str(cache)}, "it"):
             assert fetched().equal(torch.arange(128_000))
     assert len(server.asked) == 1
-    assert [entry.name for entry in tmp_path.iterdir()] == [FILE]
+    assert [entry.name for entry in cache.iterdir()] == [FILE]
     assert torch.hub.get_dir() == before
 
 
 def test_a_library_fetches_nothing_where_that_is_forbidden(serving, server, tmp_path: Path):
     serving("right")
-    forbidding = {"download": False, "cache": str(tmp_path)}
+    cache = tmp_path / "cache"
+    forbidding = {"download": False, "cache": str(cache)}
     words = r"^it needs a file from 127\.0\.0\.1, .*\(pretrained\.download=false\)$"
     with pytest.raises(MissingWeights, match=words), library_downloads(forbidding, "it"):
         fetched()
     assert not server.asked
-    (tmp_path / FILE).write_bytes(CONTENT)  # by hand
+    assert not cache.exists()
+    cache.mkdir()
+    (cache / FILE).write_bytes(CONTENT)  # by hand
     with library_downloads(forbidding, "it"):
         assert len(fetched()) == 128_000
         # Only this thread is held to it, and only for weights that are being looked for.

@@ -834,7 +834,7 @@ def test_what_cannot_be_is_said_in_a_sentence(run: Path, tmp_path: Path, capfd):
         (fixed, ["scale=2.7"], "scale=2.7: this network only enlarges by 2"),
         (run, ["scale=33"], "scale=33"),
         (run, ["scale=0.5"], "scale=0.5"),
-        (run, ["tile=16"], "means over the whole picture"),
+        (run, ["tile=16"], "depends on the whole picture"),
         (run, [f"reference={source}"], "takes none"),
     ):
         assert apply(place, source, tmp_path / "out.png", *more) == 2

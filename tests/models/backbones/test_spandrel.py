@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_a_sentence(file: Path, tmp_path: Path, monkeypatch
     (tmp_path / "bad.safetensors").write_bytes(b"not one")
     with pytest.raises(UserError, match="damaged"):
         weights.load(tmp_path / "bad.safetensors")
-    with pytest.raises(UserError, match="trains none"):
+    with pytest.raises(UserError, match="cannot be trained"):
         registry.build(*build, f"backbone.file={file}", "task.scale=2").train()(
             torch.rand(1, 3, 4, 4)
         )
