@@ -55,9 +55,8 @@ class Runner:
         """The network's answer; UserError that names its picture where it is no picture."""
         if not image.isfinite().all():
             raise UserError(
-                f"{name}: the network's answer holds values that are no finite numbers, in "
-                f"{self.precision}"
-                + ("" if self.dtype is None else "; runtime.precision=fp32 may hold them")
+                f"{name}: the network's output is not finite (NaN or infinity) in {self.precision}"
+                + ("" if self.dtype is None else "; runtime.precision=fp32 may help")
             )
         return image
 

@@ -430,7 +430,7 @@ def test_a_run_in_use_is_not_trained_in_twice(tmp_path: Path, capfd):
     with status.held(folder):
         assert status.busy(folder)
         assert main(["train", f"resume={folder}"]) == 2
-    assert "is being worked in" in capfd.readouterr().err
+    assert "is in use by" in capfd.readouterr().err
     assert not status.busy(folder)
     assert status.read(folder)["state"] == "finished", "who was refused leaves the status alone"
 

@@ -374,7 +374,7 @@ def wider(tmp_path_factory) -> Path:
 
 
 def test_other_weights_are_refused_unless_told_and_then_accounted_for(tmp_path: Path, wider: Path):
-    with pytest.raises(UserError, match="init_partial=true takes what fits"):
+    with pytest.raises(UserError, match="init_partial=true loads the tensors that fit"):
         begun(tmp_path, f"init={wider}")
     training = begun(tmp_path, f"init={wider}", "init_partial=true")
     theirs, own = models(wider), training.learner.models["backbone"].state_dict()

@@ -208,7 +208,7 @@ def test_a_run_folder_is_never_written_twice(undisturbed: Path, capfd):
 
 def test_going_on_cannot_become_another_run(undisturbed: Path, capfd):
     assert main(["train", f"resume={undisturbed}", "trainer.batch_size=2"]) == 2
-    assert "trainer.batch_size cannot change" in capfd.readouterr().err
+    assert "trainer.batch_size cannot be changed" in capfd.readouterr().err
 
 
 @pytest.mark.slow

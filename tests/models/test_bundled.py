@@ -153,7 +153,7 @@ def test_what_is_not_there_is_one_sentence(root: Path, tmp_path: Path, capfd):
     only = tmp_path / "only" / "small"
     only.mkdir(parents=True)
     (only / bundled.CARD).write_bytes((root / "networks" / "small" / bundled.CARD).read_bytes())
-    with pytest.raises(UserError, match=r"weights\.pt is not there"):
+    with pytest.raises(UserError, match=r"weights\.pt is missing"):
         bundled.choose(2, tmp_path / "only")
     (only / bundled.CARD).write_text("{")
     with pytest.raises(UserError, match="damaged"):

@@ -262,7 +262,7 @@ def test_reduced_values_without_textures_at_one_are_refused():
 
 
 def test_widths_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="do not divide by 5 heads"):
+    with pytest.raises(UserError, match="does not divide by 5 heads"):
         Projection(heads=5)
     with pytest.raises(UserError, match="needs a width of 9 · channels = 576, not 100"):
         Projection(width=100)

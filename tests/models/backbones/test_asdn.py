@@ -800,7 +800,7 @@ def test_an_answer_that_is_no_number_is_told(run: Path, tmp_path: Path, capfd):
     checkpoint.write(path, {**held, "models": {"backbone": huge}})
     source = write(tmp_path / "in.png", photo(height=6, width=9))
     assert apply(tmp_path / "run", source, tmp_path / "out.png", "scale=2.7") == 2
-    assert "no finite numbers, in fp32" in capfd.readouterr().err
+    assert "not finite (NaN or infinity) in fp32" in capfd.readouterr().err
     assert not (tmp_path / "out.png").exists()
 
 
