@@ -42,6 +42,11 @@ class Loaded:
         fuse_batch_norm(model.eval())
         return model
 
+    def generative(self) -> bool:
+        """Whether the network draws its results by chance."""
+        kind = locate(self.config["backbone"]["_target_"], "backbone")
+        return issubclass(kind, Backbone) and kind.generative
+
     def sampled_by(self, sampler: dict[str, Any] | None) -> "Loaded":
         """The same weights, whose results another sampler draws (None: their own).
 
@@ -50,7 +55,7 @@ class Loaded:
         if sampler is None:
             return self
         backbone = self.config["backbone"]
-        if "sampler" not in backbone:
+        if not self.generative():
             raise UserError(f"sampler: {self.path} is of a network whose results are not drawn")
         return replace(self, config={**self.config, "backbone": {**backbone, "sampler": sampler}})
 
@@ -112,7 +117,9 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
         return Loaded(config, state, path, mark, origin)
     published, beside = _unwrapped(entries, path)
     network = recognise(published, path)
-    config = plain(compose("train", [*network.overrides, *model]))
+    typed = {word.partition("=")[0] for word in model}
+    implied = [word for word in network.overrides if word.partition("=")[0] not in typed]
+    config = plain(compose("train", [*implied, *model]))
     origin = f"published {network.name} layout"
     if network.assumed:
         origin += f", {', '.join([*network.assumed, *model])}"

@@ -18,9 +18,10 @@ from restore.metrics import selection
 from restore.metrics.legend import Legend
 from restore.metrics.protocol import MeasurementProtocol
 from restore.models import weights
+from restore.models.weights import Loaded
 from restore.tools.compare import sources
 from restore.tools.compare.measuring import REGIONS, MethodResults, Pictures, usable
-from restore.tools.compare.methods import Filled, Method, Trained
+from restore.tools.compare.methods import Drawn, Filled, Method, Trained
 from restore.tools.compare.sources import MatchedPictures, PictureFolder
 from restore.tools.compare.tables import Layout
 
@@ -55,6 +56,8 @@ class Compare:
     folder: str
     method: settings.Node | None = None
     metric: dict[str, settings.Node] | None = None
+    sampler: settings.Node | None = None
+    drawn: str = "runs/drawn"
 
 
 class CompareJob:
@@ -280,6 +283,13 @@ class CompareJob:
             )
 
 
+def _trained(loaded: Loaded, setting: Compare, device: torch.device) -> Trained:
+    if not loaded.generative():
+        return Trained(loaded, setting.runtime, device)
+    loaded = loaded.sampled_by(setting.sampler)
+    return Drawn(loaded, setting.runtime, device, Path(setting.drawn))
+
+
 def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
     """Every method by name: a `PictureFolder`, or a `Method`."""
     nodes: dict[str, str | dict[str, Any]] = dict(setting.methods)
@@ -297,7 +307,7 @@ def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
         if node in registry.names("method"):
             methods[title] = Filled(registry.build("method", node, command="compare"))
         elif path.is_file() or (path / "checkpoints").is_dir():
-            methods[title] = Trained(weights.load(path), setting.runtime, device)
+            methods[title] = _trained(weights.load(path), setting, device)
         elif not path.exists() and "/" not in node:
             raise UserError(
                 f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "

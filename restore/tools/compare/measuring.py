@@ -34,7 +34,7 @@ class MethodResults:
     def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
         """The result, uint8 3HW; UserError as `Method.make`, or for an input that is broken."""
         reference = None if self.references is None else self.references(key)
-        return self.maker.make(self.inputs(key), hole_HW, reference)
+        return self.maker.make(self.inputs(key), hole_HW, reference, key)
 
 
 @dataclass

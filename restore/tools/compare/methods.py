@@ -1,5 +1,8 @@
 """Methods that are run here rather than read from a folder: baselines and trained weights."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -8,12 +11,14 @@ from torch.nn import functional as F
 
 from restore.config.settings import Runtime
 from restore.errors import UserError
-from restore.images.io import to_uint8
+from restore.images.io import read_rgb, save_png, to_uint8
 from restore.images.resize import pil_resize
 from restore.inference.inpainting import Inpainter
 from restore.inference.runner import Runner, evaluating
 from restore.models.weights import Loaded
+from restore.tools.compare.sources import flat
 from restore.types import Sample
+from restore.utils.files import make_folder
 
 
 class Method(Protocol):
@@ -26,7 +31,11 @@ class Method(Protocol):
     needs_reference: bool
 
     def make(
-        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str = "picture",
     ) -> Tensor:
         """The result, uint8 3HW, as large as the holes where there are any.
 
@@ -34,6 +43,7 @@ class Method(Protocol):
             given_3HW: uint8; nothing of it from inside the holes is looked at.
             hole_HW: bool, or None.
             reference_3HW: uint8, of any size, or None.
+            key: the image's name, of which a network that draws its results makes its chance.
 
         Raises:
             UserError: the sizes do not fit each other, or nothing is known of the picture.
@@ -59,7 +69,11 @@ class Filled:
         self.needs_reference = inpainter.needs_reference
 
     def make(
-        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str = "picture",
     ) -> Tensor:
         """See `Method.make`."""
         assert hole_HW is not None
@@ -99,10 +113,14 @@ class Trained:
         self.runner = Runner(model, runtime, device)
 
     def make(
-        self, given_3HW: Tensor, hole_HW: Tensor | None, reference_3HW: Tensor | None
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str = "picture",
     ) -> Tensor:
         """See `Method.make`."""
-        sample = Sample(key="picture", low=given_3HW.contiguous())
+        sample = Sample(key=key, low=given_3HW.contiguous())
         if self.needs_reference and reference_3HW is not None:
             sample["reference"] = reference_3HW
         if hole_HW is not None:
@@ -125,6 +143,57 @@ class Trained:
     def sentence(self) -> str:
         """See `Method.sentence`."""
         return self.loaded.sentence()
+
+
+class Drawn(Trained):
+    """Weights of a network that draws its results, which are kept in Palette's own layout.
+
+    What lies there is not drawn again, if it was drawn of the same picture with the same holes.
+
+    Args:
+        loaded, runtime, device: see `Trained`.
+        folder: of all that was ever drawn; these weights and their sampler have their own in it.
+    """
+
+    def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device, folder: Path):
+        super().__init__(loaded, runtime, device)
+        self.needs_holes = self.runner.model.needs_mask
+        settings = [loaded.config["backbone"], loaded.config["task"], runtime.precision]
+        told = json.dumps(settings, sort_keys=True).encode()
+        mark = f"{loaded.fingerprint}_{hashlib.sha256(told).hexdigest()[:8]}"
+        self.folder = folder / mark / "results" / "test" / "0"
+
+    def make(
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str = "picture",
+    ) -> Tensor:
+        """See `Method.make`."""
+        hole = torch.zeros(given_3HW.shape[-2:], dtype=torch.bool) if hole_HW is None else hole_HW
+        if hole.shape != given_3HW.shape[-2:]:
+            raise UserError(f"the input is {size(given_3HW)}, the mask {size(hole)}")
+        asked = {"GT": given_3HW, "Mask": torch.where(hole, 255, given_3HW)}
+        paths = {part: self.folder / f"{part}_{flat(key)}.png" for part in ("GT", "Mask", "Out")}
+        if all(path.exists() for path in paths.values()) and all(
+            torch.equal(read_rgb(paths[part]), picture) for part, picture in asked.items()
+        ):
+            return read_rgb(paths["Out"])
+        drawn = super().make(given_3HW, hole_HW, reference_3HW, key)
+        make_folder(self.folder)
+        paths["Out"].unlink(missing_ok=True)  # of another picture
+        for part, picture in (*asked.items(), ("Out", drawn)):
+            save_png(paths[part], picture)
+        return drawn
+
+    def sentence(self) -> str:
+        """See `Method.sentence`."""
+        sampler = self.loaded.config["backbone"]["sampler"]
+        told = ", ".join(
+            f"{k}={v}" for k, v in sampler.items() if k not in ("_target_", "schedule")
+        )
+        return f"{super().sentence()}, drawn with {told}, kept in {self.folder}"
 
 
 def size(x: Tensor) -> str:

@@ -170,6 +170,8 @@ class TestPublishedFiles:
             assert ("gammas" in loaded.origin) == (name == "60_Network")
             assert loaded.config["sampler"]["schedule"]["last"] == 0.09
             assert loaded.config["sampler"]["eta"] == 1
+        few = weights.load(tmp_path / "60_Network.pth", ["sampler=ddim"]).config["backbone"]
+        assert (few["sampler"]["eta"], few["sampler"]["steps"]) == (0, 50)
 
     @pytest.mark.parametrize("multipliers", [[1], [1, 1, 2]])
     @pytest.mark.parametrize("blocks", [1, 2])

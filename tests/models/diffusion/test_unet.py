@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from restore.models.diffusion.unet import UNet, embedding
+from restore.tools.bench import plain_unet
 from tests import GOLDEN
 from tests.helpers import palette
 
@@ -47,3 +48,23 @@ def test_bf16_tells_nearly_the_same(layout):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         out = network(given, case["in_gammas"]).float()
     assert (out - case["out"]).square().mean().sqrt() < 0.05 * case["out"].std()
+
+
+@pytest.mark.parametrize(("multipliers", "attention"), [([1, 2], [2]), ([1, 1, 2], [1, 4])])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_is_the_plain_formulation(multipliers, attention, blocks):
+    """The one that `restore bench` measures against, itself held against the public outputs."""
+    torch.manual_seed(blocks)
+    network = UNet(6, 3, 32, multipliers, blocks, attention).eval()
+    x, gamma = torch.randn(2, 6, 12, 20), torch.tensor([[0.9], [0.2]])
+    with torch.inference_mode():
+        plain = plain_unet.whole(dict(network.named_parameters()), x, gamma, blocks)
+        torch.testing.assert_close(network(x, gamma), plain, atol=1e-4, rtol=1e-4)
+
+
+def test_the_plain_formulation_gives_the_public_outputs():
+    meta, case = palette.golden("palette_unet_tiny")
+    state = dict(palette.of_case(meta).denoise_fn.named_parameters())
+    with torch.inference_mode():
+        out = plain_unet.whole(state, case["in_x"], case["in_gammas"], meta["unet"]["res_blocks"])
+    torch.testing.assert_close(out, case["out"], atol=1e-4, rtol=0)
