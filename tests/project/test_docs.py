@@ -65,7 +65,7 @@ BLOCKS = once_a_page(command for page in PAGES for command in pages.commands(pag
 MENTIONED = once_a_page(command for page in PAGES for command in pages.mentioned(page))
 # What is not run here: the Makefile's commands are those of the pages, and the measurements are run
 # in small by tests/tools/test_bench.py and tests/tools/test_prepare_sr_raw.py.
-MEASURED = ("matching", "forward", "train_step", "backbone", "data")
+MEASURED = ("matching", "forward", "train_step", "backbone", "data", "diffusion")
 ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench benchmark={name}" for name in MEASURED))
 RUN = [c for c in BLOCKS if c.needs is None and not c.text.startswith(ELSEWHERE)]
 

@@ -43,6 +43,11 @@ def test_the_plain_network_computes_the_same():
             ["benchmark.sizes=[32]", "benchmark.precisions=[fp32]"],
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "diffusion",
+            ["benchmark.sizes=[16]", "benchmark.precisions=[fp32]"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
