@@ -5,12 +5,13 @@ channels.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-State = dict[str, Tensor]
+State = Mapping[str, Tensor]
 _HEAD = 32
 
 

@@ -157,7 +157,7 @@ class Drawn(Trained):
 
     def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device, folder: Path):
         super().__init__(loaded, runtime, device)
-        self.needs_holes = self.runner.model.needs_mask
+        self.needs_holes = bool(self.runner.model.needs_mask)
         settings = [loaded.config["backbone"], loaded.config["task"], runtime.precision]
         told = json.dumps(settings, sort_keys=True).encode()
         mark = f"{loaded.fingerprint}_{hashlib.sha256(told).hexdigest()[:8]}"
