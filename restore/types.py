@@ -27,9 +27,10 @@ class Sample(TypedDict, total=False):
     Pictures are CHW, RGB, uint8 or float in [0, 1]; masks are 1HW with 1 = hole. `target` is the
     ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
     target's size, `reference` another high-resolution picture of any size, or several,
-    `reference_low_up` the same after the same down- and upsampling. `grey` says that the target's
-    file had one channel, whose values the three hold alike. `homography` (3×3, float64) takes the
-    target's pixel coordinates (x, y, 1) to the reference's, where that is known exactly.
+    `reference_low` the same downsampled, `reference_low_up` and upsampled again. `grey` says
+    that the target's file had one channel, whose values the three hold alike. `homography` (3×3,
+    float64) takes the target's pixel coordinates (x, y, 1) to the reference's, where that is known
+    exactly.
     """
 
     key: Required[str]
@@ -37,6 +38,7 @@ class Sample(TypedDict, total=False):
     low: Tensor
     low_up: Tensor
     reference: Pictures
+    reference_low: Pictures
     reference_low_up: Pictures
     mask: Tensor
     grey: bool
@@ -77,7 +79,8 @@ class Problem:
     Where the task knows holes: `hole_mask` (N1HW, 1 = hole), `filled` (N3HW, what the network was
     given at the target's size, its holes filled), `undamaged` (the same before it was damaged),
     `overlap` (N: share of the input that the reference shows too). `homography` (N33) as a
-    `Sample` has it.
+    `Sample` has it. `box`: top, left, height and width of the part of the restored picture that is
+    measured, where a protocol frames pictures (`restore.data.frames`).
     """
 
     inputs: dict[str, Any]  # Pictures
@@ -90,6 +93,7 @@ class Problem:
     undamaged: Tensor | None = None
     overlap: Any = None
     homography: Tensor | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass

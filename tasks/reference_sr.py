@@ -11,6 +11,7 @@ from restore.data.degradation import Degradation
 from restore.errors import UserError
 from restore.images import pairs, warp
 from restore.images.augment import Turn, corner, cropped, shaped, turn
+from restore.images.io import to_uint8
 from restore.tasks.single_sr import Augment, SingleSR
 from restore.types import Pictures, Sample, map_tensors
 
@@ -29,9 +30,11 @@ class ReferenceSR(SingleSR):
         augment: random flips and quarter turns: `apart` draws them for the target and each
             reference independently (as TTSR published it, though 3×3 patches of a turned picture
             hardly resemble those of the other), `together` turns all alike, False turns nothing.
+        swap: share of training pairs whose target and reference change places (MASA-SR: 0.5).
+        recolour: share of pairs one of whose pictures is made brighter or darker, see `recoloured`.
     """
 
-    inputs = ("low", "low_up", "reference", "reference_low_up")
+    inputs = ("low", "low_up", "reference", "reference_low", "reference_low_up")
     takes_reference = True
 
     def __init__(
@@ -43,12 +46,15 @@ class ReferenceSR(SingleSR):
         reference_at: Literal["same", "random"] = "same",
         jitter: Annotated[int, Field(ge=0)] = 0,
         augment: Augment = "apart",
+        swap: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        recolour: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):
         super().__init__(degradation, scale, crop, augment)
         if reference_crop % scale:
             raise UserError(
                 f"task.reference_crop={reference_crop} does not divide by task.scale={scale}"
             )
+        self.swap, self.recolour = swap, recolour
         self.reference_crop, self.reference_at, self.jitter = reference_crop, reference_at, jitter
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -59,6 +65,7 @@ class ReferenceSR(SingleSR):
         """
         if "reference" not in sample:
             raise UserError(_no_reference(sample["key"]))
+        sample = self._mixed(sample, rng)
         out, middle = pairs.random_crop(sample, self.crop, self.scale, rng)
         corners: list[tuple[int, int]] = []
 
@@ -78,9 +85,13 @@ class ReferenceSR(SingleSR):
             turns = [first] * count
         else:
             turns = [turn(rng) if self.augment else None for _ in range(count)]
-        for name in ("reference", "reference_low_up"):
+        for name, side in (
+            ("reference", self.reference_crop),
+            ("reference_low", self.reference_crop // self.scale),
+            ("reference_low_up", self.reference_crop),
+        ):
             if name in out:
-                out[name] = self._shaped(out[name], turns)
+                out[name] = _shaped(out[name], side, turns)  # type: ignore[literal-required]
         if "homography" in sample and isinstance(sample["reference"], Tensor):
             start = middle[0] - cut[0] / 2, middle[1] - cut[1] / 2
             to_whole = warp.translation(start[1], start[0]) @ np.linalg.inv(
@@ -94,12 +105,23 @@ class ReferenceSR(SingleSR):
             out["homography"] = torch.from_numpy(between)
         return out
 
-    def _shaped(self, references: Pictures, turns: list[Turn | None]) -> Pictures:
-        """Padded to the crop's size and turned, each in its own way."""
-        own = iter(turns)
-        return map_tensors(
-            lambda picture: shaped(picture, self.reference_crop, next(own)), references
-        )
+    def _mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The pair, its pictures perhaps swapped, and one perhaps of other brightness."""
+        reference = sample["reference"]
+        if not isinstance(reference, Tensor) or "low" in sample or not (self.swap or self.recolour):
+            return sample
+        pair = [sample["target"], reference]
+        swapped = rng.random() < self.swap
+        if swapped:
+            pair.reverse()
+        if rng.random() < self.recolour:
+            which = int(rng.integers(2))
+            pair[which] = recoloured(pair[which], rng)
+        out = sample.copy()
+        out["target"], out["reference"] = pair
+        if swapped and "homography" in sample:
+            out["homography"] = torch.linalg.inv(sample["homography"])
+        return out
 
     def _reference_crop(
         self,
@@ -138,6 +160,22 @@ class ReferenceSR(SingleSR):
         if not height or not width:
             raise UserError(f"{key}: the reference is smaller than {self.scale} pixels")
         return cropped(reference, 0, 0, height, width).contiguous()
+
+
+def recoloured(picture: Tensor, rng: np.random.Generator) -> Tensor:
+    """|α·x + β| of 8-bit values, α from 0.7 to 1.3 and β within ±20, cut off at 255.
+
+    So MASA-SR's code has it, by OpenCV's `convertScaleAbs`: what falls below zero comes out
+    positive.
+    """
+    factor, shift = rng.uniform(0.7, 1.3), rng.uniform(-20, 20)
+    return (to_uint8(picture).double() * factor + shift).abs().round().clamp(max=255).byte()
+
+
+def _shaped(references: Pictures, side: int, turns: list[Turn | None]) -> Pictures:
+    """Padded to the crop's size and turned, each in its own way."""
+    own = iter(turns)
+    return map_tensors(lambda picture: shaped(picture, side, next(own)), references)
 
 
 def _no_reference(key: str) -> str:

@@ -43,6 +43,7 @@ class Apply:
     suffix: Literal[".png", ".jpg", ".webp", ".tif"] | None
     quality: Annotated[int, Field(ge=1, le=100)]
     runtime: settings.Runtime
+    pretrained: settings.Node
     sampler: settings.Node | None = None
 
 
@@ -79,7 +80,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         setting.weights = str(bundled.choose(setting.scale, place))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input), setting.suffix))
-    loaded = weights.load(setting.weights, setting.model).sampled_by(setting.sampler)
+    given = weights.load(setting.weights, setting.model, setting.pretrained)
+    loaded = given.sampled_by(setting.sampler)
     pipeline = Pipeline(loaded, setting.runtime, device, setting.scale)
     if setting.reference is None and pipeline.stand_in is not None:
         setting.reference = pipeline.stand_in

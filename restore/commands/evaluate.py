@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from restore.config import check, registry, settings
+from restore.data.frames import framed
 from restore.data.loading import EvalItems, look
 from restore.data.references import replaced
 from restore.engine import launcher, run_folder, run_logger
@@ -37,18 +38,18 @@ class EvaluateJob:
     """
 
     def __init__(self, setting: settings.Evaluate):
-        loaded = weights.load(setting.weights, setting.model)
+        loaded = weights.load(setting.weights, setting.model, setting.pretrained)
         self.loaded = loaded.sampled_by(setting.sampler)
         self.model = self.loaded.backbone()
-        task = self.loaded.task(_changes(setting))
+        node = setting.protocol or self.loaded.config["protocol"]
+        self.protocol = registry.instantiate(node, "protocol")
+        task = framed(self.loaded.task(_changes(setting)), self.protocol.frame)
         if isinstance(task, SplitAware):
             task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
         self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
         for items in self.items.values():
             look(items, setting.seed)
-        node = setting.protocol or self.loaded.config["protocol"]
-        self.protocol = registry.instantiate(node, "protocol")
         self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
 
 

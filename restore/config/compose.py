@@ -21,6 +21,9 @@ from restore.utils.foreign import at_home
 # Mappings whose names are the user's own: they need no plus sign, as Hydra otherwise asks for.
 _OPEN = {"compare": ("methods.", "truths.")}
 
+# Where weights are given, a short name of a setting, which is a group's where networks are chosen.
+_SHORT = {"extractor=": "pretrained.contrastive="}
+
 
 def compose(command: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
     """The configuration of a command with Hydra overrides, as a Python caller gets it.
@@ -69,6 +72,12 @@ def opened(command: str, overrides: list[str]) -> list[str]:
     overrides = _without_nulls(command, overrides)
     for override in overrides:
         _check_word(override)
+    if command in ("apply", "evaluate"):
+        for short, setting in _SHORT.items():
+            overrides = [
+                f"{setting}{word.removeprefix(short)}" if word.startswith(short) else word
+                for word in overrides
+            ]
     return [f"++{override}" if override.startswith(ours) else override for override in overrides]
 
 

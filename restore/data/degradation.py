@@ -52,6 +52,17 @@ class PilBicubic:
         return batch
 
 
+class Sharp(PilBicubic):
+    """`PilBicubic`, but `low_up` is the target itself: what a teacher of matching is shown."""
+
+    def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
+        """Adds the low pictures; see the module."""
+        made = super().worker(sample, scale, rng)
+        if "target" in made:
+            made["low_up"] = made["target"]
+        return made
+
+
 class TensorBicubic:
     """Bicubic on float tensors: PIL's kernel, not rounded to 8 bits."""
 
@@ -81,17 +92,33 @@ def _add(pictures: Any, scale: int, resize: Callable[[Tensor, int, int], Tensor]
             f"{out['key']}: the low picture ({width}×{height}) times {scale} is not as large as "
             f"the target ({out['target'].shape[-1]}×{out['target'].shape[-2]})"
         )
-    if "reference" in out and "reference_low_up" not in out:
-        out["reference_low_up"] = map_tensors(
-            lambda x: _down_up(x, scale, resize), out["reference"]
+    return with_low_references(out, scale, resize)
+
+
+def with_low_references(
+    pictures: dict[str, Any], scale: int, resize: Callable[[Tensor, int, int], Tensor]
+) -> dict[str, Any]:
+    """The pictures with `reference_low` and `reference_low_up`, where there is a reference.
+
+    Args:
+        pictures: what there is of these stays.
+        scale: how many times smaller the low reference is.
+        resize: of a picture, a height and a width.
+    """
+    if "reference" in pictures and "reference_low" not in pictures:
+        low = map_tensors(
+            lambda x: resize(x, *(max(1, side // scale) for side in x.shape[-2:])),
+            pictures["reference"],
         )
-    return out
-
-
-def _down_up(picture: Tensor, scale: int, resize: Callable[[Tensor, int, int], Tensor]) -> Tensor:
-    height, width = picture.shape[-2:]
-    low = resize(picture, max(1, height // scale), max(1, width // scale))
-    return resize(low, height, width)
+        pictures["reference_low"] = low
+    if "reference" in pictures and "reference_low_up" not in pictures:
+        references, lows = pictures["reference"], pictures["reference_low"]
+        if isinstance(references, list):
+            up = [resize(x, *r.shape[-2:]) for x, r in zip(lows, references, strict=True)]
+            pictures["reference_low_up"] = up
+        else:
+            pictures["reference_low_up"] = resize(lows, *references.shape[-2:])
+    return pictures
 
 
 def _tensor_resize(picture_NCHW: Tensor, height: int, width: int) -> Tensor:

@@ -28,7 +28,7 @@ from restore.data.degradation import Degradation, DegradingTask
 from restore.errors import UserError
 from restore.types import DrawnSource, Sample, Source, Task
 
-_PARTS = ("reference", "reference_low_up")
+_PARTS = ("reference", "reference_low", "reference_low_up")
 
 
 def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]:
@@ -108,6 +108,7 @@ class Replaced:
     def _with_another(self, index: int, sample: Sample) -> Sample:
         sample = sample.copy()
         sample.pop("homography", None)
+        sample.pop("reference_low", None)
         sample.pop("reference_low_up", None)
         sample["reference"] = self.picture(self.source, index, sample)
         return sample

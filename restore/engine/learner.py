@@ -105,7 +105,7 @@ class Learner:
 
     def _start_from(self, path: str) -> str:
         """Loads the weights to begin from; returns what to say of it."""
-        loaded = weights.load(path)
+        loaded = weights.load(path, pretrained=self.setting.pretrained)
         backbone = self.models["backbone"]
         if self.setting.init_partial:
             fit = checkpoint.load_what_fits(backbone, loaded.state, path)

@@ -257,6 +257,10 @@ class MatlabBicubic:
             out["low_up"] = self._resized(out["low"], scale)
             if "target" in out:
                 out["low_up"] = _cut(out["low_up"], out["target"], scale, out["key"])
+        if "reference" in out and "reference_low" not in out:
+            out["reference_low"] = map_tensors(
+                lambda x: self._resized(x, 1 / scale), out["reference"]
+            )
         if "reference" in out and "reference_low_up" not in out:
             out["reference_low_up"] = map_tensors(
                 lambda x: self._down_up(x, scale), out["reference"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from restore.config.settings import Runtime, StandIn
+from restore.data.frames import continued
 from restore.data.references import changed, picture
 from restore.images.tiling import Window, bands
 from restore.inference.runner import Runner, evaluating
@@ -44,9 +45,12 @@ class Restorer:
         """What the network makes of a reference; good for many pictures.
 
         Args:
-            reference: 3HW, uint8 or in [0, 1]. Its sides are cropped to multiples of the scale;
-                one that is shorter than the scale is continued with its last pixels.
+            reference: 3HW, uint8 or in [0, 1]. Its sides are cropped to multiples of the scale
+                (see `Backbone.reference_multiple`); one that is shorter than the scale is continued
+                with its last pixels.
         """
+        if self.model.reference_multiple is not None:
+            reference = continued(reference, self.model.reference_multiple)
         for axis in (-2, -1):
             places = torch.arange(max(reference.shape[axis], self.scale))
             reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
@@ -72,7 +76,9 @@ class Restorer:
     def _memory(self, sample: Sample, task: Any) -> Any:
         inputs = self._prepared(sample, task).inputs
         with evaluating(self.model), self.runner.autocast():
-            return self.model.encode_reference(inputs["reference"], inputs["reference_low_up"])
+            return self.model.encode_reference(
+                **{name: x for name, x in inputs.items() if name.startswith("reference")}
+            )
 
     def restore(
         self,

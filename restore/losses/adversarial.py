@@ -114,6 +114,22 @@ class RelativisticAverage:
         return self.critic(fake, real, mean)
 
 
+class RelativisticFixedAverage(RelativisticAverage):
+    """`RelativisticAverage` whose critic takes the averages for given, as MASA-SR's code has it.
+
+    The values are the same; no gradient reaches the critic through the averages.
+    """
+
+    def critic(self, real: Tensor, fake: Tensor, mean: Mean) -> Tensor:
+        r = real - distributed.mean(mean(fake)).detach()
+        f = fake - distributed.mean(mean(real)).detach()
+        return mean(F.softplus(-r)) + mean(F.softplus(f))
+
+    def backbone(self, real: Tensor | None, fake: Tensor, mean: Mean) -> Tensor:
+        assert real is not None
+        return super().critic(fake, real, mean)
+
+
 def _mean_by(weight: Tensor | None) -> Mean:
     """Of logits for pixels each counts by its weight; of logits for pictures all do alike."""
     return lambda x: weighted_mean(x, weight if x.ndim == 4 else None)

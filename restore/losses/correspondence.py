@@ -10,7 +10,9 @@ from restore.errors import UserError
 from restore.types import Problem, Restoration
 
 
-def true_places(homography_N33: Tensor, height: int, width: int, step: float) -> Tensor:
+def true_places(
+    homography_N33: Tensor, height: int, width: int, step: float, at: float | None = None
+) -> Tensor:
     """Where in the reference's grid each position of the target's grid belongs.
 
     Args:
@@ -18,6 +20,7 @@ def true_places(homography_N33: Tensor, height: int, width: int, step: float) ->
         height: of the target's grid.
         width: of the target's grid.
         step: pixels between two positions of either grid.
+        at: the pixel of the first position, along both sides; None: the middle of its square.
 
     Returns:
         N(H·W)2 real-valued columns and rows of the reference's grid, which may lie outside it.
@@ -26,7 +29,7 @@ def true_places(homography_N33: Tensor, height: int, width: int, step: float) ->
     rows, columns = torch.meshgrid(
         torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
     )
-    middle = (step - 1) / 2
+    middle = (step - 1) / 2 if at is None else at
     points = torch.stack([columns, rows, torch.zeros_like(rows)], -1).view(-1, 3).double()
     points = points * step + middle
     points[:, 2] = 1

@@ -87,11 +87,30 @@ class Perceptual(nn.Module):
         self.check_size(*image.shape[-2:])
         return self.layers(image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1))
 
+    def reduced(self, error: Tensor) -> Tensor:
+        """The loss of a batch's differences."""
+        return error.abs().pow(self.power).mean()
+
     def forward(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
         assert problem.target is not None, "training problems have a target"
         with torch.no_grad():
             wanted = self.features(problem.target)
-        error = self.features(restored.image).float() - wanted.float()
-        return error.abs().pow(self.power).mean()
+        return self.reduced(self.features(restored.image).float() - wanted.float())
+
+
+class FrobeniusPerceptual(Perceptual):
+    """The Frobenius norm of all differences of a batch together, neither a mean nor squared.
+
+    So C2-Matching and DATSR have it: it grows with the root of the batch's and the pictures' size.
+
+    Args:
+        weights, layer: see `Perceptual`.
+    """
+
+    def __init__(self, weights: str, layer: Annotated[str, AfterValidator(_known)] = "relu5_1"):
+        super().__init__(weights, layer)
+
+    def reduced(self, error: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(error)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
+from restore.data.frames import Frame
 from restore.metrics.functional import Channel, planes, rounded, shaved
 
 
@@ -20,6 +21,8 @@ class MeasurementProtocol:
         channel: see `functional.planes`.
         shave: pixels left out at each side; `scale` for as many as the enlargement, rounded up;
             `scale+6` for six more, as EDSR measures DIV2K.
+        frame: what is done to target and reference before the low picture is made
+            (`restore.data.frames`); None: nothing.
     """
 
     def __init__(
@@ -27,7 +30,9 @@ class MeasurementProtocol:
         name: str,
         channel: Channel,
         shave: Annotated[int, Field(ge=0)] | Literal["scale", "scale+6"] = 0,
+        frame: Frame | None = None,
     ):
+        self.frame = frame
         self.name, self.channel, self.shave = name, channel, shave
 
     def border(self, scale: float) -> int:

@@ -75,7 +75,12 @@ class MatchingNetwork(nn.Module):
         # How sharply likeness is told apart: the inverse of the softmax's temperature.
         self.log_sharpness = nn.Parameter(torch.tensor(3.0))
 
-    def query(self, low: Tensor) -> Tensor:
+    @property
+    def sharpness(self) -> Tensor:
+        """The inverse of the temperature at which likeness is told apart."""
+        return self.log_sharpness.exp()
+
+    def query(self, low: Tensor, low_up: Tensor | None = None) -> Tensor:
         """Unit vectors N, channels, H, W of a low picture N3HW in [0, 1]."""
         return self._vectors(self.low(low - 0.5))
 

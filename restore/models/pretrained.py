@@ -344,7 +344,7 @@ def vgg19_features(
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            features = _vgg19(layers)
+            features = vgg_layers(layers)
             for layer in features:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -364,7 +364,7 @@ def vgg19_features(
         if name.startswith("features.")
     }
     with torch.device("meta"):
-        names = [*_vgg19(_LAYERS).state_dict()]
+        names = [*vgg_layers(_LAYERS).state_dict()]
     # From the first layer on without a gap, and none that VGG19 has not: VGG16, say, has the same
     # names and shapes to conv3_3, and others after it.
     if not state or state.keys() != set(names[: len(state)]):
@@ -372,7 +372,7 @@ def vgg19_features(
             f"pretrained.vgg19={path} holds no VGG19 as torchvision or timm name its "
             "parts (features.0.weight … features.34.bias)"
         )
-    features = _vgg19(layers)
+    features = vgg_layers(layers)
     wanted = features.state_dict()
     if surplus := [name for name in wanted if name not in state]:
         raise UserError(
@@ -392,8 +392,8 @@ _WIDTHS = 2 * [64] + [0] + 2 * [128] + [0] + 4 * [256] + [0] + 2 * (4 * [512] + 
 _LAYERS = sum(2 if width else 1 for width in _WIDTHS)
 
 
-def _vgg19(layers: int) -> nn.Sequential:
-    """VGG19's first layers, without making the large ones behind them."""
+def vgg_layers(layers: int) -> nn.Sequential:
+    """VGG19's first layers (VGG16's up to conv3_3), without making those behind them."""
     stack: list[nn.Module] = []
     channels = 3
     for width in _WIDTHS:

@@ -24,6 +24,8 @@ class Recognised:
         state: the weights under our names.
         assumed: those of the overrides that the file does not say for certain.
         beside: names of entries that are not the network's and were left out.
+        parts: of the network that the file lacks, such as an extractor that lies in another file:
+            they are made with the weights that their own settings name.
         name: of the network; None: its class's.
     """
 
@@ -31,6 +33,7 @@ class Recognised:
     state: Mapping[str, Tensor]
     assumed: Sequence[str] = ()
     beside: Sequence[str] = ()
+    parts: Sequence[str] = ()
     name: str | None = None
 
 
@@ -86,7 +89,10 @@ class Backbone(nn.Module):
         scale: enlargement of each side; of a network of any scale, what it does when not told.
         reach: how far, in low pixels, an input pixel is felt in the output, at most, so that tiles
             that overlap by it show no seam; None: everywhere, or unknown.
-        takes_reference: `forward` takes `reference`, `reference_low_up`, or `memory` of them.
+        takes_reference: `forward` takes `reference`, `reference_low_up` and `reference_low`, or
+            `memory` of them.
+        reference_multiple: references of any size are continued, by their last pixels, to sides
+            that divide by this; None: they are cut to sides that divide by the scale.
         takes_mask: `forward` takes `mask` and `mask_up`, 1 = hole.
         needs_mask: it does nothing without holes.
         generative: its answer is drawn by chance: `forward` takes `keys`, the pictures' names, of
@@ -98,6 +104,7 @@ class Backbone(nn.Module):
     scale: int
     reach: int | None
     takes_reference: bool = False
+    reference_multiple: ClassVar[int | None] = None
     takes_mask: bool = False
     needs_mask: bool = False
     generative: bool = False
@@ -130,7 +137,9 @@ class Backbone(nn.Module):
         """
         return ExportForm()
 
-    def encode_reference(self, reference: Any, reference_low_up: Any) -> Any:
+    def encode_reference(
+        self, reference: Any, reference_low_up: Any, reference_low: Any = None
+    ) -> Any:
         """What `forward` takes as `memory`, good for many pictures (where `takes_reference`)."""
         raise NotImplementedError
 

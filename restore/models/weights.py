@@ -76,7 +76,9 @@ class Loaded:
         return f"weights: {self.path} ({self.origin}, sha256 {self.fingerprint}…)"
 
 
-def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
+def load(
+    path: str | Path, model: Sequence[str] = (), pretrained: Mapping[str, Any] | None = None
+) -> Loaded:
     """Reads weights.
 
     Args:
@@ -85,6 +87,7 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
             state dict, or one among a trainer's other things (Lightning, BasicSR, MMEditing and
             others), whose prefixes are taken off its names. Half precision becomes float32.
         model: configuration overrides for a published file, where its entries do not say all.
+        pretrained: settings of `conf/pretrained`, for parts that a published file leaves to others.
 
     Raises:
         UserError: missing, damaged, or of no model that is known here.
@@ -119,13 +122,19 @@ def load(path: str | Path, model: Sequence[str] = ()) -> Loaded:
     network = recognise(published, path)
     typed = {word.partition("=")[0] for word in model}
     implied = [word for word in network.overrides if word.partition("=")[0] not in typed]
-    config = plain(compose("train", [*implied, *model]))
+    composed = compose("train", [*implied, *model])
+    composed.pretrained.update(pretrained or {})
+    config = plain(composed)
+    state = dict(network.state)
+    for part in network.parts:
+        made = registry.instantiate(config["backbone"][part], f"backbone.{part}")
+        state |= {f"{part}.{name}": value for name, value in made.state_dict().items()}
     origin = f"published {network.name} layout"
     if network.assumed:
         origin += f", {', '.join([*network.assumed, *model])}"
     if beside := [*beside, *network.beside]:
         origin += f", without what is not the model: {_some(beside)}"
-    return Loaded(config, dict(network.state), path, mark, origin)
+    return Loaded(config, state, path, mark, origin)
 
 
 # Under which trainers keep the model among their other things; of several, the first. Averages

@@ -94,14 +94,20 @@ SMALL = {
     "asdn": _TRUNK,
     "fsdn": _TRUNK,
     "palette": ["backbone.network.features=32", "backbone.network.multipliers=[1,1]"],
+    "masa": ["backbone.features=8", "backbone.blocks=[1,1,1,1,1,1]", "extractor.features=8"],
+    "c2_matching": ["backbone.features=8", "backbone.blocks=1", "backbone.content_blocks=1"],
+    "datsr": ["backbone.features=8", "backbone.blocks=1", "trunk.heads=2", "trunk.depth=2"],
     "edsr_large": ["backbone.blocks=1", "backbone.features=8"],
 }
+
+
+RANDOM = ["pretrained.vgg19=random", "pretrained.contrastive=random"]
 
 
 @cache
 def backbone(name: str, *overrides: str) -> Any:
     torch.manual_seed(0)
-    chosen = ["pretrained.vgg19=random", *SMALL.get(name, []), *overrides]
+    chosen = [*RANDOM, *SMALL.get(name, []), *overrides]
     return registry.build("backbone", name, *chosen).eval()
 
 
@@ -110,6 +116,7 @@ def inputs(model: Any, height: int = 10, width: int = 13) -> dict[str, torch.Ten
     sizes = {"low": (height, width), "low_up": (height * model.scale, width * model.scale)}
     if model.takes_reference:
         sizes |= dict.fromkeys(("reference", "reference_low_up"), (36, 44))
+        sizes["reference_low"] = (9, 11)
     return {name: torch.rand(2, 3, *size, generator=rng) for name, size in sizes.items()}
 
 
@@ -144,7 +151,7 @@ class TestBackbones:
     def test_its_state_dict_goes_round(self, name, tmp_path: Path):
         model = backbone(name)
         checkpoint.write(tmp_path / "weights.pt", {"state": model.state_dict()})
-        chosen = ["pretrained.vgg19=random", *SMALL.get(name, [])]
+        chosen = [*RANDOM, *SMALL.get(name, [])]
         torch.manual_seed(99)
         other = registry.build("backbone", name, *chosen).eval()
         with torch.no_grad():
@@ -184,7 +191,7 @@ class TestBackbones:
         assert reach is None or (isinstance(reach, int) and reach >= 0)
 
 
-@pytest.mark.parametrize("group", ["attention", "trunk", "fusion", "extractor"])
+@pytest.mark.parametrize("group", ["attention", "trunk", "transfer", "fusion", "extractor"])
 def test_ttsr_takes_every_choice(group):
     for name in registry.names(group):
         more = {"timm": ["extractor.weights=random"]}.get(name, [])

@@ -28,6 +28,52 @@ def weights(keys: dict[str, list[int]], gain: float) -> dict[str, torch.Tensor]:
     return state
 
 
+def drawn(
+    keys: dict[str, list[int]],
+    gains: list[tuple[str, float]],
+    tie: tuple[str, str, float] | None = None,
+) -> State:
+    """The same with a gain by parts of names, with norm layers, and with branches that are alike.
+
+    Args:
+        keys: names and shapes.
+        gains: parts of names and their gains; the first that is in a name counts.
+        tie: names that hold the first are a mixture of their own values and of those with the
+            second in its place.
+    """
+    return {key: torch.from_numpy(_drawn(key, shape, gains, tie)) for key, shape in keys.items()}
+
+
+def _drawn(
+    key: str,
+    shape: list[int],
+    gains: list[tuple[str, float]],
+    tie: tuple[str, str, float] | None = None,
+) -> np.ndarray:
+    if tie is not None and tie[0] in key:
+        own, other = (_drawn(name, shape, gains) for name in (key, key.replace(*tie[:2])))
+        return np.float32(tie[2]) * other + np.float32(np.sqrt(1 - tie[2] ** 2)) * own
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    if key.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if key.endswith("running_var"):
+        return np.asarray(0.5 + rng.random(shape), np.float32)
+    if key.endswith((".mean", ".std")) and shape == [1, 3, 1, 1]:
+        of = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        return np.float32(of[key.rpartition(".")[2]]).reshape(shape)
+    values = rng.standard_normal(shape)
+    if len(shape) > 1:
+        gain = next(g for part, g in gains if part in key)
+        values = values * gain / np.sqrt(np.prod(shape[1:]))
+    elif key.endswith("running_mean"):
+        values = 0.05 * values
+    elif key.endswith("weight"):
+        values = 1 + 0.1 * values
+    else:
+        values = 0.01 * values
+    return np.float32(values)
+
+
 def layout(name: str) -> dict[str, list[int]]:
     """The names and shapes of a golden file."""
     return json.loads((GOLDEN / name).read_text())["keys"]

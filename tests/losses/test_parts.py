@@ -36,9 +36,16 @@ class Backbone(nn.Module):
         return [image.square()]
 
 
+# Of the small pictures here.
+MORE = {
+    name: [f"loss.{name}.least=4", f"loss.{name}.border=2", *more]
+    for name, more in {"triplet": [], "distillation": ["loss.distillation.weights=random"]}.items()
+}
+
+
 @pytest.mark.parametrize("name", registry.names("loss"))
 def test_every_loss_is_a_finite_number_with_a_gradient(name):
-    loss = as_loss(registry.build("loss", name, VGG), name, 1.0)
+    loss = as_loss(registry.build("loss", name, VGG, *MORE.get(name, [])), name, 1.0)
     torch.manual_seed(0)
     models = {"backbone": Backbone(), "discriminator": Critic()}
     image = torch.rand(2, 3, 32, 32, requires_grad=True)
@@ -54,7 +61,8 @@ def test_every_loss_is_a_finite_number_with_a_gradient(name):
     )
     same = torch.eye(3).expand(2, 3, 3)
     target = torch.rand(2, 3, 32, 32)
-    problem = Problem({"low_up": image}, target, ["a", "b"], homography=same)
+    inputs = {"low_up": image, "reference": torch.rand(2, 3, 32, 32)}
+    problem = Problem(inputs, target, ["a", "b"], homography=same)
     value = loss(answer, problem, models)
     assert value.shape == ()
     assert value.isfinite()

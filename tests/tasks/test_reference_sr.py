@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from restore.config import registry
 from restore.errors import UserError
+from restore.tasks.reference_sr import recoloured
 from restore.types import Sample
 from tests.helpers.pictures import chw, coordinates, down_up, hwc, photo, resized
 
@@ -192,6 +193,7 @@ def test_a_batch_becomes_a_problem(degradation, scale):
         "low": small,
         "low_up": (2, 3, 16, 16),
         "reference": (2, 3, 16, 16),
+        "reference_low": small,
         "reference_low_up": (2, 3, 16, 16),
     }
     for picture in [*problem.inputs.values(), problem.target]:
@@ -243,3 +245,32 @@ def test_a_tiny_reference_is_no_obstacle_to_training():
     assert torch.equal(item["reference"][:, :1, :3], sample["reference"])
     assert not item["reference"][:, 1:].any()
     assert not item["reference"][:, :, 3:].any()
+
+
+def test_pairs_are_swapped_and_one_picture_recoloured():
+    pair = {"target": chw(photo()), "reference": chw(photo("coffee", 30, 50))}
+    swapping = task("task.swap=1", "task.augment=false", "task.jitter=0")
+    plain = task("task.augment=false", "task.jitter=0")
+    rng = np.random.default_rng
+    item = swapping.train_item(Sample(key="a", **pair), rng(1))
+    other = Sample(key="a", target=pair["reference"], reference=pair["target"])
+    # One number is drawn for the swap and one for the colours before anything else.
+    after = rng(1)
+    after.random(2)
+    expected = plain.train_item(other, after)
+    assert torch.equal(item["target"], expected["target"])
+    assert torch.equal(item["reference"], expected["reference"])
+    coloured = task("task.recolour=1", "task.augment=false")
+    for seed in range(4):
+        mixed = coloured._mixed(Sample(key="a", **pair), rng(seed))
+        changed = [not torch.equal(mixed[name], picture) for name, picture in pair.items()]
+        assert sum(changed) == 1
+
+
+def test_what_falls_below_zero_comes_out_positive():
+    class Least:
+        def uniform(self, low: float, high: float) -> float:
+            return low
+
+    dark = torch.tensor([[[0, 10, 100, 255]]], dtype=torch.uint8)
+    assert recoloured(dark, Least()).tolist() == [[[20, 13, 50, 158]]]

@@ -5,14 +5,16 @@ and keys become a choice). Both are parts of their own: a new one is a class and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import MatchingRule
-from restore.models.attention.transfer import Value, pack
+from restore.models.attention.transfer import Value, pack, steps
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,19 @@ class Memory:
     """The reference side, made once and used for any number of inputs.
 
     `keys` N, C, H, W embedded features of each reference; `values`, coarse to fine, each of all
-    references.
+    references. Instead of these, `pictures`: of each reference, the values as they are, for
+    transfers that look for themselves (`TextureAttention.locate`).
     """
 
     keys: list[Tensor]
     values: list[Value]
+    pictures: list[list[Tensor]] = field(default_factory=list)
 
     def __add__(self, other: "Memory") -> "Memory":
         """The union of references, of any sizes; of equal matches the first memory's wins."""
         values = [one + two for one, two in zip(self.values, other.values)]
-        return Memory([*self.keys, *other.keys], values)
+        pictures = [*self.pictures, *other.pictures]
+        return Memory([*self.keys, *other.keys], values, pictures)
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class Transfer:
 
     `score` N1HW; `textures` N, C, s·H, s·W for each value; `index` NHW row-major positions in the
     key's grid, counted on through several references (the one of most weight, where a rule takes a
-    mean), or None where a rule tells none.
+    mean; −1: none), or None where a rule tells none. With `flow` (N2HW: how far down and right of a
+    position its match lies) the textures are the reference's own, not brought to their places.
     """
 
     score: Tensor
     textures: list[Tensor]
     index: Tensor | None
+    flow: Tensor | None = None
 
 
 class TextureAttention(nn.Module):
@@ -79,6 +86,34 @@ class TextureAttention(nn.Module):
             key = _split(embedding.key(_exact(key_NCHW)), heads)
         values = embedding.values(values)  # what is only handed on may stay in half precision
         return Memory([key], [pack(_split(value, heads), (H, W)) for value in values])
+
+    def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
+        """The same for `locate`, which takes values of sides that no number divides as well."""
+        memory = self.encode_reference(key_NCHW, [])
+        return replace(memory, pictures=[self.embedding.values(values)])
+
+    def locate(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
+        """Where the textures are, for transfers that fetch them themselves.
+
+        Of a rule that chooses one place of one reference: the reference's textures and the flow to
+        it. Of any other, which takes means or chooses among several: textures that are in place.
+
+        Args:
+            query_NCHW: as for a call.
+            memory: from `remember`.
+        """
+        heads = self.embedding.heads
+        if self.matching.chooses_one and heads == 1 and len(memory.keys) == 1:
+            found = self(query_NCHW, Memory(memory.keys, []))
+            assert found.index is not None
+            grid = memory.keys[0].shape[-2], memory.keys[0].shape[-1]
+            return replace(found, textures=memory.pictures[0], flow=steps(found.index, grid))
+        parts = [
+            [pack(_split(value, heads), (key.shape[-2], key.shape[-1])) for value in values]
+            for key, values in zip(memory.keys, memory.pictures)
+        ]
+        packed = [reduce(add, several) for several in zip(*parts)]
+        return self(query_NCHW, Memory(memory.keys, packed))
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """The transfer to each position of the query's features."""

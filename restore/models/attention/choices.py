@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from restore.types import Restoration
 from restore.utils import foreign
@@ -38,10 +39,14 @@ def write(path: Path, restored: Restoration) -> None:
     """Keeps what matching chose for a batch's first picture, as an npz file."""
     assert restored.index is not None
     assert restored.score is not None
+    index = restored.index[0]
+    if (index < 0).any():  # the border's positions have no match: shown is their neighbour's
+        rows, columns = (torch.arange(side).clamp(1, side - 2) for side in index.shape)
+        index = index[rows.to(index.device)][:, columns.to(index.device)]
     with whole(path) as temporary:
         np.savez_compressed(
             temporary,
-            index=restored.index[0].cpu().numpy().astype(np.int32),
+            index=index.cpu().numpy().astype(np.int32),
             score=restored.score[0, 0].float().cpu().numpy().astype(np.float16),
             grids=np.array(restored.grids, np.int32),
         )

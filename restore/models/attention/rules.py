@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
@@ -22,10 +23,16 @@ from restore.models.attention.transfer import (
 class MatchingRule(nn.Module):
     """How queries and keys become a score and textures: the contract.
 
+    Attributes:
+        chooses_one: each query takes one key, whose `index` tells all of what it takes; a transfer
+            may then look at that place by itself (`TextureAttention.locate`).
+
     A rule of one's own is a class with `forward` and a yaml in `conf/attention`. Operations of its
     own kind tell how much they compute by `torch.utils.flop_counter.register_flop_formula`, as
     those of `restore.models.attention.search` do.
     """
+
+    chooses_one = False
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
@@ -33,8 +40,8 @@ class MatchingRule(nn.Module):
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
-            Score N1HW; textures N, C, s·H, s·W; and index NHW of the key that counts most, or None
-            where there is none, or no use for it.
+            Score N1HW; textures N, C, s·H, s·W; and index NHW of the key that counts most (−1: of
+            none), or None where there is none, or no use for it.
         """
         raise NotImplementedError
 
@@ -69,6 +76,8 @@ class Hard(MatchingRule):
     texture; the choice itself has none.
     """
 
+    chooses_one = True
+
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
     ) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -101,17 +110,58 @@ class Hard(MatchingRule):
         known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
         chosen = torch.zeros_like(known, dtype=torch.int64)
         first = 0
-        search, cosine = _KINDS[patch]
         for key in keys:
-            with torch.no_grad():
-                score, index = search(query.detach(), key.detach())
-            if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
-                score = cosine(query, key, score, index)
+            score, index = self._nearest(query, key, patch)
             better = score > known
-            chosen = torch.where(better, first + index, chosen)
+            chosen = torch.where(better, torch.where(index < 0, index, first + index), chosen)
             known = torch.where(better, score, known)
             first += key.shape[-2] * key.shape[-1]
         return known, chosen
+
+    def _nearest(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        """Score and index NHW of one key; −1 where none is looked for."""
+        search, cosine = _KINDS[patch]
+        with torch.no_grad():
+            score, index = search(query.detach(), key.detach())
+        if _differentiable(query, key):
+            score = cosine(query, key, score, index)
+        return score, index
+
+
+class HardInside(Hard):
+    """`Hard` among patches that lie wholly inside their pictures.
+
+    Positions at the border have no match of their own: the index −1, the score 0 (C2-Matching,
+    Jiang et al., CVPR 2021). Single positions (`patch` 1) are all inside.
+    """
+
+    def _nearest(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        if patch == 1:
+            return super()._nearest(query, key, patch)
+        if min(*query.shape[-2:], *key.shape[-2:]) < 3:
+            raise UserError(
+                "attention=inside compares 3×3 patches of the features, and one of the pictures is "
+                "smaller than that"
+            )
+        with torch.no_grad():
+            score, index = nearest_patch(query.detach(), key.detach(), True)
+        Wk = key.shape[-1]
+        index = (index.div(Wk - 2, rounding_mode="floor") + 1) * Wk + index % (Wk - 2) + 1
+        index, score = F.pad(index, (1, 1, 1, 1), value=-1), F.pad(score, (1, 1, 1, 1))
+        if _differentiable(query, key):
+            score = _PatchCosine.apply(query, key, score, index.clamp_min(0))
+            score = score.where(index >= 0, 0)
+        return score, index
+
+    def all_pairs(
+        self,
+        query_NCHW: Tensor,
+        key_NCHW: Tensor,
+        values: list[Tensor],
+        scales: Sequence[int],
+        patch: int,
+    ) -> tuple[Tensor, list[Tensor]]:
+        return MatchingRule.all_pairs(self, query_NCHW, key_NCHW, values, scales, patch)
 
 
 class StraightThrough(MatchingRule):
@@ -189,6 +239,10 @@ class _PatchCosine(torch.autograd.Function):
             grad_rows.index_add_(0, places[:, offset], flat * weights[:, offset, None])
         grad_key = grad_rows[:-1].view(N, Hk, Wk, C).permute(0, 3, 1, 2) - key * box_sum(own_k)
         return grad_query, grad_key, None, None
+
+
+def _differentiable(query: Tensor, key: Tensor) -> bool:
+    return torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
 
 
 def _pixel_cosine(query: Tensor, key: Tensor, score: Tensor, index: Tensor) -> Tensor:

@@ -36,31 +36,37 @@ def patch_norm(x_NCHW: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("restore::nearest_patch", mutates_args=())
-def nearest_patch(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_patch(
+    query_NCHW: Tensor, key_NCHW: Tensor, inside: bool = False
+) -> tuple[Tensor, Tensor]:
     """For each query patch, the cosine of the most similar key patch and where that is.
 
     Args:
         query_NCHW: float32 or float64.
         key_NCHW: the same type, any height and width.
+        inside: compare only patches that lie wholly inside their pictures; else zeros continue
+            both, and every position has a patch.
 
     Returns:
         score NHW in [-1, 1], and index NHW (int64), the key's row-major position; of equal
-        maxima the first.
+        maxima the first. With `inside`, H−2 and W−2 positions, and positions in a grid of
+        Hk−2 and Wk−2.
     """
-    N, _, H, W = query_NCHW.shape
+    border = 1 if inside else 0
+    norm = _without_border(patch_norm(query_NCHW)[:, 0], border)
+    inverse = F.pad(1 / _without_border(patch_norm(key_NCHW)[:, 0], border), (1, 1))
+    # Zeros all round, so that a part's rows have neighbours on either side.
+    query = query_NCHW if inside else F.pad(query_NCHW, (1, 1, 1, 1))
+    # Also all round, and rows between the key's: shifts along them then run into zeros.
+    key = (key_NCHW if inside else F.pad(key_NCHW, (1, 1, 1, 1))).contiguous()
+    N, H, W = norm.shape
     device = query_NCHW.device.type
     many = torch.get_num_threads() if device == "cpu" else 1
-    table = (H + 2) * (W + 2) * (key_NCHW[0, 0].numel() + 2)
+    table = (H + 2) * (W + 2) * (inverse[0].numel() + 2)
     together = min(max(1, _block(device) // table), math.ceil(N / many))
     high = H if many <= N else max(_LEAST, math.ceil(H / (_PARTS * many)))
     score = query_NCHW.new_empty(N, H, W)
     index = torch.empty(N, H, W, dtype=torch.int64, device=query_NCHW.device)
-    # Zeros all round, so that a part's rows have neighbours on either side.
-    query = F.pad(query_NCHW, (1, 1, 1, 1))
-    # Also all round, and rows between the key's: shifts along them then run into zeros.
-    key = F.pad(key_NCHW, (1, 1, 1, 1)).contiguous()
-    inverse = F.pad(1 / patch_norm(key_NCHW), (1, 1))[:, 0]  # N, Hk, Wk + 2
-    norm = patch_norm(query_NCHW)[:, 0]
 
     def search(part: tuple[slice, int]) -> None:
         items, top = part
@@ -92,6 +98,11 @@ def nearest_pixel(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     best = [(lines @ key).max(-1) for lines in query.split(step, 1)]
     score, index = (torch.cat(parts, 1).view(N, H, W) for parts in zip(*best))
     return score, index
+
+
+def _without_border(x_NHW: Tensor, border: int) -> Tensor:
+    height, width = x_NHW.shape[1:]
+    return x_NHW[:, border : height - border, border : width - border]
 
 
 def _nearest(padded_NCHW: Tensor, key: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +170,12 @@ def _sum_diagonally(product: Tensor, out: Tensor, step: int) -> None:
 
 
 @nearest_patch.register_fake
+def _(query_NCHW: Tensor, key_NCHW: Tensor, inside: bool = False) -> tuple[Tensor, Tensor]:
+    N, _, H, W = query_NCHW.shape
+    H, W = (H - 2, W - 2) if inside else (H, W)
+    return query_NCHW.new_empty(N, H, W), query_NCHW.new_empty(N, H, W, dtype=torch.int64)
+
+
 @nearest_pixel.register_fake
 def _(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     N, _, H, W = query_NCHW.shape

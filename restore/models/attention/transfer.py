@@ -50,15 +50,16 @@ def unpack(rows: Tensor, channels: int, size: tuple[int, int, int]) -> Tensor:
     return cells.reshape(N, H * s, W * s, channels).permute(0, 3, 1, 2)
 
 
-def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
+def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]], block: int | None = None) -> Tensor:
     """Which rows overlap at each position when every position lays down its 3×3 patch.
 
     Position p gets, for each offset d of the nine, row index(p − d) + d: that is unfold, gather
     and fold at once. Where p − d or the row lies outside, it is the row of zeros.
 
     Args:
-        index_NHW: row-major position in the grid, counted on through several grids.
+        index_NHW: row-major position in the grid, counted on through several grids; −1: none.
         grids: height and width of each reference's grid.
+        block: a position takes from those of its own square of this side alone.
 
     Returns:
         (N·H·W) × 9 row numbers for `pack`'s rows.
@@ -68,6 +69,7 @@ def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
     padded = F.pad(index_NHW, (1, 1, 1, 1), value=-1)
     nine = index_NHW.new_full((*index_NHW.shape, 9), outside)
     image = torch.arange(N, device=index_NHW.device).view(N, 1, 1)
+    lines, columns = (torch.arange(side, device=image.device) for side in index_NHW.shape[1:])
     first = 0  # the grid's first position in the count
     for Hk, Wk in grids:
         size = Hk * Wk
@@ -75,6 +77,9 @@ def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]]) -> Tensor:
             at = _shifted(padded, dy, dx) - first
             row, column = at.div(Wk, rounding_mode="floor") + dy, at % Wk + dx
             inside = (at >= 0) & (at < size)
+            if block is not None:
+                inside &= (lines // block == (lines - dy) // block)[:, None]
+                inside &= columns // block == (columns - dx) // block
             inside &= (row >= 0) & (row < Hk) & (column >= 0) & (column < Wk)
             rows = N * first + image * size + row * Wk + column
             nine[..., place] = torch.where(inside, rows, nine[..., place])
@@ -87,6 +92,15 @@ def from_neighbours(x_NHW: Tensor) -> Tensor:
     padded = F.pad(x_NHW, (1, 1, 1, 1))
     shifted = [_shifted(padded, dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     return torch.stack(shifted, -1).reshape(-1, 9)
+
+
+def steps(index_NHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How far, down and right, each position's match lies from it, N2HW; 0 where it has none."""
+    _, H, W = index_NHW.shape
+    down = index_NHW.div(grid[1], rounding_mode="floor")
+    down = down - torch.arange(H, device=index_NHW.device)[:, None]
+    right = index_NHW % grid[1] - torch.arange(W, device=index_NHW.device)
+    return torch.stack([down, right], 1).where(index_NHW[:, None] >= 0, 0)
 
 
 def _shifted(padded: Tensor, dy: int, dx: int) -> Tensor:
@@ -107,18 +121,26 @@ def gather(rows: Tensor, places: Tensor, weights: Tensor | None = None) -> Tenso
     )
 
 
-def transferred(value: Value, places: Tensor, size: tuple[int, int, int]) -> Tensor:
+def transferred(
+    value: Value, places: Tensor, size: tuple[int, int, int], by_count: bool = False
+) -> Tensor:
     """What every position gets of its neighbours, averaged, N, C, s·H, s·W (TTSR's transfer).
 
     Args:
         value: from `pack`.
         places: from `neighbours`.
         size: N, H, W of the positions.
+        by_count: mean over those neighbours that give something, rather than a ninth of the sum.
     """
     N, H, W = size
     s, C = value.scale, value.channels
     # The cells' lines are gathered one by one, and so come out in the order of a picture's lines.
     line = torch.arange(s, device=places.device)[:, None, None]
     lines = places.view(N, H, 1, W, 9) * s + line
-    picture = gather(value.rows.view(-1, s * C), lines.view(-1, 9)).div_(9)
+    picture = gather(value.rows.view(-1, s * C), lines.view(-1, 9))
+    if by_count:
+        given = (places != len(value.rows) - 1).sum(1).clamp_min(1)
+        picture = picture / given.view(N, H, 1, W).expand(-1, -1, s, -1).reshape(-1, 1)
+    else:
+        picture = picture.div_(9)
     return picture.view(N, H * s, W * s, C).permute(0, 3, 1, 2)

@@ -90,3 +90,98 @@ class ChannelFusion(PlainFusion):
         deviation, mean = torch.std_mean(both.float(), dim=(2, 3), correction=0, keepdim=True)
         factor = torch.sigmoid(self.excite(F.relu(self.squeeze(deviation + mean))))
         return self.conv(both * factor.to(both.dtype))
+
+
+class MergedFusion(PlainFusion):
+    """LeakyReLU(conv(cat(F, T))): features and texture become new features, without a skip.
+
+    C2-Matching and DATSR, whose blocks come behind it with a skip around them; MASA-SR at ×1.
+
+    Args:
+        features: channels of F.
+        texture: channels of T.
+        slope: of the activation below zero; 0: a ReLU.
+    """
+
+    def __init__(
+        self, features: int, texture: int, slope: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ):
+        super().__init__(features, texture)
+        self.slope = slope
+
+    def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        return F.leaky_relu_(self.conv(torch.cat([x, texture.to(x.dtype)], 1)), self.slope)
+
+
+class SpatialAdaptation(nn.Module):
+    """A texture brought to the features' distribution, place by place (MASA-SR, section 3.3).
+
+    norm(T) · (γ + σ(F)) + (β + μ(F)), the mean and deviation of each channel over the picture, γ
+    and β maps that convolutions make of both.
+
+    Args:
+        features: channels of F and T.
+    """
+
+    whole_picture = True
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.shared = conv(2 * features, features)
+        self.gamma, self.beta = conv(features, features), conv(features, features)
+
+    def forward(self, x: Tensor, texture: Tensor) -> Tensor:
+        """The texture adapted to features of its shape."""
+        both = F.relu_(self.shared(torch.cat([x, texture.to(x.dtype)], 1)))
+        deviation, mean = torch.std_mean(x.float(), dim=(2, 3), keepdim=True)
+        texture = F.instance_norm(texture.float())
+        return texture * (self.gamma(both) + deviation) + (self.beta(both) + mean)
+
+
+class AdaptedFusion(PlainFusion):
+    """`PlainFusion` of a texture that is adapted to the features first (`SpatialAdaptation`).
+
+    Args:
+        features: channels of F.
+        texture: channels of T.
+    """
+
+    whole_picture = True
+
+    def __init__(self, features: int, texture: int):
+        super().__init__(features, features)
+        self.project = as_many(texture, features)
+        self.adapt = SpatialAdaptation(features)
+
+    def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        return super().forward(x, self.adapt(x, self.project(texture.to(x.dtype))), score)
+
+
+class DualAggregation(nn.Module):
+    """Features and a texture twice as large become features of the texture's size (MASA-SR: DRAM).
+
+    Each refines the other by what it lacks of it.
+
+    Args:
+        features: channels of both.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.down_a, self.down_b = (conv(features, features, stride=2) for _ in range(2))
+        self.up_a, self.up_b = (
+            nn.ConvTranspose2d(features, features, 3, stride=2, padding=1, output_padding=1)
+            for _ in range(2)
+        )
+        self.merge = conv(2 * features, features)
+
+    def forward(self, x: Tensor, texture: Tensor) -> Tensor:
+        """Features of the texture's shape."""
+        one = texture + F.relu(self.up_a(F.relu(self.down_a(texture)) - x))
+        two = F.relu(self.up_b(x - F.relu(self.down_b(texture)) + x))
+        return F.relu_(self.merge(torch.cat([one, two], 1)))
+
+
+def as_many(inputs: int, outputs: int) -> nn.Module:
+    """A 1×1 convolution to another number of channels; nothing where they are as many."""
+    return nn.Identity() if inputs == outputs else conv(inputs, outputs, kernel=1)

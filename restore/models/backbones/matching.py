@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from restore.models.attention import Memory, TextureAttention
+from restore.models.extractors.contrastive import ContrastiveStems
 from restore.models.matching_network import MatchingNetwork
 from restore.models.protocol import Backbone
 from restore.types import Pictures, Restoration
@@ -16,7 +17,8 @@ class Matching(Backbone):
     `extractor=matching`.
 
     Args:
-        network: makes the vectors.
+        network: makes the vectors: `query` of a low picture and the same enlarged, `key` of a sharp
+            one, and their `sharpness`.
         attention: chooses by them; its embedding must leave them as they are.
     """
 
@@ -24,11 +26,16 @@ class Matching(Backbone):
     takes_reference = True
     reach = None
 
-    def __init__(self, network: MatchingNetwork, attention: TextureAttention):
+    def __init__(self, network: MatchingNetwork | ContrastiveStems, attention: TextureAttention):
         super().__init__()
         self.network, self.attention = network, attention
 
-    def encode_reference(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
+    def encode_reference(
+        self,
+        reference: Pictures,
+        reference_low_up: Pictures,
+        reference_low: Pictures | None = None,
+    ) -> Memory:
         """The reference's vectors, and its pixels; of several, all of them."""
         if isinstance(reference, list):
             memories = [self.encode_reference(one, one) for one in reference]
@@ -41,10 +48,11 @@ class Matching(Backbone):
         low_up: Tensor,
         reference: Pictures | None = None,
         reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
         memory: Memory | None = None,
     ) -> Restoration:
         """The picture N3(4H)(4W) in [0, 1] that the chosen pieces make; `low_up` without any."""
-        query = self.network.query(low)
+        query = self.network.query(low, low_up)
         if memory is None:
             if reference is None:
                 return Restoration(low_up)
@@ -57,5 +65,5 @@ class Matching(Backbone):
             grids=[(key.shape[-2], key.shape[-1]) for key in memory.keys],
             query=query,
             key=memory.keys[0],
-            sharpness=self.network.log_sharpness.exp(),
+            sharpness=self.network.sharpness,
         )

@@ -5,9 +5,7 @@ CVPR 2020 (below: TTSR), figures 2-4.
 """
 
 from collections.abc import Callable, Mapping
-from functools import reduce
 from itertools import pairwise
-from operator import add
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,13 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
+from restore.models.attention import AllPairsAttention, Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.blocks import conv, keep_variance, shrink, within
 from restore.models.backbones.fusion import PlainFusion
+from restore.models.backbones.reference import Found, ReferenceBackbone
+from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import upsample
 from restore.models.extractors import Extractor
-from restore.models.protocol import Backbone, ExportForm, PictureInput, Recognised
+from restore.models.protocol import ExportForm, PictureInput, Recognised
 from restore.types import Pictures, Restoration
 
 Scale = Literal[1, 2, 4]
@@ -113,6 +113,7 @@ class ScaleStage(nn.Module):
         blocks: of each scale's trunk.
         trunk: makes a trunk of (features, blocks), see `blocks.ResidualTrunk`.
         fusion: takes in the texture (`restore.models.backbones.fusion`); None: this scale has none.
+        transfer: brings it to its place (`restore.models.backbones.transfer`), where there is one.
         exchange: makes the exchange of (features, scales); None: coarser scales end here.
     """
 
@@ -123,13 +124,14 @@ class ScaleStage(nn.Module):
         blocks: int,
         trunk: Make,
         fusion: nn.Module | None,
+        transfer: nn.Module | None,
         exchange: Make | None,
     ):
         super().__init__()
         first = len(scales) == 1
         self.scale = scales[-1]
         self.enlarge = None if first else Enlargement(features, scales[-1] // scales[-2])
-        self.fusion = fusion
+        self.fusion, self.transfer = fusion, transfer
         self.exchange = None if first or exchange is None else exchange(features, scales)
         going_on = scales if exchange is not None else scales[-1:]
         self.trunks = nn.ModuleList(trunk(features, blocks) for _ in going_on)
@@ -138,8 +140,7 @@ class ScaleStage(nn.Module):
     def forward(
         self,
         xs: list[Tensor],
-        textures: Mapping[int, Tensor],
-        score: Tensor,
+        found: Found,
         details: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Features of the scales that go on, and masks by the names of their blocks.
@@ -149,8 +150,9 @@ class ScaleStage(nn.Module):
         x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
         if details is not None:
             x = x + details
-        if self.fusion is not None:
-            x = self.fusion(x, textures[self.scale], score)
+        if self.fusion is not None and self.transfer is not None:
+            texture = self.transfer(x, found.textures[self.scale], found.flow, found.score)
+            x = self.fusion(x, texture, found.score)
         coarser = xs[: len(self.trunks) - 1]
         xs = [*coarser, x]
         ys = xs if self.exchange is None else self.exchange(xs)
@@ -186,7 +188,7 @@ class Merge(nn.Module):
         return F.conv2d(x, weight, bias.to(weight.dtype), padding=1)
 
 
-class TTSR(Backbone):
+class TTSR(ReferenceBackbone):
     """Texture transformer for ×4 super-resolution with a reference.
 
     Args:
@@ -210,14 +212,11 @@ class TTSR(Backbone):
             layer starting at zero, so that an untrained network is bicubic. Not in the paper.
         inputs: channels of the low picture; the fourth is a mask of its holes, for tasks that hand
             one over (`task.coding: mask_channel`). Not in the paper.
+        transfer: makes what brings a texture to its place, of (features, the texture's channels),
+            see `restore.models.backbones.transfer`.
         details: the finest scale also sees `low_up` (and, with four inputs, the mask at its size)
             as it is: where `low_up` holds more than `low`, as in `partial_sr`. Not in the paper.
     """
-
-    scale = 4
-    takes_reference = True
-    attention: TextureAttention
-    extractor: Extractor
 
     def __init__(
         self,
@@ -234,19 +233,14 @@ class TTSR(Backbone):
         variance_init: bool = False,
         inputs: Literal[3, 4] = 3,
         details: bool = False,
+        transfer: Make = FoldedTransfer,
     ):
-        super().__init__()
         _check(blocks, scales, textures)
-        attention.fit(extractor.matched)
-        self.extractor = extractor
-        self.attention = attention
-        self.textures = sorted(textures)
+        super().__init__(attention, extractor, textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs, self.takes_mask = inputs, inputs == 4
         self.details = conv(inputs, features) if details else None
-        extracted = dict(zip((4, 2, 1), extractor.channels))
-        self.transferred = attention.channels([extracted[scale] for scale in self.textures])
-        channels = dict(zip(self.textures, self.transferred))
+        channels = self.transferred
         self.stages = nn.ModuleList(
             ScaleStage(
                 features,
@@ -254,6 +248,7 @@ class TTSR(Backbone):
                 blocks[i + 1],
                 trunk,
                 fusion(features, channels[scale]) if scale in textures else None,
+                transfer(features, channels[scale]) if scale in textures else None,
                 exchange,
             )
             for i, scale in enumerate(scales)
@@ -288,43 +283,13 @@ class TTSR(Backbone):
             return None
         if self.extractor.reach is None:
             return None
+        if self.looks:  # offsets have no bound
+            return None
         # Bicubic, the features, the patch that is compared and its neighbours' textures.
         matched = self.extractor.reach + 3
         later = sum(6 + 2 * count for count in blocks[2:])
         first = max(2 + 2 * blocks[0], matched)
         return first + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
-
-    def encode_reference(self, reference: Pictures, reference_low_up: Pictures) -> Memory:
-        """The reference side of the attention, reusable for any number of inputs.
-
-        Args:
-            reference: N3HW in [0, 1], H and W divisible by 4; several are searched as one.
-            reference_low_up: the same after ÷4 and ×4, same shapes.
-        """
-        if isinstance(reference, list):
-            memories = [
-                self.encode_reference(*pair)
-                for pair in zip(reference, reference_low_up, strict=True)
-            ]
-            return reduce(add, memories)
-        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
-        if reference.shape[-2] % 4 or reference.shape[-1] % 4:
-            raise UserError(
-                f"TTSR needs a reference whose sides divide by 4, not "
-                f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
-            )
-        keys = self.extractor.key(reference, reference_low_up)
-        values = dict(zip((4, 2, 1), self.extractor(reference)))
-        return self.attention.encode_reference(keys, [values[scale] for scale in self.textures])
-
-    def texture_features(self, image: Tensor) -> list[Tensor]:
-        """Features of a picture N3HW in [0, 1], fine to coarse, by the extractor as it is now.
-
-        Gradients reach the picture alone, not the extractor's weights.
-        """
-        fixed = {name: value.detach() for name, value in self.extractor.named_parameters()}
-        features: list[Tensor] = torch.func.functional_call(self.extractor, fixed, (image,))
-        return features
 
     def forward(
         self,
@@ -332,6 +297,7 @@ class TTSR(Backbone):
         low_up: Tensor,
         reference: Pictures | None = None,
         reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
         memory: Memory | None = None,
         mask: Tensor | None = None,
         mask_up: Tensor | None = None,
@@ -345,6 +311,7 @@ class TTSR(Backbone):
             low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
             reference: N3(H')(W') in [0, 1], any size divisible by 4, or several of them.
             reference_low_up: the same after ÷4 and ×4.
+            reference_low: the same after ÷4, for extractors that compare it.
             memory: what `encode_reference` returned, instead of the two.
             mask: N1HW, 1 = hole of the low picture, for a network with four inputs.
             mask_up: N1(4H)(4W), the same of `low_up`.
@@ -359,14 +326,7 @@ class TTSR(Backbone):
                 f"{'a' if mask is not None else 'no'} mask: task.coding=mask_channel goes with "
                 "backbone.inputs=4"
             )
-        if memory is None and reference is not None:
-            assert reference_low_up is not None, "a reference comes with its low_up"
-            memory = self.encode_reference(reference, reference_low_up)
-        if memory is None:
-            transfer = self._nothing(low)
-        else:
-            transfer = self.attention(self.extractor.query(low, low_up), memory)
-        textures = dict(zip(self.textures, transfer.textures))
+        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, block_masks = self.shallow(seen * 2 - 1)
         xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
@@ -376,29 +336,13 @@ class TTSR(Backbone):
             details = F.relu_(self.details(fine * 2 - 1))
         for place, stage in enumerate(self.stages):
             last = place == len(self.stages) - 1
-            xs, more = stage(xs, textures, transfer.score, details if last else None)
+            xs, more = stage(xs, found, details if last else None)
             masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
         if self.global_skip:
             image = image + (low_up * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2
-        return Restoration(
-            image,
-            score=transfer.score,
-            textures=transfer.textures,
-            index=transfer.index,
-            grids=[(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else [],
-            block_masks=masks,
-        )
-
-    def _nothing(self, low: Tensor) -> Transfer:
-        """What is transferred when there is no reference."""
-        N, _, H, W = low.shape
-        textures = [
-            low.new_zeros(N, C, scale * H, scale * W)
-            for scale, C in zip(self.textures, self.transferred)
-        ]
-        return Transfer(low.new_zeros(N, 1, H, W), textures, None)
+        return self.answer(image, found, block_masks=masks)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

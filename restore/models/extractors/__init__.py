@@ -36,8 +36,12 @@ class Extractor(nn.Module):
         """
         return self(low_up)[-1]
 
-    def key(self, reference: Tensor, reference_low_up: Tensor) -> Tensor:
+    def key(
+        self, reference: Tensor, reference_low_up: Tensor, reference_low: Tensor | None = None
+    ) -> Tensor:
         """What it is compared with, N, `matched`, H/4, W/4, of a reference and the same blurred.
+
+        `reference_low` is the reference at the low picture's resolution.
 
         TTSR: the coarsest features of the blurred one, since those of a sharp picture would be
         unlike those of the low one.

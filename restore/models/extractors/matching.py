@@ -57,7 +57,9 @@ class MatchingExtractor(Extractor):
     def query(self, low: Tensor, low_up: Tensor) -> Tensor:
         return self.network.query(low)
 
-    def key(self, reference: Tensor, reference_low_up: Tensor) -> Tensor:
+    def key(
+        self, reference: Tensor, reference_low_up: Tensor, reference_low: Tensor | None = None
+    ) -> Tensor:
         return self.network.key(reference)
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -307,7 +307,8 @@ def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
         if node in registry.names("method"):
             methods[title] = Filled(registry.build("method", node, command="compare"))
         elif path.is_file() or (path / "checkpoints").is_dir():
-            methods[title] = _trained(weights.load(path), setting, device)
+            loaded = weights.load(path, pretrained=setting.pretrained)
+            methods[title] = _trained(loaded, setting, device)
         elif not path.exists() and "/" not in node:
             raise UserError(
                 f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "

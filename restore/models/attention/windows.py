@@ -1,0 +1,161 @@
+"""Matching from coarse to fine: a window of the reference for each block, then a patch in it."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from restore.errors import UserError
+from restore.models.attention.rules import Hard
+from restore.models.attention.search import nearest_patch
+from restore.models.attention.transfer import Value, neighbours, transferred
+
+# Similarities of blocks and positions that are held at a time.
+_TABLE = 1 << 24
+
+
+class Windows(Hard):
+    """Each block of the query looks for its window of the key, each position for its patch there.
+
+    MASA-SR (Lu et al., CVPR 2021), section 3.2. A block's window lies around the position that is
+    most like the block's middle, by the sum of the cosines of patches with several dilations.
+    What neighbouring positions of one block take of the reference overlaps and is averaged, and
+    weighted by their scores; across the blocks' borders nothing overlaps.
+
+    Args:
+        block: side of the blocks, in positions.
+        window: how many times larger than a block's share of the key its window is.
+        dilations: of the patches by which a block's middle is compared.
+    """
+
+    def __init__(
+        self,
+        block: Annotated[int, Field(ge=1)] = 8,
+        window: Annotated[float, Field(gt=0)] = 1.5,
+        dilations: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None,
+    ):
+        super().__init__()
+        self.block, self.window = block, window
+        self.dilations = [1, 2, 3] if dilations is None else dilations
+        if max(self.dilations) > block // 2:
+            raise UserError(
+                f"attention.matching.dilations={[*self.dilations]} reach beyond the middle of a "
+                f"block of {block} positions"
+            )
+
+    def forward(
+        self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """See `Hard`; `patch` is 3."""
+        if patch != 3:
+            raise UserError("attention.matching: windows are searched for 3×3 patches alone")
+        height, width = query_NCHW.shape[-2:]
+        query = F.pad(query_NCHW, (0, -width % self.block, 0, -height % self.block), "replicate")
+        score, index = self._choose(query, keys, patch)
+        places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys], self.block)
+        size = (index.shape[0], index.shape[1], index.shape[2])
+        textures = []
+        for value in values:
+            s = value.scale
+            texture = transferred(value, places, size, by_count=True)
+            texture = texture * self._enlarged(score, s)
+            textures.append(texture[..., : s * height, : s * width])
+        return score[:, None, :height, :width], textures, index[:, :height, :width]
+
+    def _enlarged(self, score_NHW: Tensor, ratio: int) -> Tensor:
+        """The score bilinearly enlarged, each block by itself, N1(sH)(sW)."""
+        N, H, W = score_NHW.shape
+        rows, columns = H // self.block, W // self.block
+        cells = score_NHW.view(N, rows, self.block, columns, self.block).transpose(2, 3)
+        large = F.interpolate(
+            cells.reshape(-1, 1, self.block, self.block),
+            scale_factor=ratio,
+            mode="bilinear",
+            align_corners=False,
+        )
+        side = self.block * ratio
+        cells = large.view(N, rows, columns, side, side).transpose(2, 3)
+        return cells.reshape(N, 1, H * ratio, W * ratio)
+
+    def _nearest(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        N, C, H, W = query.shape
+        Hk, Wk = key.shape[-2:]
+        if min(Hk, Wk) < 3:
+            raise UserError("attention=windows: the reference is smaller than a 3×3 patch")
+        side = self.block
+        rows, columns = H // side, W // side
+        with torch.no_grad():
+            padded = F.pad(query.detach(), (1, 1, 1, 1), "replicate")
+            blocks = padded.unfold(2, side + 2, side).unfold(3, side + 2, side)
+            blocks = blocks.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)  # N, blocks, C, side + 2, …
+            best = self.block_search(blocks, key.detach())
+            # A window and its rim of one, shifted inside the picture where it would lie across.
+            high = min(2 * int(Hk // (2 * rows) * self.window) + 3, Hk)
+            wide = min(2 * int(Wk // (2 * columns) * self.window) + 3, Wk)
+            top = (best.div(Wk, rounding_mode="floor") - high // 2).clamp(0, Hk - high)
+            left = (best % Wk - wide // 2).clamp(0, Wk - wide)
+            at_y = top[..., None] + torch.arange(high, device=key.device)
+            at_x = left[..., None] + torch.arange(wide, device=key.device)
+            at = at_y[..., :, None] * Wk + at_x[..., None, :]  # N, blocks, high, wide
+            line = key.detach().flatten(2).transpose(1, 2).reshape(-1, C)
+            image = torch.arange(N, device=key.device).view(N, 1, 1, 1) * (Hk * Wk)
+            windows = line[(at + image).flatten()].view(-1, high, wide, C).permute(0, 3, 1, 2)
+            score, fine = nearest_patch(blocks.flatten(0, 1), windows.contiguous(), True)
+            inner = fine.view(N, -1, side, side)
+            row = top[..., None, None] + inner.div(wide - 2, rounding_mode="floor") + 1
+            place = row * Wk + left[..., None, None] + inner % (wide - 2) + 1
+            score, index = (
+                x.view(N, rows, columns, side, side).transpose(2, 3).reshape(N, H, W)
+                for x in (score, place)
+            )
+        if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+            score = _cosine(query, key, index)
+        return score, index
+
+    def block_search(self, blocks: Tensor, key: Tensor) -> Tensor:
+        """Row-major position in the key that is most like each block's middle.
+
+        Args:
+            blocks: N, blocks, C, side + 2, side + 2: with a rim of one.
+            key: N, C, Hk, Wk; zeros continue it.
+
+        Returns:
+            N, blocks.
+        """
+        N, _, C = blocks.shape[:3]
+        Hk, Wk = key.shape[-2:]
+        middle = self.block // 2 + 1  # counted with the rim
+        found = []
+        for part in blocks.split(max(1, _TABLE // (N * Hk * Wk)), 1):
+            total: Tensor | float = 0.0
+            for d in self.dilations:
+                taps = slice(middle - d, middle + d + 1, d)
+                kernels = F.normalize(part[..., taps, taps].flatten(2), dim=2)
+                table = F.conv2d(
+                    key.reshape(1, N * C, Hk, Wk),
+                    kernels.reshape(-1, C, 3, 3),
+                    padding=d,
+                    dilation=d,
+                    groups=N,
+                )
+                squares = key.square().sum(1, keepdim=True)
+                norm = F.conv2d(squares, squares.new_ones(1, 1, 3, 3), padding=d, dilation=d)
+                total = total + table.view(N, -1, Hk, Wk) / norm.sqrt().clamp_min(1e-12)
+            assert isinstance(total, Tensor)
+            found.append(total.flatten(2).argmax(2))
+        return torch.cat(found, 1)
+
+
+def _cosine(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+    """The cosines of known pairs of 3×3 patches, differentiable; all patches of `index` inside."""
+    N, C, H, W = query.shape
+    Wk = key.shape[-1]
+    own = F.unfold(F.pad(query, (1, 1, 1, 1), "replicate"), 3).view(N, C, 9, H * W)
+    around = torch.tensor([dy * Wk + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    at = index.flatten(1)[:, None] + around.to(index.device)[None, :, None]  # N, 9, H·W
+    at = at.flatten(1)[:, None].expand(-1, C, -1)
+    theirs = key.flatten(2).gather(2, at).view(N, C, 9, H * W)
+    one, two = own.flatten(1, 2), theirs.flatten(1, 2)
+    return torch.cosine_similarity(one, two, dim=1, eps=1e-12).view(N, H, W)

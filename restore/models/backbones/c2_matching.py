@@ -1,0 +1,88 @@
+"""C2-Matching: dynamic aggregation of what a trained matching finds in the reference.
+
+Jiang, Chan, Wang, Loy, Liu: "Robust Reference-based Super-Resolution via C2-Matching", CVPR 2021.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from restore.models.attention import Memory, TextureAttention
+from restore.models.backbones import family_layouts
+from restore.models.backbones.blocks import conv
+from restore.models.backbones.reference import Aggregation, ReferenceBackbone
+from restore.models.extractors import Extractor
+from restore.models.protocol import Recognised
+from restore.types import Pictures, Restoration
+
+Make = Callable[..., nn.Module]
+_LEAK = 0.1
+
+
+class C2Matching(ReferenceBackbone):
+    """Content features take in textures at ×1, ×2 and ×4; the result is added to the bilinear one.
+
+    Args:
+        attention, extractor: see `ReferenceBackbone`.
+        transfer: makes what fetches the textures of a scale (published: `deformable`).
+        fusion: makes what takes them in (published: `merged`).
+        trunk: makes residual blocks of (features, count).
+        features: channels.
+        blocks: residual blocks of each scale.
+        content_blocks: residual blocks before the first texture.
+    """
+
+    def __init__(
+        self,
+        attention: TextureAttention,
+        extractor: Extractor,
+        transfer: Make,
+        fusion: Make,
+        trunk: Make,
+        features: Annotated[int, Field(ge=2)] = 64,
+        blocks: Annotated[int, Field(ge=0)] = 16,
+        content_blocks: Annotated[int, Field(ge=0)] = 16,
+    ):
+        super().__init__(attention, extractor)
+        self.head = conv(3, features)
+        self.content = trunk(features, content_blocks)
+        self.stages = nn.ModuleList(
+            Aggregation(features, texture, blocks, transfer, fusion, trunk)
+            for texture in self.transferred.values()
+        )
+        self.enlarge = nn.ModuleList(conv(features, 4 * features) for _ in range(2))
+        self.tail1, self.tail2 = conv(features, features // 2), conv(features // 2, 3)
+
+    def forward(
+        self,
+        low: Tensor,
+        low_up: Tensor,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
+        memory: Memory | None = None,
+    ) -> Restoration:
+        """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
+        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        x, made = self.content(F.leaky_relu_(self.head(low), _LEAK))
+        masks = {f"content.{i}": mask for i, mask in enumerate(made)}
+        for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
+            x, made = stage(x, scale, found)
+            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(made)}
+            if place < 2:
+                x = F.leaky_relu(F.pixel_shuffle(self.enlarge[place](x), 2), _LEAK)
+        image = self.tail2(F.leaky_relu_(self.tail1(x), _LEAK)).float()
+        return self.answer(image + bilinear(low, 4), found, block_masks=masks)
+
+    @classmethod
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        return family_layouts.c2_matching(published)
+
+
+def bilinear(low: Tensor, ratio: int) -> Tensor:
+    """Bilinear enlargement, pixels as squares."""
+    return F.interpolate(low, scale_factor=ratio, mode="bilinear", align_corners=False)

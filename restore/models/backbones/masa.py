@@ -1,0 +1,123 @@
+"""MASA-SR: block-wise matching, and textures adapted to the picture's distribution.
+
+Lu, Li, Tao, Lu, Jia: "MASA-SR: Matching Acceleration and Spatial Adaptation for Reference-Based
+Image Super-Resolution", CVPR 2021.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from restore.models.attention import Memory, TextureAttention
+from restore.models.backbones import family_layouts
+from restore.models.backbones.blocks import conv
+from restore.models.backbones.fusion import DualAggregation, SpatialAdaptation, as_many
+from restore.models.backbones.reference import ReferenceBackbone
+from restore.models.backbones.upsampling import upsample
+from restore.models.extractors import Extractor
+from restore.models.protocol import Recognised
+from restore.types import Pictures, Restoration
+
+Make = Callable[..., nn.Module]
+
+# The picture is continued to multiples of this: the sides of the matching's blocks.
+_MULTIPLE = 8
+
+
+class MASA(ReferenceBackbone):
+    """The picture's own features at ×¼, ×½ and ×1, then textures at ×1, ×2 and ×4.
+
+    The texture of each scale is adapted to the features by one module that all scales share, and
+    taken in: at ×1 by a fusion, at ×2 and ×4 by aggregation with the scale before.
+
+    Args:
+        attention, extractor: see `ReferenceBackbone`; the extractor also makes the picture's own
+            features.
+        transfer: makes what fetches the textures of a scale (published: `folded`).
+        fusion: makes what takes in the textures at ×1 (published: `merged`, slope 0).
+        trunk: makes residual blocks of (features, count).
+        blocks: residual blocks at ×¼, ×½, ×1, and behind the textures at ×1, ×2 and ×4.
+        features: channels.
+    """
+
+    reference_multiple = 16
+
+    def __init__(
+        self,
+        attention: TextureAttention,
+        extractor: Extractor,
+        transfer: Make,
+        fusion: Make,
+        trunk: Make,
+        blocks: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=6, max_length=6)],
+        features: Annotated[int, Field(ge=1)] = 64,
+    ):
+        super().__init__(attention, extractor)
+        fine, middle, coarse = extractor.channels
+        self.contexts = nn.ModuleList(
+            [
+                conv(coarse, features),
+                conv(features + middle, features),
+                conv(features + fine, features),
+            ]
+        )
+        self.trunks = nn.ModuleList(trunk(features, count) for count in blocks)
+        self.transfers = nn.ModuleList(transfer(features, C) for C in self.transferred.values())
+        self.projections = nn.ModuleList(as_many(C, features) for C in self.transferred.values())
+        self.adapt = SpatialAdaptation(features)
+        self.fusion = fusion(features, features)
+        self.aggregations = nn.ModuleList(DualAggregation(features) for _ in range(2))
+        self.tail = conv(features, 3)
+
+    def forward(
+        self,
+        low: Tensor,
+        low_up: Tensor,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
+        memory: Memory | None = None,
+    ) -> Restoration:
+        """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
+        height, width = low.shape[-2:]
+        below, right = -height % _MULTIPLE, -width % _MULTIPLE
+        if below or right:
+            low = F.pad(low, (0, right, 0, below), "replicate")
+            low_up = F.pad(low_up, (0, 4 * right, 0, 4 * below), "replicate")
+        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        masks: dict[str, Tensor] = {}
+
+        def through(place: int, x: Tensor) -> Tensor:
+            y, made = self.trunks[place](x)
+            masks.update({f"trunks.{place}.{i}": mask for i, mask in enumerate(made)})
+            return y
+
+        fine, middle, coarse = self.extractor(low)
+        x = through(0, F.relu_(self.contexts[0](coarse)))
+        for place, own in ((1, middle), (2, fine)):
+            x = torch.cat([_twice(x), own], 1)
+            x = through(place, F.relu_(self.contexts[place](x)))
+        for place, scale in enumerate(self.transferred):
+            seen = _twice(x) if place else x
+            texture = self.transfers[place](seen, found.textures[scale], found.flow, found.score)
+            texture = self.adapt(seen, self.projections[place](texture))
+            if place:
+                x = self.aggregations[place - 1](x, texture)
+            else:
+                x = self.fusion(x, texture, found.score)
+            x = through(3 + place, x)
+        image = self.tail(x).float() + upsample(low, 4)
+        return self.answer(image[..., : 4 * height, : 4 * width], found, block_masks=masks)
+
+    @classmethod
+    def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
+        return family_layouts.masa(published)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,0 +1,193 @@
+"""What networks that restore with a reference have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from restore.errors import UserError
+from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.backbones.blocks import within
+from restore.models.backbones.transfer import FoldedTransfer
+from restore.models.extractors import Extractor
+from restore.models.protocol import Backbone
+from restore.types import Pictures, Restoration
+
+
+@dataclass(frozen=True)
+class Found:
+    """What attention found for a picture: the textures by scale, and how they are reached.
+
+    `textures` N, C, h, w of each scale, in place unless there is a `flow` (see
+    `restore.models.attention.Transfer`); `score` N1HW; `index` and `grids` as a `Restoration` has
+    them.
+    """
+
+    textures: dict[int, Tensor]
+    flow: Tensor | None
+    score: Tensor
+    index: Tensor | None
+    grids: list[tuple[int, int]]
+
+
+class ReferenceBackbone(Backbone):
+    """A network ×4 that takes textures of a reference, by an attention and an extractor.
+
+    Args:
+        attention: texture attention (`restore.models.attention.TextureAttention`).
+        extractor: makes the features that are compared and transferred
+            (`restore.models.extractors.Extractor`).
+        textures: scales, relative to the low picture, at which textures are transferred.
+
+    Attributes:
+        transferred: channels of the textures by scale.
+    """
+
+    scale = 4
+    reach: int | None = None
+    takes_reference = True
+    attention: TextureAttention
+    extractor: Extractor
+
+    def __init__(
+        self,
+        attention: TextureAttention,
+        extractor: Extractor,
+        textures: Sequence[int] = (1, 2, 4),
+    ):
+        super().__init__()
+        attention.fit(extractor.matched)
+        self.attention, self.extractor = attention, extractor
+        self.textures = sorted(textures)
+        extracted = dict(zip((4, 2, 1), extractor.channels))
+        channels = attention.channels([extracted[scale] for scale in self.textures])
+        self.transferred = dict(zip(self.textures, channels))
+
+    @property
+    def looks(self) -> bool:
+        """Whether its transfers look at the reference's textures themselves."""
+        return any(part.looks for part in self.modules() if isinstance(part, FoldedTransfer))
+
+    def encode_reference(
+        self,
+        reference: Pictures,
+        reference_low_up: Pictures,
+        reference_low: Pictures | None = None,
+    ) -> Memory:
+        """The reference side of the attention, reusable for any number of inputs.
+
+        Args:
+            reference: N3HW in [0, 1], H and W divisible by 4; several are searched as one.
+            reference_low_up: the same after ÷4 and ×4, same shapes.
+            reference_low: the same after ÷4 alone, for extractors that compare it.
+        """
+        if isinstance(reference, list):
+            lows = [None] * len(reference) if reference_low is None else reference_low
+            made = [
+                self.encode_reference(*three)
+                for three in zip(reference, reference_low_up, lows, strict=True)
+            ]
+            return reduce(add, made)
+        assert isinstance(reference_low_up, Tensor), "one picture goes with one"
+        assert not isinstance(reference_low, list), "one picture goes with one"
+        if reference.shape[-2] % 4 or reference.shape[-1] % 4:
+            raise UserError(
+                f"{type(self).__name__} needs a reference whose sides divide by 4, not "
+                f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
+            )
+        key = self.extractor.key(reference, reference_low_up, reference_low)
+        values = dict(zip((4, 2, 1), self.extractor(reference)))
+        ordered = [values[scale] for scale in self.textures]
+        return (self.attention.remember if self.looks else self.attention.encode_reference)(
+            key, ordered
+        )
+
+    def texture_features(self, image: Tensor) -> list[Tensor]:
+        """Features of a picture N3HW in [0, 1], fine to coarse, by the extractor as it is now.
+
+        Gradients reach the picture alone, not the extractor's weights.
+        """
+        fixed = {name: value.detach() for name, value in self.extractor.named_parameters()}
+        features: list[Tensor] = torch.func.functional_call(self.extractor, fixed, (image,))
+        return features
+
+    def find(
+        self,
+        low: Tensor,
+        low_up: Tensor,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
+        memory: Memory | None = None,
+    ) -> Found:
+        """What the reference, or the `memory` of it, offers; zeros where there is none.
+
+        Args:
+            low: N3HW in [0, 1].
+            low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
+            reference, reference_low_up, reference_low: see `encode_reference`.
+            memory: what that returned, instead of the three.
+        """
+        if memory is None and reference is not None:
+            assert reference_low_up is not None, "a reference comes with its low_up"
+            memory = self.encode_reference(reference, reference_low_up, reference_low)
+        if memory is None:
+            found = self._nothing(low)
+        else:
+            query = self.extractor.query(low, low_up)
+            found = (self.attention.locate if self.looks else self.attention)(query, memory)
+        grids = [(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else []
+        textures = dict(zip(self.textures, found.textures))
+        return Found(textures, found.flow, found.score, found.index, grids)
+
+    def answer(self, image: Tensor, found: Found, **more: Any) -> Restoration:
+        """The result; outside training its picture is kept within [0, 1]."""
+        image = image.float()
+        return Restoration(
+            image if self.training else within(image, 0, 1),
+            score=found.score,
+            textures=list(found.textures.values()) if found.flow is None else [],
+            index=found.index,
+            grids=found.grids,
+            **more,
+        )
+
+    def _nothing(self, low: Tensor) -> Transfer:
+        """What is transferred when there is no reference."""
+        N, _, H, W = low.shape
+        textures = [low.new_zeros(N, C, s * H, s * W) for s, C in self.transferred.items()]
+        return Transfer(low.new_zeros(N, 1, H, W), textures, None)
+
+
+class Aggregation(nn.Module):
+    """Takes in the texture of one scale: transfer, fusion, and a trunk with a skip around it.
+
+    Args:
+        features: channels.
+        texture: channels of the texture.
+        blocks: of the trunk.
+        transfer, fusion, trunk: make the parts, see `conf/transfer`, `conf/fusion`, `conf/trunk`.
+    """
+
+    def __init__(
+        self, features: int, texture: int, blocks: int, transfer: Any, fusion: Any, trunk: Any
+    ):
+        super().__init__()
+        self.transfer = transfer(features, texture)
+        self.fusion = fusion(features, texture)
+        self.trunk = trunk(features, blocks)
+
+    def forward(
+        self, x: Tensor, scale: int, found: Found, skip: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Features of x's shape, and the masks of the trunk's blocks.
+
+        `skip` is added where the texture is taken in, and not around the trunk.
+        """
+        texture = self.transfer(x, found.textures[scale], found.flow, found.score)
+        y, masks = self.trunk(self.fusion(x if skip is None else x + skip, texture, found.score))
+        return y + x, masks

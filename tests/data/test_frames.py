@@ -1,0 +1,79 @@
+"""What protocols do to pictures before they are made small."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restore.config import registry
+from restore.data.frames import Cropped, Framed, Padded
+from restore.errors import UserError
+from restore.types import Restoration, Sample
+
+SIDES = st.integers(33, 70)
+
+
+def sample(*sides: int) -> Sample:
+    rng = np.random.default_rng(sides[0])
+    target, reference = (
+        torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8))
+        for size in (sides[:2], sides[2:])
+    )
+    return Sample(key="a", target=target, reference=reference)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_masa_keeps_the_target_in_the_middle_of_its_own_border(a: int, b: int, c: int, d: int):
+    sides = (a, b, c, d)
+    given_, (framed, box) = sample(*sides), Padded()(sample(*sides))
+    above, left = box[:2]
+    pads = [(-side % 32) for side in sides[:2]]
+    expected = np.pad(
+        given_["target"].numpy(),
+        ((0, 0), (pads[0] // 2, -(-pads[0] // 2)), (pads[1] // 2, -(-pads[1] // 2))),
+        "edge",
+    )
+    assert np.array_equal(framed["target"].numpy(), expected)
+    assert (above, left) == (pads[0] // 2, pads[1] // 2)
+    assert box[2:] == tuple(sides[:2])
+    more = [(0, -side % 16) for side in sides[2:]]
+    reference = np.pad(given_["reference"].numpy(), ((0, 0), *more), "edge")
+    assert np.array_equal(framed["reference"].numpy(), reference)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.sampled_from([4, 32]))
+def test_both_are_cut_and_then_as_large_by_zeros(a: int, b: int, c: int, d: int, multiple: int):
+    given_, (framed, box) = sample(a, b, c, d), Cropped(multiple)(sample(a, b, c, d))
+    cut = [side // multiple * multiple for side in (a, b, c, d)]
+    high, wide = max(cut[0], cut[2]), max(cut[1], cut[3])
+    assert box == (0, 0, cut[0], cut[1])
+    for name, height, width in (("target", *cut[:2]), ("reference", *cut[2:])):
+        picture = framed[name]
+        assert picture.shape == (3, high, wide)
+        assert torch.equal(picture[:, :height, :width], given_[name][:, :height, :width])
+        assert not picture[:, height:].any()
+        assert not picture[:, :, width:].any()
+
+
+def test_a_framed_task_measures_what_is_inside():
+    task = Framed(registry.build("task", "reference_sr"), Padded())
+    given_ = sample(35, 41, 40, 37)
+    item = task.eval_item(given_)
+    batch = {name: [x] if name == "key" else x[None] for name, x in item.items()}
+    problem = task.prepare(batch)
+    assert problem.inputs["low"].shape == (1, 3, 16, 16)
+    assert problem.inputs["reference_low"].shape == (1, 3, 12, 12)
+    assert torch.equal((problem.target[0] * 255).round().byte(), given_["target"])
+    whole = torch.rand(1, 3, 64, 64)
+    restored = task.postprocess(Restoration(whole), problem)
+    assert torch.equal(restored.image, whole[..., 14:49, 11:52])
+    assert task.baseline(problem)[1].shape == (1, 3, 35, 41)
+
+
+def test_a_low_picture_of_its_own_is_refused():
+    task = Framed(registry.build("task", "reference_sr"), Cropped(4))
+    with pytest.raises(UserError, match="makes the low picture"):
+        task.eval_item({**sample(40, 40, 40, 40), "low": torch.zeros(3, 10, 10)})
