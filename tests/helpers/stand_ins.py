@@ -136,6 +136,10 @@ def faces(path: Path) -> None:
         write(path / f"{number:05d}.png", photo("astronaut", 512, 512, 0)[:: 1 - 2 * number])
 
 
+def array(path: Path) -> None:
+    np.save(path, np.stack([photo("astronaut", 40, 48, number) for number in range(6)]))
+
+
 def lows(path: Path) -> None:
     """Of `pictures`, a quarter as large."""
     for number in _numbers():
@@ -234,6 +238,7 @@ _MAKERS: dict[str, Callable[[Path], None]] = {
     "NETWORKS": exported("ASDN_RUN"),
     "runs/sweeps/NAME": sweep,
     "PHOTOS": pictures,
+    "PHOTOS.npy": array,
     "LOWS": lows,
     "MASKS": white_holes,
     "photo.jpg": picture,
