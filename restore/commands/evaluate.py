@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from restore.config import check, registry, settings
-from restore.data.frames import framed
+from restore.data.frames import Frame, framed
 from restore.data.loading import EvalItems, look
 from restore.data.references import replaced
 from restore.engine import launcher, run_folder, run_logger
@@ -43,11 +43,12 @@ class EvaluateJob:
         self.model = self.loaded.backbone()
         node = setting.protocol or self.loaded.config["protocol"]
         self.protocol = registry.instantiate(node, "protocol")
-        task = framed(self.loaded.task(_changes(setting)), self.protocol.frame)
+        task = self.loaded.task(_changes(setting))
         if isinstance(task, SplitAware):
             task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
-        self.items = {_named(kind): _items(setting, task, kind) for kind in kinds}
+        frame = self.protocol.frame
+        self.items = {_named(kind): _items(setting, task, kind, frame) for kind in kinds}
         for items in self.items.values():
             look(items, setting.seed)
         self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
@@ -64,7 +65,7 @@ def _named(kind: Any) -> str:
     return "+".join(map(str, kind)) if isinstance(kind, list) else str(kind)
 
 
-def _items(setting: settings.Evaluate, task: Any, kind: Any) -> EvalItems:
+def _items(setting: settings.Evaluate, task: Any, kind: Any, frame: Frame | None) -> EvalItems:
     """The split with a kind of reference: one of ours, or what the data set has itself."""
     ours, data = get_args(settings.Reference), setting.data
     if kind not in ours:
@@ -75,7 +76,8 @@ def _items(setting: settings.Evaluate, task: Any, kind: Any) -> EvalItems:
             )
         data, kind = {**data, "references": kind}, "given"
     split = registry.instantiate(data, "data").split(setting.split)
-    return EvalItems(*replaced(kind, split, task), setting.loader.on_error)
+    source, task = replaced(kind, split, task)
+    return EvalItems(source, framed(task, frame), setting.loader.on_error)
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:

@@ -99,11 +99,6 @@ class Framed:
             raise AttributeError(name)
         return getattr(self.task, name)
 
-    def for_split(self, name: str) -> "Framed":
-        """See `SplitAware`."""
-        inner = getattr(self.task, "for_split", lambda _: self.task)
-        return Framed(inner(name), self.frame)
-
     def eval_item(self, sample: Sample) -> Sample:
         """The inner task's of the framed sample, with the `box` that is measured."""
         if "target" not in sample or "reference" not in sample:
@@ -146,9 +141,7 @@ class Framed:
 
 def framed(task: Task, frame: Frame | None) -> Task:
     """The task within a frame, where the protocol has one and the task hands over references."""
-    if frame is None:
-        return task
-    if not task.takes_reference:
+    if frame is None or not task.takes_reference:
         return task
     return Framed(task, frame)
 

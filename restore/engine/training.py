@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from restore.config import registry, settings
+from restore.data.frames import framed
 from restore.data.loading import (
     Batch,
     EvalItems,
@@ -77,8 +78,9 @@ class Training:
         train, self.task = replaced(setting.reference, dataset.split("train"), task)
         valid, _ = replaced(setting.reference, dataset.split("valid"), task)
         self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
-        self.valid_items = EvalItems(valid, self.task, setting.loader.on_error)
         protocol = registry.instantiate(setting.protocol, "protocol")
+        valid_task = framed(self.task, protocol.frame)
+        self.valid_items = EvalItems(valid, valid_task, setting.loader.on_error)
         self.metrics = selection.build(setting.metric, protocol, setting.pretrained)
         self.best_metric = self._best_metric()
         init = None if self._last.exists() else setting.init

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore.config import registry
-from restore.data.frames import Cropped, Framed, Padded
+from restore.data.frames import Cropped, Framed, Padded, framed
+from restore.data.references import replaced
 from restore.errors import UserError
 from restore.types import Restoration, Sample
 
@@ -77,3 +78,12 @@ def test_a_low_picture_of_its_own_is_refused():
     task = Framed(registry.build("task", "reference_sr"), Cropped(4))
     with pytest.raises(UserError, match="makes the low picture"):
         task.eval_item({**sample(40, 40, 40, 40), "low": torch.zeros(3, 10, 10)})
+
+
+def test_what_stands_in_for_a_reference_is_framed_too():
+    source, task = replaced(
+        "none", [sample(35, 41, 40, 37)], registry.build("task", "reference_sr")
+    )
+    item = framed(task, Padded()).eval_item(source[0])
+    assert item["low"].shape == (3, 16, 16)
+    assert "reference" not in item

@@ -34,6 +34,11 @@ def test_the_plain_network_computes_the_same():
         ("matching", ["benchmark.sizes=[16]", "benchmark.neighbours=0"]),
         pytest.param("matching", ["benchmark.sizes=[16]"], marks=pytest.mark.slow),
         pytest.param(
+            "family",
+            ["benchmark.sizes=[32]", "benchmark.networks=[]", "benchmark.matchings=[windows]"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "forward",
             ["benchmark.sizes=[32]", "benchmark.precisions=[bf16]"],
             marks=pytest.mark.slow,

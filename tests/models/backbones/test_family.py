@@ -16,7 +16,7 @@ from restore.errors import UserError
 from restore.models import weights
 from restore.models.attention import TextureAttention
 from restore.models.attention.embedding import Pixels
-from restore.models.attention.rules import HardInside
+from restore.models.attention.rules import HardInside, MatchingRule
 from restore.models.attention.windows import Windows
 from restore.models.backbones.reference import ReferenceBackbone
 from restore.models.backbones.transfer import around
@@ -240,3 +240,24 @@ def test_searches_choose_as_the_published_formulation(a: int, b: int, high: int,
     norms = F.normalize(query, dim=1), F.normalize(key, dim=1)
     found = inner(norms[0], inner.encode_reference(norms[1], [])).index[:, 1:-1, 1:-1]
     assert torch.equal((found // wide - 1) * (wide - 2) + found % wide - 1, expected)
+
+
+@pytest.mark.parametrize("rule", [HardInside(), Windows()], ids=["inside", "windows"])
+def test_the_score_has_the_gradient_of_the_chosen_cosine(rule: MatchingRule):
+    generator = torch.Generator().manual_seed(3)
+    query = torch.randn(2, 5, 8, 16, generator=generator, dtype=torch.float64, requires_grad=True)
+    key = torch.randn(2, 5, 10, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    attention = TextureAttention(Pixels(), rule)
+    found = attention(query, attention.encode_reference(key, []))
+    weight = torch.randn(found.score.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad((found.score * weight).sum(), [query, key])
+    mode = "constant" if isinstance(rule, HardInside) else "replicate"
+    patches = F.unfold(F.pad(query, (1, 1, 1, 1), mode), 3)
+    keys = F.unfold(key, 3, padding=1)
+    index = found.index.flatten(1)
+    chosen = keys.gather(2, index.clamp_min(0)[:, None].expand(-1, 45, -1))
+    cosine = torch.cosine_similarity(patches, chosen, dim=1).where(index >= 0, 0)
+    torch.testing.assert_close(found.score.flatten(1), cosine)
+    expected = torch.autograd.grad((cosine * weight.flatten(1)).sum(), [query, key])
+    for ours, plain in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, plain)
