@@ -12,7 +12,7 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.images.bicubic import resize
 from restore.images.io import find, load, read_rgb, to_uint8
-from restore.types import Sample
+from restore.types import Place, Sample
 from restore.utils import names
 
 
@@ -70,7 +70,7 @@ class Benchmark:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         name: str = "Set5",
         scale: Annotated[float, Field(ge=1)] = 4,
         edges: Literal["replicate", "mirror"] = "replicate",

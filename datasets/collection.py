@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from restore import types
 from restore.datasets.shares import Shares
 from restore.errors import UserError
 from restore.images.io import by_name, read_rgb
@@ -89,7 +90,7 @@ class Collection:
 
     def __init__(
         self,
-        root: str,
+        root: types.Place,
         references: Annotated[int, Field(ge=1)] = 1,
         longest_side: Annotated[int, Field(ge=16)] | None = None,
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,

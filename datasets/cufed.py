@@ -14,7 +14,7 @@ from torch import Tensor
 
 from restore.errors import UserError
 from restore.images.io import find, read_rgb
-from restore.types import Pictures, Sample
+from restore.types import Pictures, Place, Sample
 from restore.utils.names import printable
 
 _CANVAS = 500
@@ -107,7 +107,7 @@ class Cufed:
             TTSR's headline numbers were made.
     """
 
-    def __init__(self, root: str, references: Level | Literal["all", "stitched"] | Levels = "1"):
+    def __init__(self, root: Place, references: Level | Literal["all", "stitched"] | Levels = "1"):
         self.root, self.together = Path(root), references == "stitched"
         chosen = references if isinstance(references, list) else [references]
         self.references = _LEVELS if chosen[0] in ("all", "stitched") else [*map(str, chosen)]

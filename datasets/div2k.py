@@ -12,7 +12,7 @@ from pydantic import Field
 from restore.datasets.cache import Cache
 from restore.errors import UserError
 from restore.images.io import find
-from restore.types import Sample
+from restore.types import Place, Sample
 from restore.utils.names import printable
 
 
@@ -47,11 +47,11 @@ class Div2k:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         lows: Literal["bicubic", "unknown"] | None = "bicubic",
         scale: Annotated[int, Field(ge=1)] = 4,
         valid: Annotated[int, Field(ge=1)] = 10,
-        cache: str | None = None,
+        cache: Place | None = None,
     ):
         self.root, self.lows, self.scale, self.valid = Path(root), lows, scale, valid
         self.cache = Cache(None if cache is None else Path(cache))

@@ -12,7 +12,7 @@ from pydantic import Field
 from restore.errors import UserError
 from restore.images.io import find, read_rgb
 from restore.images.zoom import centre, zoomed_out
-from restore.types import Sample
+from restore.types import Place, Sample
 from restore.utils import names
 
 
@@ -49,7 +49,7 @@ class Ffhq:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         count: Annotated[int, Field(ge=1)] | None = 350,
         view: Literal["same", "central"] = "same",
         zoom: Annotated[float, Field(ge=1)] = 1.4,

@@ -8,7 +8,7 @@ from pydantic import Field
 from restore.datasets.shares import Shares
 from restore.errors import UserError
 from restore.images.io import by_name, read_rgb
-from restore.types import Sample
+from restore.types import Place, Sample
 
 
 class FolderSplit:
@@ -53,9 +53,9 @@ class Folder:
 
     def __init__(
         self,
-        targets: str,
-        references: str | list[str] | None = None,
-        lows: str | None = None,
+        targets: Place,
+        references: Place | list[Place] | None = None,
+        lows: Place | None = None,
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
         test: Annotated[float, Field(ge=0, le=1)] = 0.1,
     ):

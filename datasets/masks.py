@@ -23,6 +23,7 @@ from restore.datasets.shares import position
 from restore.errors import UnreadableImage, UserError
 from restore.images.io import by_name, find
 from restore.images.masks import Polarity, read
+from restore.types import Place
 from restore.utils.names import printable
 
 log = logging.getLogger("restore")
@@ -67,7 +68,7 @@ class QdImd:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         resize: Resize = "nearest",
         valid: Annotated[float, Field(ge=0, lt=1)] = 0.1,
     ):
@@ -122,7 +123,7 @@ class MaskFolder:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         hole: Polarity = "white",
         pairing: Literal["random", "name"] = "random",
         resize: Resize = "nearest",

@@ -13,7 +13,7 @@ from pydantic import Field
 from restore.datasets.shares import position
 from restore.errors import UnreadableImage, UserError
 from restore.images import memory_mapped
-from restore.types import Sample
+from restore.types import Place, Sample
 
 
 class SrRawSplit:
@@ -51,7 +51,7 @@ class SrRaw:
 
     def __init__(
         self,
-        root: str,
+        root: Place,
         valid: Annotated[float, Field(ge=0, le=1)] = 0.1,
         test: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):

@@ -2,11 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Required, TypedDict, runtime_checkable
+from typing import Annotated, Any, Protocol, Required, TypedDict, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# A setting that names a file or folder; where it lies may change without its being another one.
+Place = Annotated[str, "place"]
+
+
+def is_place(hint: Any) -> bool:
+    """Whether an annotation is `Place`, or a list of them or a choice with one."""
+    return "place" in getattr(hint, "__metadata__", ()) or any(map(is_place, get_args(hint)))
+
 
 # One picture, or several of any sizes, whose union is searched.
 Pictures = Tensor | list[Tensor]

@@ -2,15 +2,16 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
-from restore.config import check, settings
+from restore.config import check, locate, settings
 from restore.engine import batch_size, launcher, run_folder, status
 from restore.engine.training import Training
 from restore.errors import MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
+from restore.types import is_place
 from restore.utils import distributed, files
 
 # What a run may be given anew when it goes on; anything else would make it another run.
@@ -117,10 +118,17 @@ def work(folder: Path, config: dict[str, Any] | None = None, new: bool = False) 
         return training.run()
 
 
-def _names_files(value: Any) -> bool:
-    """Whether a setting of data is the name of a file or folder, or of several."""
+def _places(part: dict[str, Any]) -> list[str]:
+    """The settings of a part of the data that name files or folders."""
+    kind = locate(part["_target_"], "data") if "_target_" in part else None
+    hints = get_type_hints(getattr(kind, "__init__", None) or (lambda: None), include_extras=True)
+    return [name for name in part if is_place(hints.get(name)) or _is_path(part[name])]
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value can be nothing else, for data sets that do not say so."""
     several = value if isinstance(value, list) and value else [value]
-    return all(isinstance(one, str) and ("/" in one or Path(one).suffix) for one in several)
+    return all(isinstance(one, str) and "/" in one for one in several)
 
 
 def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -142,8 +150,9 @@ def _renewed(saved: dict[str, Any], typed: dict[str, Any], overrides: list[str])
             target, source = target.get(step), source[step]
             if not isinstance(target, dict):
                 raise UserError(f"{key}: the run has no {step}")
-        if key.startswith("data.") and not _names_files(target.get(last)):
-            places = [f"data.{name}" for name, value in target.items() if _names_files(value)]
+        places = _places(target) if key.startswith("data.") else [last]
+        if last not in places:
+            places = [".".join([*path, name]) for name in places]
             raise UserError(
                 f"{key}: of the data only paths can be changed when a run is resumed; "
                 f"this run has {', '.join(places) or 'no such setting'}"

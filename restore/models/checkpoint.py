@@ -4,6 +4,7 @@ import copy
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -142,7 +143,9 @@ def _load(path: Path) -> Any:
                 f"{path} is no weights file: its {size:,} bytes claim to unpack to {claimed:,}"
             )
     # Of a mapped file nothing is in memory before it is used, and no tensor can reach beyond it.
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # what follows says it better
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=packed or None)
     storages: dict[int, int] = {}
     total = 0
     for tensor in _tensors(state, path):

@@ -146,10 +146,12 @@ def test_moved_data_are_named_when_a_run_goes_on(tmp_path: Path, here: Path):
     line = train("folder=moved", "stages.reconstruction.steps=2", "trainer.save_every=1")
     shutil.copytree(here / "photos", tmp_path / "elsewhere")
     try:
-        assert main([*line, f"data.targets={tmp_path / 'elsewhere'}"]) == 0
-        (tmp_path / "elsewhere").rename(tmp_path / "there")
+        (tmp_path / "elsewhere").rename("here")
+        assert main([*line, "data.targets=here"]) == 0
+        Path("here").rename(tmp_path / "2025")
         assert main(["train", "resume=moved", f"data.targets={tmp_path / 'elsewhere'}"]) == 2
-        assert main(["train", "resume=moved", f"data.targets={tmp_path / 'there'}"]) == 0
+        assert main(["train", "resume=moved", "data.test=0.5"]) == 2
+        assert main(["train", "resume=moved", f"data.targets={tmp_path / '2025'}"]) == 0
         assert main(["train", "resume=moved"]) == 0, "the folder knows where they are now"
     finally:
         shutil.rmtree(here / "moved", ignore_errors=True)
