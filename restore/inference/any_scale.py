@@ -75,8 +75,8 @@ class AnyScaleRestorer(Restorer):
         def once(picture: Tensor) -> Tensor:
             with self.runner.autocast():
                 picture = picture.contiguous(memory_format=self.runner.format)
-                found = self.model.level(picture, ratio).float()
-            return self.runner.finite(found, "picture")
+                sharp = self.model.level(picture, ratio).float()
+            return self.runner.finite(sharp, "picture")
 
         def part(window: Window) -> Tensor:
             with evaluating(self.model):
