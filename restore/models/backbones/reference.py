@@ -14,7 +14,7 @@ from restore.models.attention import Memory, TextureAttention, Transfer
 from restore.models.backbones.blocks import within
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.extractors import Extractor
-from restore.models.protocol import Backbone
+from restore.models.protocol import Backbone, ExportForm
 from restore.types import Pictures, Restoration
 
 
@@ -114,6 +114,13 @@ class ReferenceBackbone(Backbone):
         fixed = {name: value.detach() for name, value in self.extractor.named_parameters()}
         features: list[Tensor] = torch.func.functional_call(self.extractor, fixed, (image,))
         return features
+
+    def export_form(self) -> ExportForm:
+        """A network that has a form for other programs says so itself (TTSR)."""
+        raise UserError(
+            f"{type(self).__name__} has no form that a file for other programs can hold; "
+            "format=package keeps it for restore"
+        )
 
     def find(
         self,
