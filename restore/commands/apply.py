@@ -82,6 +82,10 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         setting.output = str(beside(Path(setting.input), setting.suffix))
     given = weights.load(setting.weights, setting.model, setting.pretrained)
     loaded = given.sampled_by(setting.sampler)
+    if (setting.sampler or {}).get("samples", 1) > 1:
+        raise UserError(
+            "sampler.samples: apply writes one result of each picture; sampler.seed=2 gives another"
+        )
     pipeline = Pipeline(loaded, setting.runtime, device, setting.scale)
     if setting.reference is None and pipeline.stand_in is not None:
         setting.reference = pipeline.stand_in

@@ -41,9 +41,10 @@ class Runner:
         }
         network = self.model.module if isinstance(self.model, Parallel) else self.model
         if getattr(network, "generative", False):
-            inputs["keys"] = problem.keys
             if self.model.training:
                 inputs["target"] = problem.target
+            else:
+                inputs["keys"] = problem.keys
         with self.autocast():
             restored = self.model(**inputs, **more)
         restored.image = restored.image.float()

@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         takes_mask: `forward` takes `mask` and `mask_up`, 1 = hole.
         needs_mask: it does nothing without holes.
         generative: its answer is drawn by chance: `forward` takes `keys`, the pictures' names, of
-            which alone its chance is made; and in training `target`, of which it learns.
+            which alone its chance is made; in training instead `target`, of which it learns.
         takes_scale: it enlarges by any ratio up to `largest`, see `level`.
         asked_last: `recognise` may know files that another backbone knows better.
     """

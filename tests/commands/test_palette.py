@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from restore.cli import main
+from restore.config import compose, plain, registry
 from restore.models.backbones.palette import Palette
 from tests.helpers import palette
 from tests.helpers.runs import assert_equal_runs
@@ -130,6 +131,7 @@ class TestMistakes:
             (["mask=nowhere.png"], "there is no such file"),
             (["mask=right.png", "sampler.steps=2000"], "the schedule has 1000 steps"),
             (["mask=right.png", "sampler.eta=2"], "sampler.eta=2"),
+            (["mask=right.png", "sampler.samples=2"], "apply writes one result"),
         ],
     )
     def test_are_a_sentence(self, words, said, weights, photos, tmp_path, monkeypatch, capfd):
@@ -258,3 +260,23 @@ class TestTraining:
         assert train(run, photos, *task, "stages.reconstruction.steps=1") == 0
         assert apply(run, f"input={photos / 'a.png'}", f"output={tmp_path / 'a.png'}") == 0
         assert (pixels(tmp_path / "a.png") != pixels(photos / "a.png")).any(-1).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "batch", "pictures"),
+    [("places2", 4, 10, 660_000), ("celebahq", 2, 3, 930_000)],
+)
+def test_recipes_are_the_published_ones(name, gpus, batch, pictures):
+    """Pictures are counted by each GPU's process."""
+    config = compose("train", [f"experiment=palette/{name}", "data.targets=."])
+    trainer, stage = config.trainer, config.stages.reconstruction
+    assert trainer.batch_size == gpus * batch
+    assert trainer.batch_size * stage.steps == gpus * pictures
+    assert trainer.ema == 0.9999
+    objective = stage.objectives.restoration
+    assert list(objective.losses) == ["noise"]
+    assert (objective.optimizer.lr, objective.lr_schedule.name) == (5e-5, "constant")
+    noise = config.backbone.schedule
+    assert (noise.steps, noise.first, noise.last) == (2000, 1e-6, 0.01)
+    network = registry.instantiate(plain(config.backbone.network), "network")
+    assert sum(p.numel() for p in network.parameters()) == 62_641_347
