@@ -96,7 +96,10 @@ SMALL = {
     "palette": ["backbone.network.features=32", "backbone.network.multipliers=[1,1]"],
     "masa": ["backbone.features=8", "backbone.blocks=[1,1,1,1,1,1]", "extractor.features=8"],
     "c2_matching": ["backbone.features=8", "backbone.blocks=1", "backbone.content_blocks=1"],
-    "datsr": ["backbone.features=8", "backbone.blocks=1", "trunk.heads=2", "trunk.depth=2"],
+    "datsr": [
+        *("backbone.features=8", "backbone.blocks=1", "backbone.unused_blocks=1"),
+        *("trunk.heads=2", "trunk.depth=2", "extractor=pyramid", "extractor.features=8"),
+    ],
     "edsr_large": ["backbone.blocks=1", "backbone.features=8"],
 }
 
