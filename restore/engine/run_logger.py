@@ -17,6 +17,7 @@ from restore.errors import Unwritable
 from restore.metrics.legend import Legend
 from restore.utils import distributed
 from restore.utils.files import optional, refusal, to_json, write_text
+from restore.utils.foreign import reading
 
 log = logging.getLogger("restore")
 
@@ -38,8 +39,8 @@ class Numbers:
     def __init__(self, path: Path, step: int):
         kept = [["step", "name", "value"]]
         if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit()]
+            with reading(path), open(path, newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdecimal()]
             kept += [row for row in rows if int(row[0]) <= step]
         write_text(path, _csv(kept))
         self._missing, self._waiting = f"numbers are missing in {path} for now", b""

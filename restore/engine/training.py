@@ -44,6 +44,7 @@ from restore.models.pretrained import library_downloads, pretrained_parts
 from restore.types import Problem, Restoration, map_tensors
 from restore.utils import distributed, signals
 from restore.utils.files import make_folder, optional, to_json, write_text
+from restore.utils.foreign import reading
 from restore.utils.progress import bar
 
 log = logging.getLogger("restore")
@@ -472,7 +473,7 @@ def _size(picture: Tensor) -> Any:
 
 
 def _last_values(path: Path) -> dict[str, float]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with reading(path), open(path, newline="", encoding="utf-8") as file:
         return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
 
 

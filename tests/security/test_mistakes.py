@@ -177,7 +177,8 @@ def damaged(run: Path, goal: Path, **entries) -> Path:
     path = goal / "checkpoints" / "last.pt"
     held = {**checkpoint.read(path), **entries}
     held.pop("format")
-    checkpoint.write(path, {key: value for key, value in held.items() if value is not None})
+    left_out = [key for key, value in entries.items() if value is None]
+    checkpoint.write(path, {key: value for key, value in held.items() if key not in left_out})
     return goal
 
 
@@ -208,6 +209,10 @@ def test_what_a_run_needs_to_go_on(trained: Path, tmp_path: Path, capfd):
         told = capfd.readouterr().err.strip()
         assert len(told.splitlines()) == 1, told
         assert "last.pt" in told
+    odd = Path(shutil.copytree(trained, tmp_path / "odd"))
+    (odd / "metrics.csv").write_bytes(b"step,name,value\n\xff\xfe,\x00")
+    assert main(["train", f"resume={odd}"]) == 2
+    assert "metrics.csv is damaged" in capfd.readouterr().err
     assert main(["train", f"resume={trained}"]) == 0
 
 
@@ -215,7 +220,7 @@ def test_a_result_that_is_no_number_is_told(trained: Path, tmp_path: Path, capfd
     """Sound weights, but their products do not fit."""
     state = checkpoint.read(trained / "checkpoints" / "last.pt")
     huge = {n: torch.full_like(x, 3e38) for n, x in state["models"]["backbone"].items()}
-    folder = damaged(trained, tmp_path / "run", models={"backbone": huge}, ema=None)
+    folder = damaged(trained, tmp_path / "run", models={"backbone": huge})
     path = folder / "checkpoints"
     held = checkpoint.read(path / "last.pt")
     checkpoint.write(path / "best.pt", {**held, "ema": None})

@@ -63,6 +63,8 @@ DAMAGES = {
     "restored of words": json_with(restored={"psnr_y": "good"}),
     "restored of lists": json_with(restored={"psnr_y": [1]}),
     "references that lead away": json_with(references={"../other": 1}),
+    "directions of text": json_with(**{"higher is better": "x"}),
+    "directions of words": json_with(**{"higher is better": {"psnr_y": "yes"}}),
     "task of text": json_with(**{"task changed": "much"}),
     "yaml date": text("config.yaml", "weights: 2024-01-01\n"),
     "yaml tag": text("config.yaml", "weights: !!python/name:os.system\n"),

@@ -226,7 +226,7 @@ def _condition(
     ]
     directions: dict[str, bool | None] = {}
     for one in every:
-        directions |= one.facts.get("higher is better", {})
+        directions |= one.facts.get("higher is better") or {}
     legend = Legend(directions)
     return ComparableGroup("", facts, keys, measures, [*without, *rows], legend)
 

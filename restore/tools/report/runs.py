@@ -202,6 +202,9 @@ def _check_facts(summary: dict[str, Any]) -> None:
         raise ValueError("restored holds no numbers")
     if not isinstance(summary.get("task changed") or {}, dict):
         raise ValueError("task changed holds no settings")
+    directions = summary.get("higher is better") or {}
+    if any(not isinstance(better, bool | None) for better in dict(directions).values()):
+        raise ValueError("higher is better is not said by true or false")
 
 
 def _measured(folder: Path, summary: dict[str, Any], rows: list[dict[str, str]]) -> Evaluation:
