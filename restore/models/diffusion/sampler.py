@@ -13,6 +13,9 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.models.diffusion.schedule import Schedule
 
+# γ below which a picture is taken for noise alone.
+_NOISE = 1e-4
+
 Estimate = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[], Tensor]
 
@@ -27,7 +30,8 @@ class Sampler:
 
     Args:
         schedule: of the noise.
-        steps: how many of the schedule's are taken, evenly spaced, its last always; None: all.
+        steps: how many of the schedule's are taken, evenly spaced from where something of the
+            picture is left to its end; None: all.
         eta: noise that each step adds: 0: none, the start alone decides; 1: as much as ancestral
             sampling.
         seed: of the noise, together with a picture's key and the sample's number.
@@ -46,7 +50,10 @@ class Sampler:
         if steps is not None and steps > count:
             raise UserError(f"sampler.steps={steps}: the schedule has {count} steps")
         self.schedule, self.eta, self.seed, self.samples = schedule, eta, seed, samples
-        places = np.linspace(count - 1, 0, steps or count).round().astype(int)
+        top = count - 1
+        if steps is not None:  # few are not wasted on what is nothing but noise
+            top = max(steps - 1, int((schedule.gammas >= _NOISE).sum()) - 1)
+        places = np.linspace(top, 0, steps or count).round().astype(int)
         # Steps of the schedule, from noise to picture.
         self.places: list[int] = places.tolist()
 
