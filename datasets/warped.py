@@ -21,6 +21,7 @@ from restore.errors import UserError
 from restore.images import warp
 from restore.images.augment import corner
 from restore.images.io import to_uint8
+from restore.images.light import relit
 from restore.types import Dataset, Sample, Source
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -168,8 +169,7 @@ class Warped:
         balance = 1 + rng.uniform(-self.colour, self.colour, 3)
         if not self.exposure and not self.colour:
             return picture
-        gains = torch.from_numpy(gain * balance).float().view(3, 1, 1)
-        return (picture**2.2 * gains).clamp(0, 1) ** (1 / 2.2)
+        return relit(picture, torch.from_numpy(gain * balance).float())
 
 
 def _hide(picture: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:

@@ -35,6 +35,7 @@ def load(
     source: str | Path | None = None,
     *,
     scale: float | None = None,
+    takes_reference: bool = False,
     device: str | torch.device = "auto",
     precision: Precision = "fp32",
     model: Sequence[str] = (),
@@ -54,6 +55,8 @@ def load(
         source: the name of a bundled network, a run folder, one of our checkpoints, or a published
             file; None: the bundled network for the scale.
         scale: enlargement of each side; None: the network's own, or the one it was validated with.
+        takes_reference: with no `source`, whether the network of the scale shall be the one that a
+            reference is given to.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, or torch's.
         precision: number format of the network.
         model: configuration overrides for a published file that fits several models.
@@ -68,7 +71,7 @@ def load(
     runtime = check(node, settings.Runtime)
     place = _device(device)
     if source is None:
-        source = bundled.choose(scale)
+        source = bundled.choose(scale, takes_reference=takes_reference)
     elif bundled.named(source) is None and not Path(at_home(source)).exists():
         known = ", ".join(network.name for network in bundled.networks(bundled.FOLDER))
         raise UserError(

@@ -77,7 +77,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
         torch.set_num_threads(setting.runtime.threads)
     if setting.weights is None:
         place = None if setting.networks is None else Path(setting.networks)
-        setting.weights = str(bundled.choose(setting.scale, place))
+        with_reference = setting.reference is not None
+        setting.weights = str(bundled.choose(setting.scale, place, with_reference))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input), setting.suffix))
     given = weights.load(setting.weights, setting.model, setting.pretrained)

@@ -19,7 +19,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Precision = Literal["fp32", "bf16", "fp16"]
 # What stands in for a sample's reference; see `restore.data.references`.
 StandIn = Literal["black", "noise", "self", "none"]
-Reference = Literal["given", "black", "noise", "other_image", "self", "none"]
+Reference = Literal[
+    "given", "brighter", "darker", "tinted", "black", "noise", "other_image", "self", "none"
+]
 
 # Any class below refuses keys that it does not know, but for the groups of a training: a part may
 # bring a group of its own, and `restore.config.compose` has refused whatever else there was.

@@ -4,6 +4,8 @@ The kinds are independent of the data set and of the degradation, and the same i
 for any number of processes:
 
 - `given`: the data set's own.
+- `brighter`, `darker`: the same half a stop brighter or darker; `tinted`: with a tenth more red
+  light and a tenth less blue.
 - `black`: a black picture of the target's size.
 - `noise`: independent uniform 8-bit values, of the target's size, by the sample's key.
 - `other_image`: the target of another sample of the split, half the split further on. Every sample
@@ -26,9 +28,17 @@ from torch import Tensor
 from restore.config.settings import Reference, StandIn
 from restore.data.degradation import Degradation, DegradingTask
 from restore.errors import UserError
-from restore.types import DrawnSource, Sample, Source, Task
+from restore.images.io import as_float, to_uint8
+from restore.images.light import relit
+from restore.types import DrawnSource, Pictures, Sample, Source, Task, map_tensors
 
 _PARTS = ("reference", "reference_low", "reference_low_up")
+# Factors of red, green and blue light.
+_LIGHTS = {
+    "brighter": (2**0.5, 2**0.5, 2**0.5),
+    "darker": (2**-0.5, 2**-0.5, 2**-0.5),
+    "tinted": (1.1, 1.0, 0.9),
+}
 
 
 def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]:
@@ -49,6 +59,8 @@ def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]
             f"references: '{kind}' has no effect: this task uses no reference "
             "(task=reference_sr does)"
         )
+    if kind == "brighter" or kind == "darker" or kind == "tinted":
+        return Replaced(source, lambda _, __, sample: _in_light(kind, sample)), task
     if kind == "other_image":
         if len(source) < 2:
             raise UserError("references: other_image needs at least two images in the split")
@@ -87,10 +99,10 @@ class Replaced:
 
     Args:
         source: the split.
-        picture: makes the reference of (source, index, sample).
+        picture: makes the reference, or several, of (source, index, sample).
     """
 
-    def __init__(self, source: Source, picture: Callable[[Source, int, Sample], Tensor]):
+    def __init__(self, source: Source, picture: Callable[[Source, int, Sample], Pictures]):
         self.source, self.picture = source, picture
 
     def __len__(self) -> int:
@@ -117,6 +129,13 @@ class Replaced:
 def _of(kind: StandIn, sample: Sample) -> Tensor:
     height, width = sample["target"].shape[-2:]
     return picture(kind, sample["key"], height, width)
+
+
+def _in_light(kind: str, sample: Sample) -> Pictures:
+    if "reference" not in sample:
+        raise UserError(f"{sample['key']} has no reference picture that could be {kind}")
+    gains = torch.tensor(_LIGHTS[kind])
+    return map_tensors(lambda x: to_uint8(relit(as_float(x), gains)), sample["reference"])
 
 
 def _other(source: Source, index: int, sample: Sample) -> Tensor:

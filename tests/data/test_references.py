@@ -20,7 +20,8 @@ from restore.images.io import save_png
 from restore.types import Sample
 from tests.helpers.tiny import CROPS, NETWORK
 
-KINDS = ["given", "black", "noise", "other_image", "self", "none"]
+LIGHTS = {"brighter": [2**0.5] * 3, "darker": [0.5**0.5] * 3, "tinted": [1.1, 1.0, 0.9]}
+KINDS = ["given", *LIGHTS, "black", "noise", "other_image", "self", "none"]
 
 
 class Pictures:
@@ -75,6 +76,19 @@ def test_nothing_else_changes(kind):
         assert torch.equal(
             source[index]["reference"], SamplePhotos().split("valid")[index]["reference"]
         )
+
+
+@pytest.mark.parametrize("kind", LIGHTS)
+def test_the_given_one_in_another_light(kind):
+    source = SamplePhotos().split("valid")
+    other, _ = replaced(kind, source, task())
+    for index in range(len(source)):
+        light = (source[index]["reference"].double().numpy() / 255) ** 2.2
+        light *= np.reshape(LIGHTS[kind], (3, 1, 1))
+        expected = np.minimum(light, 1) ** (1 / 2.2) * 255
+        assert np.abs(other[index]["reference"].numpy() - expected).max() < 0.51
+    with pytest.raises(UserError, match=f"no reference picture that could be {kind}"):
+        replaced(kind, Pictures(), task())[0][0]
 
 
 def test_black():

@@ -131,6 +131,33 @@ def test_apply_needs_no_weights_and_no_output(root: Path, tmp_path: Path, capfd)
     assert torch.equal(*made)
 
 
+def test_where_a_reference_is_given_the_network_is_one_that_takes_it(
+    root: Path, tmp_path: Path, capfd
+):
+    small = ["backbone.blocks=[0,0,0,0]", "backbone.features=4", "pretrained.vgg19=random"]
+    small += ["stages.reconstruction.epochs=null"]
+    data = ["data=folder", f"data.references={tmp_path / 'photos'}"]
+    exported(tmp_path, "both", [*data, "task.crop=24", "task.reference_crop=24", *small])
+    assert json.loads((tmp_path / "networks" / "both" / bundled.CARD).read_text())[
+        "takes_reference"
+    ]
+    (root / "networks" / "small").rename(tmp_path / "networks" / "small")
+    source = write(tmp_path / "photo.png", photo(height=16, width=20))
+    line = ["apply", f"input={source}", f"networks={tmp_path / 'networks'}", *QUIET]
+    try:
+        for scale, more, shape in [(4, [f"reference={source}"], (64, 80)), (2, [], (32, 40))]:
+            goal = tmp_path / f"{scale}.png"
+            assert main([*line, f"scale={scale}", f"output={goal}", *more]) == 0
+            assert read_rgb(goal).shape[1:] == shape
+        for scale, more in [(2, ["reference=black"]), (4, [])]:
+            assert main([*line, f"scale={scale}", f"output={tmp_path / 'no.png'}", *more]) == 2
+            told = capfd.readouterr().err
+            assert ("no network that takes a reference for it" in told) == bool(more)
+            assert "both (×4 with a reference), small (×2)" in told
+    finally:
+        (tmp_path / "networks" / "small").rename(root / "networks" / "small")
+
+
 def test_a_folder_goes_beside_itself(root: Path, tmp_path: Path):
     write(tmp_path / "in.v1" / "sub" / "a.bmp", photo(height=8, width=8))
     line = [f"input={tmp_path / 'in.v1'}", f"networks={root / 'networks'}", "scale=3", *QUIET]
@@ -179,10 +206,12 @@ def test_what_comes_with_the_package_fits_its_card():
     networks = bundled.networks(bundled.FOLDER)
     assert {network.scale for network in networks} == {2, 3, 4, None}
     for network in networks:
-        assert network.path.stat().st_size <= (1e6 if network.scale else 4e6)
+        small = network.scale and not network.takes_reference
+        assert network.path.stat().st_size <= (1e6 if small else 4e6)
         loaded = weights.load(network.path)
         assert loaded.takes_scale() == (network.scale is None)
         model = loaded.backbone()
+        assert model.takes_reference == network.takes_reference
         if network.scale:
             assert model.scale == network.scale
         card = json.loads(network.path.with_name(bundled.CARD).read_text(encoding="utf-8"))

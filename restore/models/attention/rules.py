@@ -26,6 +26,8 @@ class MatchingRule(nn.Module):
     Attributes:
         chooses_one: each query takes one key, whose `index` tells all of what it takes; a transfer
             may then look at that place by itself (`TextureAttention.locate`).
+        reach: how far, in positions, a query is felt in what is made of it: its 3×3 patch, and the
+            neighbours' textures.
 
     A rule of one's own is a class with `forward` and a yaml in `conf/attention`. Operations of its
     own kind tell how much they compute by `torch.utils.flop_counter.register_flop_formula`, as
@@ -33,6 +35,7 @@ class MatchingRule(nn.Module):
     """
 
     chooses_one = False
+    reach: int = 2
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
@@ -177,6 +180,7 @@ class StraightThrough(MatchingRule):
     def __init__(self, forward_rule: MatchingRule, backward_rule: MatchingRule):
         super().__init__()
         self.forward_rule, self.backward_rule = forward_rule, backward_rule
+        self.reach = forward_rule.reach
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int

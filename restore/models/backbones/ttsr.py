@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
+from restore.models.backbones.base import Base
 from restore.models.backbones.blocks import conv, keep_variance, shrink, within
 from restore.models.backbones.fusion import PlainFusion
 from restore.models.backbones.reference import Found, ReferenceBackbone
@@ -215,7 +216,10 @@ class TTSR(ReferenceBackbone):
         transfer: makes what brings a texture to its place, of (features, the texture's channels),
             see `restore.models.backbones.transfer`.
         details: the finest scale also sees `low_up` (and, with four inputs, the mask at its size)
-            as it is: where `low_up` holds more than `low`, as in `partial_sr`. Not in the paper.
+            as it is: where `low_up` holds more than `low`, as in `partial_sr`, or is that of
+            `base`. Not in the paper.
+        base: a network without a reference, whose picture takes the place of `low_up`; see
+            `restore.models.backbones.base`. Not in the paper.
     """
 
     def __init__(
@@ -234,8 +238,14 @@ class TTSR(ReferenceBackbone):
         inputs: Literal[3, 4] = 3,
         details: bool = False,
         transfer: Make = FoldedTransfer,
+        base: Base | None = None,
     ):
         _check(blocks, scales, textures)
+        if base is not None and (base.scale, inputs) != (self.scale, 3):
+            raise UserError(
+                f"backbone.base: its network must enlarge {self.scale} times, not {base.scale}, "
+                "and it goes with backbone.inputs=3"
+            )
         super().__init__(attention, extractor, textures)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs, self.takes_mask = inputs, inputs == 4
@@ -266,6 +276,7 @@ class TTSR(ReferenceBackbone):
                 if module is not None:
                     keep_variance(module)
             shrink(ends)
+        self.base = base
         self.global_skip = global_skip
         if global_skip:
             nn.init.zeros_(self.merge.tail2.weight)
@@ -285,10 +296,14 @@ class TTSR(ReferenceBackbone):
             return None
         if self.looks:  # offsets have no bound
             return None
-        # Bicubic, the features, the patch that is compared and its neighbours' textures.
-        matched = self.extractor.reach + 3
+        # Bicubic, the features, and what is compared of them.
+        matched = self.extractor.reach + 1 + self.attention.matching.reach
         later = sum(6 + 2 * count for count in blocks[2:])
         first = max(2 + 2 * blocks[0], matched)
+        if self.base is not None:
+            if self.base.reach is None:
+                return None
+            first = max(first, self.base.reach)
         return first + 2 + 2 * blocks[1] + later + 5 + (self.details is not None)
 
     def forward(
@@ -326,6 +341,8 @@ class TTSR(ReferenceBackbone):
                 f"{'a' if mask is not None else 'no'} mask: task.coding=mask_channel goes with "
                 "backbone.inputs=4"
             )
+        if self.base is not None:
+            low_up = self.base(low)
         found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, block_masks = self.shallow(seen * 2 - 1)

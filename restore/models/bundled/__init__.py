@@ -21,6 +21,7 @@ class BundledNetwork:
     name: str
     path: Path
     scale: int | None
+    takes_reference: bool
 
 
 def networks(folder: Path) -> list[BundledNetwork]:
@@ -30,11 +31,14 @@ def networks(folder: Path) -> list[BundledNetwork]:
     """
     listed = []
     for card in sorted(folder.glob(f"*/{CARD}")):
-        scale = _read(card)["scale"]
+        about = _read(card)
         path = card.with_name(WEIGHTS)
         if not path.is_file():
             raise UserError(f"{path} is missing although its card is there: install restore again")
-        listed.append(BundledNetwork(card.parent.name, path, scale))
+        takes_reference = about.get("takes_reference", False)
+        listed.append(
+            BundledNetwork(card.parent.name, path, about["scale"], takes_reference)
+        )
     return listed
 
 
@@ -44,6 +48,8 @@ def _read(card: Path) -> dict[str, Any]:
         scale, mark = values["scale"], values["sha256"]
         if (scale is not None and not isinstance(scale, int)) or not isinstance(mark, str):
             raise ValueError("scale or sha256 is of another kind")
+        if not isinstance(values.get("takes_reference", False), bool):
+            raise ValueError("takes_reference is of another kind")
     return values
 
 
@@ -73,12 +79,13 @@ def named(name: str | Path) -> Path | None:
     return FOLDER / name if str(name) in {n.name for n in networks(FOLDER)} else None
 
 
-def choose(scale: float | None, folder: Path | None = None) -> Path:
+def choose(scale: float | None, folder: Path | None = None, takes_reference: bool = False) -> Path:
     """The weights for a scale: those of a network of that scale alone, else of one of any scale.
 
     Args:
         scale: enlargement of each side.
         folder: where to look; None: the package's.
+        takes_reference: whether a reference is to be given.
 
     Raises:
         UserError: no scale, or nothing for it.
@@ -91,10 +98,15 @@ def choose(scale: float | None, folder: Path | None = None) -> Path:
     known = networks(place)
     for wanted in (scale, None):
         for network in known:
-            if network.scale == wanted:
+            if (network.scale, network.takes_reference) == (wanted, takes_reference):
                 return network.path
-    listed = ", ".join(f"{n.name} (×{n.scale or 'any'})" for n in known) or "none"
+    listed = ", ".join(f"{n.name} ({_about(n)})" for n in known) or "none"
+    what = "network that takes a reference" if takes_reference else "network"
     raise UserError(
-        f"scale={scale:g}: no network for it comes with this installation (in {place}: {listed}); "
+        f"scale={scale:g}: no {what} for it comes with this installation (in {place}: {listed}); "
         "give weights=…"
     )
+
+
+def _about(network: BundledNetwork) -> str:
+    return f"×{network.scale or 'any'}{' with a reference' if network.takes_reference else ''}"

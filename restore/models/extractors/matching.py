@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models import checkpoint
+from restore.models.backbones.upsampling import upsample
 from restore.models.extractors import Extractor
 from restore.models.matching_network import MatchingNetwork
 from restore.models.pretrained import Provenance
@@ -40,7 +41,7 @@ class MatchingExtractor(Extractor):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = MatchingNetwork()
-            self.at_full = nn.Conv2d(3, full, 3, padding=1)
+            self.at_full = nn.Conv2d(6, full, 3, padding=1)
             self.at_half = nn.Conv2d(full, half, 4, stride=2, padding=1)
             self.at_quarter = nn.Conv2d(half, quarter, 4, stride=2, padding=1)
         self.provenance = Provenance("matching network", "random")
@@ -63,7 +64,9 @@ class MatchingExtractor(Extractor):
         return self.network.key(reference)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        full = F.relu(self.at_full(image - 0.5))
+        # What a picture four times smaller lacks is what is looked for.
+        details = image - upsample(F.avg_pool2d(image, 4), 4)
+        full = F.relu(self.at_full(torch.cat([image - 0.5, 4 * details], 1)))
         half = F.relu(self.at_half(full))
         return [full, half, F.relu(self.at_quarter(half))]
 

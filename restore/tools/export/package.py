@@ -52,11 +52,13 @@ class PackageFormat:
                 "(in half precision)"
             )
         trained = config.get("data", {}).get("_target_", "").rpartition(".")[2]
+        backbone = self.loaded.backbone()
         stages = {name: config["stages"][name] for name in config.get("schedule", [])}
         return {
             "network": config["backbone"]["_target_"].rpartition(".")[2],
             "scale": None if self.loaded.takes_scale() else config["task"]["scale"],
-            "parameters": sum(p.numel() for p in self.loaded.backbone().parameters()),
+            "takes_reference": backbone.takes_reference,
+            "parameters": sum(p.numel() for p in backbone.parameters()),
             "precision": "fp16",
             "averaged": entries["ema"] is not None,
             "sha256": checkpoint.fingerprint(path),

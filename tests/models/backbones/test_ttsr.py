@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from restore.cli import main
-from restore.config import registry
+from restore.config import compose, plain, registry
 from restore.errors import UserError
 from restore.images.io import read_rgb
 from restore.models import weights
@@ -110,6 +110,28 @@ def test_untrained_network_with_the_skip_is_its_upsampled_input():
     with torch.no_grad():
         restored = model(low, low_up, reference, reference)
     torch.testing.assert_close(restored.image, low_up)
+
+
+def shipped(*more: str) -> list[str]:
+    return ["experiment=shipped/ttsr_x4", "data.photos.targets=photos", *more]
+
+
+def test_untrained_network_with_a_base_gives_the_picture_of_the_base():
+    node = plain(compose("train", shipped()))["backbone"]
+    torch.manual_seed(0)
+    model = registry.instantiate(node, "backbone").eval()
+    low, low_up = torch.rand(1, 3, 6, 5), torch.rand(1, 3, 24, 20)
+    reference = torch.rand(1, 3, 16, 32)
+    with torch.no_grad():
+        restored = model(low, low_up, reference, reference)
+        expected = weights.load("wdsr_b_x4").backbone()(low).image
+        torch.testing.assert_close(restored.image, expected.clamp(0, 1))
+    restored = model(low, low_up)
+    restored.image.sum().backward()
+    assert all(p.grad is None for p in model.base.parameters())
+    assert model.reach >= model.base.reach
+    with pytest.raises(UserError, match=r"backbone\.base: its network must enlarge 4 times"):
+        registry.instantiate({**node, "inputs": 4}, "backbone")
 
 
 def test_reach_is_as_far_as_an_input_pixel_is_felt():

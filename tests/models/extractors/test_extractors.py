@@ -128,7 +128,7 @@ def test_an_attention_takes_its_channels_from_the_extractor(attention):
     model = ttsr(
         *("extractor=timm", "extractor.model=vgg11", "extractor.weights=random"),
         *(f"attention={attention}", "attention.embedding.channels=16")
-        if attention not in ("hard",)
+        if attention not in ("hard", "aligned")
         else (f"attention={attention}",),
     )
     reference = torch.rand(1, 3, 16, 20)
