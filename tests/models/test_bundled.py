@@ -8,10 +8,13 @@ import skimage.data
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
+import restore
 from restore.cli import main
+from restore.datasets.sample import SamplePhotos
 from restore.errors import UserError
 from restore.images import bicubic
 from restore.images.io import read_rgb
+from restore.images.resize import pil_resize
 from restore.models import bundled, checkpoint, weights
 from tests.helpers.pictures import photo, write
 
@@ -238,3 +241,28 @@ def test_what_comes_with_the_package_is_better_than_bicubic(scale: float, gain: 
         peak_signal_noise_ratio(target[cut, cut], picture[cut, cut]) for picture in (restored, up)
     )
     assert found > base + gain
+
+
+def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
+    """On the right-hand part of a stereo pair that nothing was trained on; differences in dB."""
+    net = restore.load(scale=4, takes_reference=True, device="cpu")
+    alone = restore.load("wdsr_b_x4", device="cpu")
+    split = SamplePhotos().split("test")
+    gains = []
+    for index in (0, 1):
+        sample = split[index]
+        target, true = sample["target"], sample["reference"][..., :252]
+        low = pil_resize(target, target.shape[-2] // 4, target.shape[-1] // 4)
+
+        def found(picture: torch.Tensor, target: torch.Tensor = target) -> float:
+            return peak_signal_noise_ratio(target.numpy(), picture.numpy())
+
+        references = {"true": true, "black": "black", "none": "none"}
+        references["unrelated"] = split[3]["target"]
+        values = {kind: found(net(low, reference=one)) for kind, one in references.items()}
+        best = found(alone(low))
+        gains.append(values["true"] - best)
+        for kind in ("none", "black", "unrelated"):
+            assert values[kind] > best - 0.06, kind
+    assert min(gains) > 0.1
+    assert sum(gains) / 2 > 0.8

@@ -108,8 +108,8 @@ def _measured(folder: Path) -> dict[str, Any]:
         raise UserError(f"format.measured: {folder} holds no evaluation (there is no {path})")
     summary = foreign.read_json(path)
     with foreign.reading(path):
-        kept = ("data", "split", "protocol", "images", "sha256", "restored", "bicubic")
-        values = {name: summary[name] for name in kept}
+        kept = ("data", "split", "references", "protocol", "images", "sha256")
+        values = {name: summary[name] for name in (*kept, "restored", "bicubic")}
         # A name says which set it was; where it lay is nobody's business.
         return {**values, "data": values["data"].get("name", values["data"]["_target_"])}
 
