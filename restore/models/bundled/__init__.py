@@ -36,9 +36,7 @@ def networks(folder: Path) -> list[BundledNetwork]:
         if not path.is_file():
             raise UserError(f"{path} is missing although its card is there: install restore again")
         takes_reference = about.get("takes_reference", False)
-        listed.append(
-            BundledNetwork(card.parent.name, path, about["scale"], takes_reference)
-        )
+        listed.append(BundledNetwork(card.parent.name, path, about["scale"], takes_reference))
     return listed
 
 
