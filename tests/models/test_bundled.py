@@ -263,6 +263,6 @@ def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
         best = found(alone(low))
         gains.append(values["true"] - best)
         for kind in ("none", "black", "unrelated"):
-            assert values[kind] > best - 0.06, kind
+            assert values[kind] > best - 0.08, kind
     assert min(gains) > 0.1
     assert sum(gains) / 2 > 0.8
