@@ -403,7 +403,8 @@ class Training:
         )
         if better or self.best is None:  # where none has a value yet, the last one
             before, self.best = self.best, value if better else None
-            if not self.save("best"):
+            # At an earlier step a later one may be better; the last one has none after it.
+            if not self.save("best", needed=step == self.learner.total):
                 self.best = before  # that of the file that is there
         if self.progress:
             self.progress.measured(step, name, value, self.best)

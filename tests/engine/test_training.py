@@ -14,9 +14,10 @@ import torch
 
 from restore.cli import main
 from restore.config.settings import LrSchedule
-from restore.engine import status
+from restore.engine import status, training
 from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
+from restore.errors import Unwritable
 from restore.models import checkpoint
 from tests.helpers.runs import (
     LIGHT,
@@ -104,6 +105,23 @@ def test_what_ends_the_whole_group_of_processes_saves(tmp_path: Path, number, ov
     assert held["step"] == status.read(folder)["step"] >= 1
 
 
+def test_a_disk_that_is_full_at_the_last_validation_costs_no_result(tmp_path: Path, monkeypatch):
+    write, refused = training._write, []
+
+    def full_for_a_moment(path: Path, state: dict) -> bool:
+        if path.name == "best.pt" and state["step"] == 2 and not refused:
+            refused.append(path)
+            raise Unwritable("the disk is full")
+        return write(path, state)
+
+    monkeypatch.setattr(training, "_write", full_for_a_moment)
+    monkeypatch.setattr(training, "_PAUSES", (0,))
+    steps = ["stages.reconstruction.steps=2", "trainer.valid_every=2"]
+    assert train(tmp_path / "run", *steps) == 0
+    assert refused
+    assert checkpoint.read(tmp_path / "run" / "checkpoints" / "best.pt")["step"] == 2
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment_then_resume(tmp_path: Path, undisturbed: Path):
     folder, chance = tmp_path / "run", random.Random(0)
@@ -131,9 +149,9 @@ def test_lines_of_numbers_hold_the_steps_before_a_stop(tmp_path: Path, monkeypat
     assert train(tmp_path / "whole", *more) == 0
     note = Training._note_skipped
 
-    def interrupted(training: Training, *arguments):
-        training.stop = training.learner.step == 2  # as Ctrl-C does
-        return note(training, *arguments)
+    def interrupted(run: Training, *arguments):
+        run.stop = run.learner.step == 2  # as Ctrl-C does
+        return note(run, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_note_skipped", interrupted)
