@@ -302,7 +302,8 @@ def added(command: str, arguments: list[str]) -> list[str]:
         return []
     if command == "train":
         return smaller(arguments)
-    if command == "apply" and not any(a.startswith(("weights=", "networks=")) for a in arguments):
+    chosen = ("weights=", "networks=", "reference=")
+    if command == "apply" and not any(a.startswith(chosen) for a in arguments):
         return [*MORE["apply"], "networks=NETWORKS"]
     return MORE.get(command, [])
 
