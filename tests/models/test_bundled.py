@@ -100,12 +100,16 @@ def test_numbers_of_evaluations_are_on_the_card(root: Path, tmp_path: Path):
     line = [f"weights={folder}", "data=benchmark", f"data.root={tmp_path / 'sets'}"]
     line += ["data.scale=2", "protocol=y8", "wandb.mode=disabled", "loader.workers=0"]
     assert main(["evaluate", f"folder={tmp_path / 'test'}", "pictures=0", *line, *QUIET]) == 0
+    summary = tmp_path / "test" / "summary.json"  # as of references in two folders
+    facts = {**json.loads(summary.read_text()), "references": f"{tmp_path}/one+{tmp_path}/two"}
+    summary.write_text(json.dumps(facts))
     line = [f"weights={root / 'run_small'}", "format=package", f"folder={tmp_path / 'again'}"]
     assert main(["export", *line, f"format.measured=[{tmp_path / 'test'}]"]) == 0
     card = json.loads((tmp_path / "again" / bundled.CARD).read_text())
     (measured,) = card["measured"]
     assert (measured["data"], measured["protocol"], measured["images"]) == ("Set5", "y8", 1)
     assert {"restored", "bicubic"} <= measured.keys()
+    assert measured["references"] == "one+two"
     assert measured["sha256"] == card["sha256"], "the same weights make the same file"
     assert str(tmp_path) not in json.dumps(card["measured"])
 

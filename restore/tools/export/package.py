@@ -111,7 +111,11 @@ def _measured(folder: Path) -> dict[str, Any]:
         kept = ("data", "split", "references", "protocol", "images", "sha256")
         values = {name: summary[name] for name in (*kept, "restored", "bicubic")}
         # A name says which set it was; where it lay is nobody's business.
-        return {**values, "data": values["data"].get("name", values["data"]["_target_"])}
+        return {
+            **values,
+            "data": values["data"].get("name", values["data"]["_target_"]),
+            "references": "+".join(map(_placeless, str(values["references"]).split("+"))),
+        }
 
 
 def _command(path: Path) -> list[str]:
