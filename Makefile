@@ -59,13 +59,13 @@ docs: $(READY) ## write docs/settings.md from the comments in conf/
 
 demo: $(READY) ## train, evaluate and apply on the built-in photos (about five minutes)
 	@rm -rf $(RUN)
-	$(BIN)/restore train experiment=demo folder=$(RUN)
-	$(BIN)/restore evaluate weights=$(RUN) folder=$(RUN)/test save=true
-	$(BIN)/restore apply weights=$(RUN) input=$(RUN)/test/low reference=$(RUN)/test/reference output=$(RUN)/applied
+	$(BIN)/restore train experiment=demo_warped folder=$(RUN)
+	$(BIN)/restore evaluate weights=$(RUN) references=[given,none] folder=$(RUN)/test save=true
+	$(BIN)/restore apply weights=$(RUN) input=$(RUN)/test/given/low reference=$(RUN)/test/given/reference output=$(RUN)/applied
 	@echo
-	@cat $(RUN)/test/table.md
+	@cat $(RUN)/test/references.md
 	@echo
-	@echo "comparison sheets: $(RUN)/test/pictures    restored photos: $(RUN)/applied"
+	@echo "comparison sheets: $(RUN)/test/given/pictures    restored photos: $(RUN)/applied"
 
 demo-inpainting: $(READY) ## train to sharpen and fill holes, compare with methods without learning (five minutes)
 	@rm -rf $(INPAINTING)
