@@ -53,6 +53,7 @@ def test_the_readme_runs(run_page):
     assert len(list(Path.cwd().glob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_the_page_runs(run_page, capsys):
     names = run_page("docs/python.md")
     assert "picture: values from 255 to 255" in capsys.readouterr().out

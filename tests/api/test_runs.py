@@ -146,6 +146,7 @@ def test_the_calling_program_stays_as_it_was(run: restore.TrainingRun, tmp_path:
         GlobalHydra.instance().clear()
 
 
+@pytest.mark.slow
 def test_it_works_in_a_notebook_and_in_a_thread(run: restore.TrainingRun, tmp_path: Path):
     """A kernel runs cells inside its event loop; other programs have threads of their own."""
 

@@ -193,8 +193,15 @@ def test_weights_that_cannot_be_used(run, folder: Path, capfd, content: str, par
 # ---- pictures of every size and kind
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (5, 3), (7, 513)])
-@pytest.mark.parametrize("more", [[], ["ensemble=true"], ["tile=64"]], ids=["", "x8", "tiles"])
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [
+        *(((h, w), []) for h, w in [(1, 1), (1, 7), (7, 1), (5, 3), (7, 513)]),
+        *((size, ["ensemble=true"]) for size in [(1, 1), (5, 3)]),
+        *((size, ["tile=64"]) for size in [(1, 7), (7, 513)]),
+    ],
+    ids=str,
+)
 def test_any_size(run, restorer, folder: Path, size, more):
     low = write(folder / "low.png", *size)
     assert apply(run, "input=low.png", "output=o.png", *more) == 0

@@ -190,6 +190,7 @@ def test_what_a_killed_process_was_writing_goes(tmp_path: Path):
         assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_no_other(tmp_path: Path, capfd):
     folder = tmp_path / "sweep"
     weight = "stages.reconstruction.objectives.restoration.losses.reconstruction.weight"

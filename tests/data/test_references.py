@@ -205,7 +205,13 @@ def test_the_kinds_need_no_references(kind):
     assert changed.eval_item(source[0])["target"].shape == (3, 32, 40)
 
 
-@pytest.mark.parametrize("fusion", registry.names("fusion"))
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        pytest.param(x, marks=[] if x in ("score", "gated", "merged") else pytest.mark.slow)
+        for x in registry.names("fusion")
+    ],
+)
 def test_none_means_no_texture(fusion):
     torch.manual_seed(0)
     model = registry.build("backbone", "ttsr", *NETWORK, f"fusion={fusion}").eval()

@@ -149,7 +149,7 @@ def test_div2k_pairs(div2k: Path, cache: list[str], track: str, level: int):
 def test_div2k_without_low_pictures(div2k: Path):
     build = ("data", "div2k", f"data.root={div2k}")
     assert "low" not in registry.build(*build, "data.lows=null").split("train")[0]
-    with pytest.raises(UserError, match=r"no folder .*LR_bicubic/X3; data\.lows=null"):
+    with pytest.raises(UserError, match=r"no folder .*LR_bicubic/X3; with data\.lows=null"):
         registry.build(*build, "data.scale=3").split("train")
     (div2k / "DIV2K_train_LR_bicubic" / "X4" / "0002x4.png").unlink()
     with pytest.raises(UserError, match=r"lacks 1 of 3 low pictures, such as 0002x4\.png"):

@@ -228,6 +228,7 @@ def test_a_run_is_that_of_the_number_typed_and_never_looks_again(tmp_path: Path,
     assert "auto" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_said_and_leaves_no_run(tmp_path: Path, capfd):
     line = [*TINY, "trainer.batch_size=auto", "trainer.memory_fraction=0.0001"]
     assert main(["train", f"folder={tmp_path / 'run'}", *line]) == 2

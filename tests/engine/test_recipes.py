@@ -72,7 +72,10 @@ def models(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("rule", "critic"),
     [
-        *((rule, ["discriminator=ttsr"]) for rule in registry.names("adversarial")),
+        *(
+            pytest.param(rule, ["discriminator=ttsr"], marks=pytest.mark.slow)
+            for rule in registry.names("adversarial")
+        ),
         ("hinge", ["discriminator=srgan", "discriminator.features=8"]),
         ("relativistic", ["discriminator=unet", "discriminator.features=8"]),
     ],

@@ -167,7 +167,11 @@ def test_workers_do_not_change_the_items(tmp_path: Path, undisturbed: Path):
     assert_equal_runs(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("overrides", [["runtime.devices=2"], ["trainer.accumulate_steps=2"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [["runtime.devices=2"], pytest.param(["trainer.accumulate_steps=2"], marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_processes_and_micro_batches_equal_one(tmp_path: Path, undisturbed: Path, overrides):
     folder = tmp_path / "run"
     assert train(folder, "trainer.ema=0.9", *overrides) == 0
@@ -180,6 +184,7 @@ def test_processes_and_micro_batches_equal_one(tmp_path: Path, undisturbed: Path
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_two_stages_one_after_the_other(tmp_path: Path):
     folder = tmp_path / "run"
     second = [

@@ -225,6 +225,7 @@ def test_every_stored_low_picture_to_the_bit(name, scale):
 
 @stored
 @pytest.mark.parametrize(("name", "scale"), SETS[:-1])
+@pytest.mark.slow
 def test_published_psnr_and_ssim_of_every_picture(name, scale):
     values = {key[2]: value for key, value in published().items() if key[:2] == (name, scale)}
     assert len(values) == {"Set5": 5, "Set14": 14}[name]

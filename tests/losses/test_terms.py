@@ -231,6 +231,8 @@ FORMULAS = {
         lambda r, f, E: -E(np.log(1 - sigma(r - E(f)))) - E(np.log(sigma(f - E(r)))),
     ),
 }
+# The same values; what differs is where gradients go (tests/losses/test_family_losses.py).
+FORMULAS["RelativisticFixedAverage"] = FORMULAS["RelativisticAverage"]
 
 
 class Recall(nn.Module):

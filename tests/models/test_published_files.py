@@ -102,7 +102,11 @@ def apply(layout: str, file: str, output: str, *more: str) -> int:
     return main(["apply", *line, *given, *NAMED.get(layout, []), *more])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    # Every other one each time; tests of the backbones hold all against golden files.
+    [pytest.param(x, marks=[] if n % 2 == 0 else pytest.mark.slow) for n, x in enumerate(LAYOUTS)],
+)
 def test_weights_of_every_layout_restore_to_the_level(folder: Path, layout: str):
     state = fresh(layout, seed=LAYOUTS.index(layout))
     inside = {f"model.{key}": value for key, value in state.items()}

@@ -80,6 +80,7 @@ def test_it_trains_a_step_of_each_stage(name: str, photos: Path, tmp_path: Path)
         ("b", {1: 36_809, 3: 73_595, 5: 110_381, 8: 165_560}),
     ],
 )
+@pytest.mark.slow
 def test_the_course_comparison_has_its_documents_parameters(network, counts):
     for blocks, count in counts.items():
         made = built(f"wdsr/{network}", f"backbone.blocks={blocks}", "data.root=.")

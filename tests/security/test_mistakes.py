@@ -157,7 +157,9 @@ def test_moved_data_are_named_when_a_run_goes_on(tmp_path: Path, here: Path):
         shutil.rmtree(here / "moved", ignore_errors=True)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", *(pytest.param(x, marks=pytest.mark.slow) for x in ("latin-1", "ascii"))]
+)
 def test_a_screen_of_another_encoding(encoding: str, here: Path):
     environment = {
         **os.environ,
@@ -190,6 +192,7 @@ def trained(tmp_path_factory) -> Path:
     return root / "run"
 
 
+@pytest.mark.slow
 def test_what_a_run_needs_to_go_on(trained: Path, tmp_path: Path, capfd):
     state = checkpoint.read(trained / "checkpoints" / "last.pt")
     name = "reconstruction/restoration"

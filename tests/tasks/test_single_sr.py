@@ -148,7 +148,9 @@ def test_what_does_not_fit_is_refused():
 # The commands ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[] if x == "wdsr_b" else pytest.mark.slow) for x in NETWORKS]
+)
 def test_trained_evaluated_and_applied_without_a_reference(tmp_path: Path, name):
     run, scale = tmp_path / "run", 3
     assert train(run, name, f"task.scale={scale}") == 0

@@ -55,6 +55,7 @@ def test_the_plain_network_computes_the_same():
         ),
     ],
 )
+@pytest.mark.slow
 def test_tables_hold_both_methods_and_their_ratio(tmp_path, benchmark, more):
     folder = tmp_path / "bench"
     words = [f"benchmark={benchmark}", f"folder={folder}", "benchmark.repeats=1", *more]

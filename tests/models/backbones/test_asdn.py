@@ -611,6 +611,7 @@ def last(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint.read(folder / "checkpoints" / "last.pt")["models"]["backbone"]
 
 
+@pytest.mark.slow
 def test_going_on_equals_never_having_stopped(tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     steps = "stages.reconstruction.steps=30"
@@ -685,6 +686,7 @@ def test_an_experiment_trains_two_steps(name: str, div2k: Path, tmp_path: Path):
     assert all(value.isfinite().all() for value in weights.load(tmp_path / "run").state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [x for x in EXPERIMENTS if one_of_many(x) not in (None, x)])
 def test_an_experiment_differs_from_one_that_trains_in_its_network_alone(name: str):
     config, other = (

@@ -156,8 +156,16 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("parts", PARTS, ids=" ".join)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        # Each part once and each network twice; the other pairs are slow together.
+        pytest.param(name, parts, marks=[] if n % len(SMALL) == m else pytest.mark.slow)
+        for n, parts in enumerate(PARTS)
+        for m, name in enumerate(SMALL)
+    ],
+    ids=str,
+)
 def test_every_part_goes_with_every_network(name: str, parts: list[str]):
     network = registry.build("backbone", name, *SMALL[name], *LIGHT, *parts)
     generator = torch.Generator().manual_seed(len(parts[0]))

@@ -30,6 +30,7 @@ def test_equals_torch_with_gradients(seed, shape, ratio):
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
 def test_its_gradient_can_be_compiled_for_channels_last():
     """Where `runtime.compile=true` broke: between convolutions, channels last."""
     torch.manual_seed(0)
