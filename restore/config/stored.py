@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from restore.config import renames
-from restore.config.groups import conf
+from restore.config.groups import MODULE, conf
 from restore.errors import UserError
 
 # Pairs of a place's name and a target that the user named, for this process and those it starts.
@@ -31,6 +31,9 @@ _EACH = {"losses": "loss", "models": "discriminator", "metric": "metric", "perce
 
 # Far more than any configuration has; an alias in yaml or pickle can stand for a tree of any size.
 _MOST_NODES, _MOST_DEPTH = 20_000, 40
+
+# Where PyYAML has libyaml, its parser is ten times as fast, and there are hundreds of files.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Pair = tuple[str, str]
 
@@ -96,7 +99,7 @@ def trusting(config: Any = None, searched: Iterable[str] = ()) -> Iterator[None]
     pairs = {*_given_pairs(), *(_pairs(config, ()) if config is not None else ())}
     for place in searched:
         scheme, _, rest = place.rpartition("://")
-        pairs.update(_tree_pairs(files(rest) if scheme == "pkg" else Path(rest)))
+        pairs.update(_package_pairs(rest) if scheme == "pkg" else _tree_pairs(Path(rest)))
     before = os.environ.get(_TRUSTED)
     os.environ[_TRUSTED] = json.dumps(sorted(pairs - set(_own_pairs())))
     try:
@@ -115,6 +118,12 @@ def _given_pairs() -> set[Pair]:
 @cache
 def _own_pairs() -> tuple[Pair, ...]:
     return tuple(_tree_pairs(conf()))
+
+
+@cache
+def _package_pairs(package: str) -> tuple[Pair, ...]:
+    """Of an installed tree, which does not change while a process lasts."""
+    return _own_pairs() if package == MODULE else tuple(_tree_pairs(files(package)))
 
 
 class _Kinds:
@@ -210,7 +219,7 @@ def _tree_pairs(folder: Traversable) -> Iterator[Pair]:
     """What the yamls of a folder name, each with the name of its place."""
     for path, text in _texts(folder, ()):
         try:
-            content = yaml.safe_load(text)
+            content = yaml.load(text, _LOADER)
         except (yaml.YAMLError, RecursionError):
             continue  # composing says what is wrong with it
         if not isinstance(content, dict):
