@@ -236,7 +236,7 @@ def test_broken_images_are_skipped_and_counted(broken: Path, workers):
     assert 6 <= len(skipped) <= 9
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_evaluation_skips_and_keeps_the_others_places(broken: Path, world):
     items = EvalItems(folder(broken), task(), "skip")
     found, skipped = {}, []

@@ -49,6 +49,7 @@ def test_a_run_leaves_what_it_should(undisturbed: Path):
     assert "RANDOM" in (undisturbed / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_loss_falls(tmp_path: Path):
     assert train(tmp_path / "run", "stages.reconstruction.steps=30", "trainer.valid_every=30") == 0
     losses = [

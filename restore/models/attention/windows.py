@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.models.attention.rules import Hard
+from restore.models.attention.rules import Hard, MatchingRule
 from restore.models.attention.search import nearest_patch
 from restore.models.attention.transfer import Value, neighbours, transferred
 
@@ -63,6 +63,8 @@ class Windows(Hard):
             texture = texture * self._enlarged(score, s)
             textures.append(texture[..., : s * height, : s * width])
         return score[:, None, :height, :width], textures, index[:, :height, :width]
+
+    all_pairs = MatchingRule.all_pairs  # there is no form of it for files
 
     def _enlarged(self, score_NHW: Tensor, ratio: int) -> Tensor:
         """The score bilinearly enlarged, each block by itself, N1(sH)(sW)."""
