@@ -113,7 +113,7 @@ class Restoration:
     features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
     `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
     it was executed); `query` and `key` (NChw) and their `sharpness`, where matching itself is
-    trained; `noise` and its `noise_estimate` (NCHW, 0 where none is to be told), where a diffusion
+    trained; `noise` and its `noise_estimate` (NCHW, 0 where none is predicted), where a diffusion
     network is. `samples` are all that were drawn of a picture, the first of which is `image`, where
     there are several.
     """

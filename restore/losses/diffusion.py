@@ -9,7 +9,7 @@ from restore.types import Problem, Restoration
 
 
 class NoisePrediction:
-    """Mean squared error of the noise that the network tells (Ho et al., 2020, equation 14).
+    """Mean squared error of the noise that the network predicts (Ho et al., 2020, equation 14).
 
     As Palette is published, it counts where the picture is drawn, and is the mean over all pixels:
     it grows with the holes.
@@ -20,6 +20,6 @@ class NoisePrediction:
     ) -> Tensor:
         if restored.noise is None or restored.noise_estimate is None:
             raise UserError(
-                "the loss noise_prediction needs a backbone that tells noise (backbone=palette)"
+                "the loss noise_prediction needs a backbone that predicts noise (backbone=palette)"
             )
         return (restored.noise_estimate - restored.noise).square().mean()

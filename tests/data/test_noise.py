@@ -1,6 +1,8 @@
 """Each kind of noise against its theory, and drawn the same when drawn again."""
 
 import io
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,9 +101,14 @@ def test_jpeg_takes_values_beyond_white():
 NAMES = registry.names("noise")
 
 
+@cache
+def built(name: str) -> Any:
+    return registry.build("noise", name, "degradation=noisy")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_generator_gives_the_same_noise(name):
-    noise = registry.build("noise", name, "degradation=noisy")
+    noise = built(name)
     picture = torch.from_numpy(rng(3).integers(0, 256, (3, 24, 40), np.uint8))
     before = picture.clone()
     one, again, other = (noise(picture, rng(seed)) for seed in (5, 5, 6))
@@ -113,7 +120,7 @@ def test_the_same_generator_gives_the_same_noise(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bytes_and_floats_get_the_same_noise(name):
-    noise = registry.build("noise", name, "degradation=noisy")
+    noise = built(name)
     picture = torch.from_numpy(rng(3).integers(0, 256, (3, 24, 40), np.uint8))
     assert torch.equal(noise(picture, rng(5)), noise(picture.float() / 255, rng(5)))
 

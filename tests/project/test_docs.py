@@ -158,12 +158,15 @@ def jobs(arguments: list[str]) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "command",
-    # A sweep composes each of its jobs.
+    # A sweep composes each of its jobs. Of the others every second one each time.
     [
         pytest.param(
-            c, marks=pytest.mark.slow if "-m" in c.words and c.page not in NEWCOMERS else ()
+            c,
+            marks=()
+            if c.page in NEWCOMERS or (number % 2 and "-m" not in c.words)
+            else pytest.mark.slow,
         )
-        for c in COMPOSED
+        for number, c in enumerate(COMPOSED)
     ],
     ids=str,
 )

@@ -84,7 +84,14 @@ def good(tmp_path: Path) -> Path:
     return tmp_path / "all"
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    # Every other one each time.
+    [
+        pytest.param(damage, id=name, marks=[] if number % 2 else pytest.mark.slow)
+        for number, (name, damage) in enumerate(DAMAGES.items())
+    ],
+)
 def test_a_damaged_evaluation_is_listed(good: Path, tmp_path: Path, damage, capfd):
     scene.evaluation(good / "odd", good / "run", 2.0, KEYS)
     damage(good / "odd")

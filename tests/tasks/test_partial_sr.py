@@ -31,6 +31,7 @@ from restore.types import Problem, Restoration, Sample
 from tests.helpers.pictures import chw, coordinates, hwc, photo, resized
 
 CODINGS = ["zero_reserved", "mask_channel"]
+SLOW_CODING = pytest.param("mask_channel", marks=pytest.mark.slow)
 
 
 def task(*overrides: str, split: str = "valid") -> PartialSR:
@@ -389,7 +390,10 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module", params=CODINGS)
+@pytest.fixture(
+    scope="module",
+    params=[CODINGS[0], *(pytest.param(x, marks=pytest.mark.slow) for x in CODINGS[1:])],
+)
 def run(request, tmp_path_factory) -> Path:
     """Two steps of training, with either coding."""
     folder = tmp_path_factory.mktemp(request.param) / "run"

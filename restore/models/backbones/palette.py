@@ -29,18 +29,18 @@ from restore.utils.progress import bar
 class Palette(Backbone):
     """Draws pictures that go with a damaged one.
 
-    The network sees the damaged picture, its holes full of noise, beside a noisy picture, and tells
-    the latter's noise. In training the noisy picture is made of the target, and the answer is the
-    estimate of it with the noise that was told; otherwise the answer is drawn by the sampler, from
-    a chance of each picture's own (its key, the sampler's seed, the sample's number): the same in
-    any batch, order or process.
+    The network sees the damaged picture, its holes full of noise, beside a noisy picture, and
+    predicts the latter's noise. In training the noisy picture is made of the target, and the answer
+    is the estimate of it with the predicted noise; otherwise the answer is drawn by the sampler,
+    from a chance of each picture's own (its key, the sampler's seed, the sample's number): the same
+    in any batch, order or process.
 
     Args:
-        network: tells the noise.
+        network: predicts the noise.
         schedule: of the noise in training.
         sampler: how results are drawn.
         size: side of the pictures that it learns from. Larger ones are drawn as a whole whose noise
-            is told in windows of this side, which overlap by half and are averaged.
+            is predicted in windows of this side, which overlap by half and are averaged.
         known: what is outside the holes: `kept`: only holes are drawn; `restored`: all is drawn,
             given the damaged picture.
     """
@@ -132,10 +132,12 @@ class Palette(Backbone):
         gamma_N1 = before + (after - before) * share_N1
         gamma = gamma_N1[:, :, None, None]
         noisy = torch.where(region, gamma.sqrt() * clean + (1 - gamma).sqrt() * noise, clean)
-        told = self._told(torch.cat([condition, noisy], 1), gamma_N1)
-        found = (noisy - (1 - gamma).sqrt() * told) / gamma.sqrt()
-        found = torch.where(region, found.clamp(-1, 1), clean)
-        return Restoration((found + 1) / 2, noise=noise * region, noise_estimate=told * region)
+        predicted = self._predicted(torch.cat([condition, noisy], 1), gamma_N1)
+        estimate = (noisy - (1 - gamma).sqrt() * predicted) / gamma.sqrt()
+        estimate = torch.where(region, estimate.clamp(-1, 1), clean)
+        return Restoration(
+            (estimate + 1) / 2, noise=noise * region, noise_estimate=predicted * region
+        )
 
     # Sampling -------------------------------------------------------------------------------
 
@@ -180,17 +182,17 @@ class Palette(Backbone):
 
         def estimate(y: Tensor, gamma_N1: Tensor) -> Tensor:
             given = torch.cat([condition, torch.where(region, y, known)], 1)
-            return self.told(given, gamma_N1, region)
+            return self.predicted_noise(given, gamma_N1, region)
 
         for y in self.sampler.frames(estimate, start, noise):
             yield torch.where(region, y, known)
 
-    def told(self, given_NCHW: Tensor, gamma_N1: Tensor, region: Tensor) -> Tensor:
-        """The noise, as the network tells it; of pictures larger than `size`, in windows."""
+    def predicted_noise(self, given_NCHW: Tensor, gamma_N1: Tensor, region: Tensor) -> Tensor:
+        """The noise, as the network predicts it; of pictures larger than `size`, in windows."""
         height, width = given_NCHW.shape[-2:]
         rows, columns = (_starts(side, self.size) for side in (height, width))
         if len(rows) == len(columns) == 1:
-            return self._told(given_NCHW, gamma_N1)
+            return self._predicted(given_NCHW, gamma_N1)
         total = given_NCHW.new_zeros(len(given_NCHW), 3, height, width)
         weights = given_NCHW.new_zeros(1, 1, height, width)
         for top in rows:
@@ -200,11 +202,11 @@ class Palette(Backbone):
                 if not inside.any():
                     continue  # nothing is drawn there
                 weight = torch.outer(_tent(part.shape[-2]), _tent(part.shape[-1])).to(total.device)
-                total[place] += weight * self._told(part, gamma_N1)
+                total[place] += weight * self._predicted(part, gamma_N1)
                 weights[place] += weight
         return total / weights.clamp_min(1e-6)
 
-    def _told(self, given_NCHW: Tensor, gamma_N1: Tensor) -> Tensor:
+    def _predicted(self, given_NCHW: Tensor, gamma_N1: Tensor) -> Tensor:
         """The same at once; sides are continued to what the resolutions need."""
         height, width = given_NCHW.shape[-2:]
         down, right = (-side % self.denoise_fn.multiple for side in (height, width))
@@ -240,10 +242,10 @@ class Palette(Backbone):
         resolutions = raised + 1
         blocks, rest = divmod(len(inputs), resolutions)
         blocks -= 1
-        told = f"{path} is of a Palette that is not known here"
+        odd = f"{path} is of a Palette that is not known here"
         if rest or blocks < 1 or first.shape[1] != 6:
             raise UserError(
-                f"{told}: {len(inputs)} blocks on the way down, {raised} times enlarged on the way "
+                f"{odd}: {len(inputs)} blocks on the way down, {raised} times enlarged on the way "
                 f"up, {first.shape[1]} channels of input"
             )
         multipliers, attention = [], []
@@ -251,7 +253,7 @@ class Palette(Backbone):
             place = 1 + number * (blocks + 1)
             width = published.get(f"{_PREFIX}input_blocks.{place}.0.out_layers.3.weight")
             if width is None or len(width) % features:
-                raise UserError(f"{told}: input block {place} is none of its blocks")
+                raise UserError(f"{odd}: input block {place} is none of its blocks")
             multipliers.append(len(width) // features)
             if any(".1.qkv." in name for name in inputs[place]):
                 attention.append(2**number)

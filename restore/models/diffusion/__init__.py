@@ -1,1 +1,1 @@
-"""Diffusion: how pictures turn into noise, the network that tells the noise, the way back."""
+"""Diffusion: how pictures turn into noise, the network that predicts the noise, the way back."""

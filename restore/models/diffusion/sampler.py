@@ -1,4 +1,4 @@
-"""From noise back to a picture, by a network that tells the noise in it."""
+"""From noise back to a picture, by a network that predicts the noise in it."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -68,8 +68,8 @@ class Sampler:
         y = start_NCHW
         gammas = [*(float(self.schedule.gammas[place]) for place in self.places), 1.0]
         for gamma, after in pairwise(gammas):
-            told = estimate(y, torch.full((len(y), 1), gamma, device=y.device)).float()
-            clean = math.sqrt(1 / gamma) * y - math.sqrt(1 / gamma - 1) * told
+            predicted = estimate(y, torch.full((len(y), 1), gamma, device=y.device)).float()
+            clean = math.sqrt(1 / gamma) * y - math.sqrt(1 / gamma - 1) * predicted
             clean = clean.clamp(-1, 1)
             # In float64: near the picture, 1 − γ is all rounding in float32.
             added = self.eta * math.sqrt((1 - after) / (1 - gamma) * (1 - gamma / after))

@@ -1,4 +1,4 @@
-"""The U-Net that tells the noise in a picture, as Palette's public implementation has it.
+"""The U-Net that predicts the noise in a picture, as Palette's public implementation has it.
 
 Dhariwal, Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021, appendix A;
 conditioned on the noise level γ itself, not a step's number (Saharia et al., "Palette:

@@ -134,6 +134,7 @@ def test_untrained_network_with_a_base_gives_the_picture_of_the_base():
         registry.instantiate({**node, "inputs": 4}, "backbone")
 
 
+@pytest.mark.slow
 def test_reach_is_as_far_as_an_input_pixel_is_felt():
     torch.manual_seed(1)
     model = registry.build("backbone", "ttsr", RANDOM, "backbone.blocks=[1,1,1,1]")
