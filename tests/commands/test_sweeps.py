@@ -424,6 +424,7 @@ def test_more_devices_than_there_are(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_a_run_in_use_is_not_trained_in_twice(tmp_path: Path, capfd):
     folder = tmp_path / "run"
     assert train(folder, "stages.reconstruction.steps=1") == 0

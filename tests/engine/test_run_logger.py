@@ -251,6 +251,7 @@ def test_a_refused_key_does_not_stop_the_run(tmp_path: Path):
     assert [entries(row.item)["step"] for row in found["history"]] == [1, 2, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_dashboard_that_dies_does_not_stop_the_run(tmp_path: Path):
     said = use(tmp_path, "offline", "kill")
     assert said.count("the dashboard failed and is switched off") == 2, "screen and log.txt"

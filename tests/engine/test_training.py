@@ -163,6 +163,7 @@ def test_lines_of_numbers_hold_the_steps_before_a_stop(tmp_path: Path, monkeypat
     assert (4, "train/loss") in numbers(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_items(tmp_path: Path, undisturbed: Path):
     assert train(tmp_path / "run", "trainer.ema=0.9", "loader.workers=2") == 0
     assert_equal_runs(tmp_path / "run", undisturbed)

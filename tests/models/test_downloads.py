@@ -159,6 +159,7 @@ def _fetch(cache: str, results) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["slow", "silent"])
+@pytest.mark.slow
 def test_processes_wait_for_the_one_that_fetches(
     behaviour, serving, server, tmp_path: Path, monkeypatch
 ):

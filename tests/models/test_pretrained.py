@@ -149,6 +149,7 @@ def test_a_damaged_cached_file_is_one_sentence(no_cache: Path):
         vgg19_features("imagenet", 12)
 
 
+@pytest.mark.slow
 def test_offline_is_one_sentence(tmp_path: Path):
     """In a process of its own: whoever asks the network here gets no answer."""
     line = [sys.executable, "-m", "restore", "train", f"folder={tmp_path / 'run'}"]

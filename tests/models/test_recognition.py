@@ -274,6 +274,7 @@ def test_a_backbone_of_ones_own_is_recognised_and_exported(outside: Path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_could_not_be_asked_is_named_when_nobody_knows_a_file(outside: Path):
     torch.save({"nobody.knows.weight": torch.zeros(2, 2)}, outside / "strange.pt")
     done = restore(outside, "export", "weights=strange.pt", "format=torchscript", "folder=out")

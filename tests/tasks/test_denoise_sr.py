@@ -275,6 +275,7 @@ def test_the_yaml_is_reference_sr_with_noise():
     assert one["task"] == two["task"]
 
 
+@pytest.mark.slow
 def test_trains_and_evaluates_to_the_same_numbers_twice(tmp_path: Path):
     tiny = [
         "task=denoise_sr",

@@ -37,6 +37,7 @@ def bench(folder: Path, photos: Path, still: str, *more: str) -> dict[str, dict[
     }
 
 
+@pytest.mark.slow
 def test_unmoved_is_found_and_another_photo_is_not(tmp_path, photos):
     found = bench(
         tmp_path / "b",

@@ -173,6 +173,7 @@ def test_published_weights_out_of_reach_are_one_sentence_at_once(monkeypatch, tm
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_without_a_network_it_waits_a_moment_only(tmp_path: Path):
     program = (
         "from restore.config import registry\n"
