@@ -94,8 +94,7 @@ class Aligned(Hard):
         scales: Sequence[int],
         patch: int,
     ) -> tuple[Tensor, list[Tensor]]:
-        table = all_pairs.similarities(query_NCHW, key_NCHW, patch)
-        table = table / all_pairs.norm(key_NCHW, patch)[:, 0, None, None]
+        table = all_pairs.by_key_norm(query_NCHW, key_NCHW, patch)
         index = table.flatten(3).argmax(-1)
         return self._aligned(query_NCHW, key_NCHW, index, values, scales)
 

@@ -20,6 +20,12 @@ def similarities(query: Tensor, key: Tensor, patch: int) -> Tensor:
     return products(F.pad(query, border), F.pad(key, border), patch)
 
 
+def by_key_norm(query_NCHW: Tensor, key_NCHW: Tensor, patch: int) -> Tensor:
+    """Similarities over the keys' norms alone, NHW by Hk by Wk: in the order of the cosines."""
+    table = similarities(query_NCHW, key_NCHW, patch)
+    return table / norm(key_NCHW, patch)[:, 0, None, None]
+
+
 def norm(x: Tensor, patch: int) -> Tensor:
     """Norms N1HW of patches of that side."""
     squares = x.square().sum(1, keepdim=True)

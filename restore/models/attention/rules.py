@@ -102,8 +102,7 @@ class Hard(MatchingRule):
         scales: Sequence[int],
         patch: int,
     ) -> tuple[Tensor, list[Tensor]]:
-        table = all_pairs.similarities(query_NCHW, key_NCHW, patch)
-        table = table / all_pairs.norm(key_NCHW, patch)[:, 0, None, None]
+        table = all_pairs.by_key_norm(query_NCHW, key_NCHW, patch)
         score, index = table.flatten(3).max(-1)
         score = score / all_pairs.norm(query_NCHW, patch)[:, 0]
         grid = key_NCHW.shape[-2], key_NCHW.shape[-1]
