@@ -26,6 +26,7 @@ from restore.config import (
     refuse_unknown,
     stored,
 )
+from restore.config.groups import own_folders, searching
 from restore.errors import FAILURE, MISTAKE, RunFailure, UserError
 from restore.tools.sweep import sweeps
 from restore.utils.signals import INTERRUPTED
@@ -175,7 +176,9 @@ def _through_hydra(command: str, overrides: list[str], job: Job) -> int:
         with _hydra_process(command, overrides):
             decorated(begin)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, command, overrides)) from error
+        folders, settings = own_folders(overrides)
+        with searching(*folders):
+            raise UserError(explain(error, command, settings)) from error
     except ValueError as error:
         if begun:
             raise

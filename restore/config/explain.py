@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from restore.config.groups import composing, names, unknown
+from restore.utils.nested import leaves
 
 
 def explain(error: Exception, command: str, overrides: list[str]) -> str:
@@ -57,21 +58,27 @@ def _unknown_key(key: str, command: str, overrides: list[str]) -> str:
     chosen = [o for o in overrides if names(o.partition("=")[0].partition("@")[0].lstrip("+~"))]
     try:
         with composing() as own:
-            node: Any = hydra.compose(command, [*own, *chosen])
+            whole: Any = hydra.compose(command, [*own, *chosen])
     except (HydraException, OmegaConfBaseException):
         return f"'{key}' is not a setting of {command}"
     *path, name = key.split(".")
-    walked: list[str] = []
+    elsewhere = [place for place in _leaf_keys(whole) if place.rpartition(".")[2] == name]
+    node, walked = whole, list[str]()
     for step in path:
         if not isinstance(node, DictConfig) or step not in node:
             if choices := names("/".join([*walked, step])):
                 return f"{key} needs a {step} to change: give {step}=… too, of {', '.join(choices)}"
-            return unknown(".".join([*walked, step]), _keys(node))
+            return unknown(".".join([*walked, step]), _keys(node), elsewhere)
         node = node._get_node(step)
         if node is not None and OmegaConf.is_interpolation(node):
             break
         walked.append(step)
-    return unknown(".".join([*walked, name]), _keys(node))
+    return unknown(".".join([*walked, name]), _keys(node), elsewhere)
+
+
+def _leaf_keys(config: DictConfig) -> list[str]:
+    """Every setting with its dotted key."""
+    return [key for key, _ in leaves(OmegaConf.to_container(config, resolve=False))]
 
 
 def _keys(node: Any) -> list[str]:

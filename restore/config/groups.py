@@ -1,6 +1,7 @@
 """The groups of `conf/`, which are the registry: a stem of a yaml is the name of a part."""
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -74,6 +75,16 @@ def roots() -> list[Traversable]:
     return [conf(), *_own_roots()]
 
 
+def changes() -> tuple[tuple[str, int], ...]:
+    """The yamls there are, and when each was last changed, in nanoseconds."""
+    times: list[tuple[str, int]] = []
+    for root in roots():
+        for place, _, entries in os.walk(str(root)):
+            paths = [os.path.join(place, name) for name in entries if name.endswith(".yaml")]
+            times += [(path, os.stat(path).st_mtime_ns) for path in paths]
+    return tuple(times)
+
+
 def own_folders(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The folders that a command line gives with `--config-dir DIR`, and its other words.
 
@@ -131,10 +142,16 @@ def _of_this_job() -> list[Path]:
     return [Path(path.removeprefix("file://")) for path in own]
 
 
-def unknown(key: str, choices: list[str]) -> str:
-    """The sentence for a key or name that is not there."""
+def unknown(key: str, choices: list[str], elsewhere: Sequence[str] = ()) -> str:
+    """The sentence for a key or name that is not there.
+
+    Args:
+        key: dotted.
+        choices: what there is in its place.
+        elsewhere: dotted keys of other places that end in the same name.
+    """
     name = key.rpartition(".")[2]
-    near = difflib.get_close_matches(name, choices, n=1)
+    near = difflib.get_close_matches(name, choices, n=1) or elsewhere[:1]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"'{key}' is not a setting{hint} There are: {', '.join(sorted(choices))}"
 

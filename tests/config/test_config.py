@@ -18,6 +18,10 @@ BAD = [
     ("train data=folder data.train=1", ["'data.train' is not a setting", "targets", "valid"]),
     ("train stpes=5", ["'stpes' is not a setting", "schedule", "seed"]),
     ("train trainer.batchsize=5", ["'trainer.batchsize' is not a setting", "batch_size"]),
+    (
+        "train loader.batch_size=5",
+        ["'loader.batch_size' is not a setting", "mean 'trainer.b"],
+    ),
     ("train trainer.batch_size=abc", ["trainer.batch_size=abc", "integer"]),
     ("train trainer.batch_size=0", ["trainer.batch_size=0", "greater than or equal to 1"]),
     ("train trainer.ema=1.5", ["trainer.ema=1.5", "less than 1"]),

@@ -8,6 +8,7 @@ import torch
 import restore
 from restore.cli import main
 from restore.config import check, compose, plain, registry, settings, stored
+from restore.config.groups import searching
 from restore.errors import UserError
 from restore.models import checkpoint, weights
 from tests.helpers.tiny import ALONE
@@ -161,3 +162,24 @@ def test_what_no_group_put_there_is_refused_with_what_is_near(own: str, tmp_path
         assert "\n" not in str(raised.value)
     config = plain(compose("train", line))
     assert check(config, settings.Train).backbone["upsampler"]["gain"] == 0.1
+
+
+def test_a_mistyped_setting_is_explained_with_the_users_own_parts(own: str, tmp_path: Path, capsys):
+    folder = str(tmp_path / "conf")
+    assert main(["train", "--config-dir", folder, "backbone=own", "trainer.batchsize=2"]) == 2
+    assert "did you mean 'batch_size'" in capsys.readouterr().err
+    assert main(["train", "--config-dir", folder, "backbone=own", "upsampler.gian=2"]) == 2
+    assert "did you mean 'gain'" in capsys.readouterr().err
+
+
+def test_a_yaml_that_was_changed_is_read_anew(own: str, tmp_path: Path):
+    folder = tmp_path / "conf"
+    path = folder / "strength" / "low.yaml"
+    text = path.read_text()
+    with searching(folder):
+        for gain in ("0.1", "0.375"):
+            path.write_text(text.replace("0.1", gain))
+            words = ["backbone=own", "+strength=low"]
+            first, second = compose("train", words), compose("train", words)
+            first.upsampler.gain = 5  # a change of the one is none of the other
+            assert plain(second)["upsampler"]["gain"] == float(gain)
