@@ -5,6 +5,7 @@ would drop transparency or cut 16 bits to 8, OpenCV, tifffile or the few lines b
 """
 
 import io
+import math
 import os
 import struct
 import threading
@@ -27,9 +28,9 @@ from torch import Tensor
 KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 # Megapixels that a file may hold, see `check_size`.
 LIMIT = "RESTORE_MAX_MEGAPIXELS"
-_MEGAPIXELS = 512
+_MEGAPIXELS = 128
 # A file of many bytes is no bomb, whatever it holds: results of large pictures can be read again.
-_PIXELS_A_BYTE = 64
+_PIXELS_A_BYTE = 16
 # Bytes of a colour profile, unpacked, and of a text that may say how a picture is turned.
 _LARGEST_PROFILE, _LARGEST_TEXT = 1 << 26, 1 << 20
 
@@ -59,6 +60,8 @@ def decode(path: Path) -> Picture:
     """
     with open(path, "rb") as file:
         head = file.read(34)
+    if head[:4] == b"RIFF":  # Pillow makes room for all pixels of a WebP as it opens it
+        check_size(path, *_webp_size(head))
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         deep = _deep_tiff(path)
         if deep is not None:
@@ -274,6 +277,8 @@ def _turns(name: bytes, body: memoryview) -> bool:
 # TIFF (Adobe, revision 6.0) ------------------------------------------------------------------
 
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # kinds of extra samples; 0 is anything but transparency
+# More than colours, transparency and a few masks is no picture for anyone here.
+_MOST_CHANNELS = 8
 # Depths of which OpenCV makes 16 bits by adding zeros at the end.
 _SHIFTED = (10, 12, 14, 16)
 
@@ -284,15 +289,19 @@ def _deep_tiff(path: Path) -> Picture | None:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         check_size(path, page.imagewidth, page.imagelength)
+        check_size(path, page.tilewidth, page.tilelength)  # each is unpacked whole
         plain = page.photometric in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB)
         if not plain or page.dtype != np.uint16:
             return None
         depth = page.bitspersample
+        if page.samplesperpixel > _MOST_CHANNELS or page.imagedepth != 1:
+            raise ValueError(f"it has {page.samplesperpixel}×{page.imagedepth} channels")
         if depth not in _SHIFTED:
             raise ValueError(f"its pixels have {depth} bits; 8, 10, 12, 14 and 16 are known")
         tags = {code: page.tags[code].value for code in (_TURNED, _PROFILE) if code in page.tags}
         easy = tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.ADOBE_DEFLATE
         if depth == 16 and page.compression in easy and page.predictor in (1, 2):
+            _check_segments(path, page)
             array = page.asarray()
             array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
             array = _upright(array if array.ndim == 3 else array[..., None], tags.get(_TURNED, 1))
@@ -323,6 +332,22 @@ def _deep_tiff(path: Path) -> Picture | None:
         straight = picture.colour / picture.alpha.clamp_min(1 / top)
         picture = replace(picture, colour=straight.clamp(max=1))
     return replace(picture, icc=icc)
+
+
+def _check_segments(path: Path, page: tifffile.TiffPage) -> None:
+    """Raises ValueError when a packed strip or tile unpacks to more than it should hold."""
+    if page.compression == tifffile.COMPRESSION.NONE:
+        return
+    most = 2 * (math.prod(page.chunks) if page.is_tiled else min(math.prod(page.chunks), page.size))
+    with open(path, "rb") as file:
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            file.seek(start)
+            packed, unpacker, size = file.read(length), zlib.decompressobj(), 0
+            while packed and not unpacker.eof:
+                size += len(unpacker.decompress(packed, 1 << 20))
+                packed = unpacker.unconsumed_tail
+                if size > most:
+                    raise ValueError("a part of it unpacks to more than it should hold")
 
 
 # BMP, PPM, WebP ------------------------------------------------------------------------------
@@ -407,6 +432,20 @@ def _deep_netpbm(path: Path) -> Picture | None:
         content = file.read(2 * width * height * channels)
     array = np.frombuffer(content, ">u2").reshape(height, width, channels)
     return from_array(np.minimum(array, top).astype(np.uint16), top)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height in the first 30 bytes of a WebP; nothing where they do not say it."""
+    if len(head) < 30:
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        width, height = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+        return 1 + width, 1 + height
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", head[26:30])
+    return width & 0x3FFF, height & 0x3FFF
 
 
 def _lossless_webp(path: Path) -> bool:

@@ -333,11 +333,37 @@ for name in sys.argv[1:]:
         try:
             how(Path(name))
         except UnreadableImage as error:
-            assert "30000×30000 pixels" in str(error), error
-            assert "RESTORE_MAX_MEGAPIXELS" in str(error)
+            telling = "RESTORE_MAX_MEGAPIXELS", "should hold", "channels"
+            assert any(words in str(error) for words in telling), error
         else:
             raise SystemExit(f"{name} was read")
 """
+
+
+def raw_tiff(path: Path, tags: dict[int, int], data: bytes) -> None:
+    """64×64 grey pixels of 16 bits, deflated, with these tags besides."""
+    tags = {256: 64, 257: 64, 258: 16, 259: 8, 262: 1, 277: 1} | tags
+    place, length = (324, 325) if 322 in tags else (273, 279)
+    tags |= {place: 14 + 12 * (len(tags) + 2), length: len(data)}
+    entries = b"".join(struct.pack("<HHII", code, 4, 1, tags[code]) for code in sorted(tags))
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    path.write_bytes(head + data)
+
+
+def test_the_size_of_a_webp_is_in_its_head(tmp_path: Path):
+    for n, more in enumerate(({}, {"lossless": True}, {"exif": b"Exif\0\0"})):
+        size = (300 + 7 * n, 17 + n)
+        Image.new("RGBA" if n == 1 else "RGB", size).save(tmp_path / "a.webp", **more)
+        assert decoding._webp_size((tmp_path / "a.webp").read_bytes()[:34]) == size
+
+
+def test_a_full_strip_or_tile_is_read(tmp_path: Path):
+    grey = np.random.default_rng(0).integers(0, 65536, (64, 64), np.uint16)
+    for tags in ({278: 64}, {278: 2**32 - 1}, {322: 64, 323: 64}):
+        raw_tiff(tmp_path / "a.tif", tags, zlib.compress(grey.tobytes()))
+        assert torch.equal(
+            load(tmp_path / "a.tif").colour[0], torch.from_numpy(grey.astype(np.float32)) / 65535
+        )
 
 
 def test_bombs_are_refused_by_their_header(tmp_path: Path):
@@ -364,6 +390,15 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path):
         small = bytearray((tmp_path / f"{bits}.bmp").read_bytes())
         small[18:26] = struct.pack("<ii", side, side)
         (tmp_path / f"{bits}.bmp").write_bytes(small)
+    lossless = struct.pack("<BI", 0x2F, 12000 - 1 | 12000 - 1 << 14) + bytes(20)
+    lossy = b"\x10\0\0\x9d\x01\x2a" + struct.pack("<HH", 12000, 12000) + bytes(90)
+    canvas = bytes(4) + (12000 - 1).to_bytes(3, "little") * 2
+    for name, body in {"VP8L": lossless, "VP8 ": lossy, "VP8X": canvas}.items():
+        content = b"WEBP" + name.encode() + struct.pack("<I", len(body)) + body + bytes(50)
+        (tmp_path / f"{name}.webp").write_bytes(b"RIFF" + struct.pack("<I", 999) + content)
+    raw_tiff(tmp_path / "tile.tif", {322: 1 << 15, 323: 1 << 15}, bytes(9))
+    raw_tiff(tmp_path / "strip.tif", {278: 64}, zlib.compress(bytes(64 * 64 * 2 + 1)))
+    raw_tiff(tmp_path / "channels.tif", {278: 64, 277: 60000}, bytes(9))
     names = sorted(map(str, tmp_path.iterdir()))
     done = subprocess.run(
         [sys.executable, "-c", BOMB, *names], cwd=ROOT, capture_output=True, text=True, check=False
@@ -388,7 +423,7 @@ def test_the_limit_can_be_raised_and_large_files_pass(tmp_path: Path, monkeypatc
 
 def test_results_of_200_megapixels_are_read_without_a_warning(tmp_path: Path):
     """Pillow refuses them from 179 megapixels on and warns from 89; opened, not decoded here."""
-    Image.new("1", (16000, 12000)).save(tmp_path / "a.png")
+    Image.new("1", (16000, 12000)).save(tmp_path / "a.png", compress_level=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with decoding.opened(tmp_path / "a.png") as image:
