@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import huggingface_hub
 import torch
 from torch import nn
 from torchvision import models
@@ -180,8 +181,8 @@ def library_downloads(pretrained: Mapping[str, Any] | None, what: str) -> Iterat
 
     This holds in the thread that calls it. Where fetching is forbidden, or has failed before, every
     connection is refused before it is opened; files that are in a library's cache already are used
-    as ever. `pretrained.cache` is the folder of torch's files (`torch.hub`, torchvision); the
-    Hugging Face hub keeps its own.
+    as ever. `pretrained.cache` is the folder of torch's files (`torch.hub`, torchvision) and of the
+    Hugging Face hub's.
 
     Args:
         pretrained: the settings of that name; None: nothing is forbidden.
@@ -197,7 +198,7 @@ def library_downloads(pretrained: Mapping[str, Any] | None, what: str) -> Iterat
     before = getattr(_thread, "attempts", None)
     _thread.attempts = attempts
     try:
-        with _patience(), _torch_cache(settings.get("cache")):
+        with _patience(), _cache_of_libraries(settings.get("cache")):
             yield
     except MissingWeights:
         raise
@@ -262,8 +263,8 @@ def _by_the_system(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _torch_cache(folder: str | None) -> Iterator[None]:
-    """Has torch keep its fetched files in a folder, and take them from it; None: its own."""
+def _cache_of_libraries(folder: str | None) -> Iterator[None]:
+    """Has torch and the Hugging Face hub keep their files in a folder; None: each in its own."""
     if not folder:
         yield
         return
@@ -275,10 +276,13 @@ def _torch_cache(folder: str | None) -> Iterator[None]:
             # torch's files lie in a folder of this name below the one that can be chosen.
             (Path(hub) / "checkpoints").symlink_to(cache, target_is_directory=True)
         torch.hub.set_dir(hub)
+        hub_before = huggingface_hub.constants.HF_HUB_CACHE
+        huggingface_hub.constants.HF_HUB_CACHE = str(cache)
         try:
             yield
         finally:
             torch.hub.set_dir(before)
+            huggingface_hub.constants.HF_HUB_CACHE = hub_before
             if new:
                 with suppress(OSError):  # it goes where nothing came into it
                     cache.rmdir()

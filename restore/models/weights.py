@@ -112,7 +112,8 @@ def load(
         for name in ("backbone", "task", "protocol"):
             if not isinstance(config.get(name), dict) or "_target_" not in config[name]:
                 raise UserError(f"{path} is a damaged checkpoint: config.{name} names no part")
-        origin = f"trained here, step {entries['step']}"
+        ships = path.is_relative_to(bundled.FOLDER)
+        origin = f"{'ships with restore' if ships else 'trained here'}, step {entries['step']}"
         # What ships says nothing of how it was begun.
         for part, node in parts(config["backbone"]) if config.get("pretrained") else ():
             if node.get("weights") == "random":

@@ -253,6 +253,13 @@ class TestTraining:
         assert_equal_runs(tmp_path / "whole", tmp_path / "cut")
         line = [f"input={photos}", f"mask={masks}", f"output={tmp_path / 'out'}"]
         assert apply(tmp_path / "cut", *line) == 0
+        package = tmp_path / "package"
+        words = ["export", f"weights={tmp_path / 'cut'}", "format=package", f"folder={package}"]
+        assert main(words) == 0
+        assert json.loads((package / "card.json").read_text())["scale"] == 1
+        assert apply(package, *line[:2], f"output={tmp_path / 'packaged'}") == 0
+        one, other = (pixels(tmp_path / f / "a.png").astype(int) for f in ("out", "packaged"))
+        assert abs(one - other).mean() < 5
 
     def test_partial_super_resolution_draws_all_of_the_picture(self, photos, tmp_path: Path):
         task = ["task=partial_sr", "task.coding=mask_channel"]

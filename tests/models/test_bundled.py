@@ -78,6 +78,11 @@ def test_nothing_of_its_owner_is_in_the_files(root: Path):
         assert str(root) not in (folder / bundled.CARD).read_text(encoding="utf-8")
 
 
+def test_what_ships_is_not_said_to_be_trained_here(root: Path):
+    assert "trained here" in weights.load(root / "networks" / "small").sentence()
+    assert "ships with restore" in weights.load(Path("asdn")).sentence()
+
+
 def test_the_card_says_what_it_is(root: Path):
     card = json.loads((root / "networks" / "small" / bundled.CARD).read_text(encoding="utf-8"))
     own = weights.load(root / "networks" / "small")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
@@ -194,6 +195,19 @@ def test_a_library_uses_our_cache(serving, server, tmp_path: Path):
     assert len(server.asked) == 1
     assert [entry.name for entry in cache.iterdir()] == [FILE]
     assert torch.hub.get_dir() == before
+
+
+def test_the_hub_uses_our_cache_too(tmp_path: Path):
+    place = tmp_path / "models--some--network"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    (place / "snapshots" / "abc").mkdir(parents=True)
+    (place / "snapshots" / "abc" / "weights.bin").write_bytes(b"3")
+    before = huggingface_hub.constants.HF_HUB_CACHE
+    with library_downloads({"download": False, "cache": str(tmp_path)}, "it"):
+        path = huggingface_hub.hf_hub_download("some/network", "weights.bin")
+    assert Path(path).read_bytes() == b"3"
+    assert before == huggingface_hub.constants.HF_HUB_CACHE
 
 
 def test_a_library_fetches_nothing_where_that_is_forbidden(serving, server, tmp_path: Path):

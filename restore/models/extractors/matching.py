@@ -12,6 +12,7 @@ from restore.models.backbones.upsampling import upsample
 from restore.models.extractors import Extractor
 from restore.models.matching_network import MatchingNetwork
 from restore.models.pretrained import Provenance
+from restore.utils.foreign import at_home
 
 # Trained by `experiment=matching`; what it was trained on and measures stands beside it.
 WEIGHTS = Path(__file__).with_name("matching.pt")
@@ -72,7 +73,7 @@ class MatchingExtractor(Extractor):
 
 
 def _load(network: MatchingNetwork, weights: str) -> Provenance:
-    path = WEIGHTS if weights == "bundled" else Path(weights)
+    path = WEIGHTS if weights == "bundled" else Path(at_home(weights))
     if path.is_dir():
         path = checkpoint.of_run(path)
     state = checkpoint.read(path)

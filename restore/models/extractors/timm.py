@@ -128,6 +128,9 @@ def features_of(
     options: dict[str, Any] = {"features_only": True, "exportable": True}
     if levels is not None:
         options["out_indices"] = tuple(levels)
+    if ":" in model:  # timm would take a folder's word, or a stranger's, for what the network is
+        raise UserError(f"extractor.model={model}: only networks of timm's own are known")
+    cache = at_home(cache) if cache else None
     name, path = f"timm's {model}", ""
     if weights not in ("random", "imagenet"):
         path = at_home(weights)

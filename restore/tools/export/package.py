@@ -56,7 +56,7 @@ class PackageFormat:
         stages = {name: config["stages"][name] for name in config.get("schedule", [])}
         return {
             "network": config["backbone"]["_target_"].rpartition(".")[2],
-            "scale": None if self.loaded.takes_scale() else config["task"]["scale"],
+            "scale": None if self.loaded.takes_scale() else self.loaded.task().scale,
             "takes_reference": backbone.takes_reference,
             "parameters": sum(p.numel() for p in backbone.parameters()),
             "precision": "fp16",

@@ -106,6 +106,16 @@ def test_any_network_of_timm_gives_its_features(model):
         torch.testing.assert_close(feature, expected, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("model", ["local-dir:here", "hf-hub:some/network", "hf_hub:a"])
+def test_other_networks_than_timms_own_are_refused(model, tmp_path: Path, monkeypatch):
+    """It would make what the file in a folder, or on the hub, says."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.json").write_text('{"architecture": "resnet10t"}')
+    with pytest.raises(UserError, match="only networks of timm's own are known"):
+        extractor("timm", f"extractor.model='{model}'")
+
+
 def test_levels_may_be_chosen():
     made = extractor("timm", "extractor.model=resnet10t", "extractor.levels=[0,1,2]")
     assert made.channels == (64, 64, 128)
