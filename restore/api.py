@@ -307,7 +307,7 @@ def _left_as_it_was() -> Iterator[None]:
     before = logger.handlers, logger.propagate, logger.level
     logger.handlers = []
     variables = {name: os.environ.get(name) for name in (PARENT, "OMP_NUM_THREADS")}
-    chance, threads = (random.getstate(), np.random.get_state()), torch.get_num_threads()  # noqa: NPY002
+    states, threads = (random.getstate(), np.random.get_state()), torch.get_num_threads()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -317,8 +317,8 @@ def _left_as_it_was() -> Iterator[None]:
             handler.close()
         logger.handlers, logger.propagate, level = before
         logger.setLevel(level)
-        random.setstate(chance[0])
-        np.random.set_state(chance[1])  # noqa: NPY002
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_num_threads(threads)
         for name, value in variables.items():
             os.environ.pop(name, None)

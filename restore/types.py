@@ -67,7 +67,7 @@ class DrawnSource(Protocol):
     """A split whose training samples are drawn anew each time; evaluation has fixed ones."""
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """A sample of the place `index`, by the generator's chance alone."""
+        """A sample of the place `index`, random through `rng` alone."""
         ...
 
 
@@ -191,7 +191,7 @@ class Task(Protocol):
         ...
 
     def eval_item(self, sample: Sample) -> Sample:
-        """The same without chance, for whole pictures."""
+        """The same without randomness, for whole pictures."""
         ...
 
     def prepare(self, batch: dict[str, Any], generator: torch.Generator | None = None) -> Problem:

@@ -120,7 +120,7 @@ class PartialSR:
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> PartialItem:
         """Two crops and a mask; a pure function of the sample and the generator's state."""
-        chance, noise = rng.spawn(2)  # masks and noise change neither crops nor turns
+        masks, noise = rng.spawn(2)  # masks and noise change neither crops nor turns
         height, width = _size(sample)
         if min(height, width) < self.crop:
             raise UserError(
@@ -133,7 +133,7 @@ class PartialSR:
                 raise UserError(
                     f"{sample['key']}: the reference is smaller than task.crop={self.crop}"
                 )
-        item = self._item(cut, "train", chance, noise)
+        item = self._item(cut, "train", masks, noise)
         if self.augment:
             how = turn(rng)
             for name, value in item.items():
@@ -141,7 +141,7 @@ class PartialSR:
         return item
 
     def eval_item(self, sample: Sample) -> PartialItem:
-        """The same, with chance that comes from the sample's key alone.
+        """The same, random through the sample's key alone.
 
         A sample without a target (a user's picture) is taken whole, its sides continued to
         multiples of `shrink`, with its own mask or none.
@@ -225,13 +225,13 @@ class PartialSR:
         self,
         cut: PartialItem,
         split: str,
-        chance: np.random.Generator,
+        rng: np.random.Generator,
         noise: np.random.Generator | None,
     ) -> PartialItem:
         """Everything else that is made of the crops."""
         if "low_up" not in cut:
             cut["low_up"] = zoomed_out(cut["target"], self.degradation.zoom)
-        mask, small = self._holes(cut, split, chance)
+        mask, small = self._holes(cut, split, rng)
         whole = cut.get("whole", cut["low_up"])
         item: PartialItem = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}
         degraded = self.degradation.worker(item, self.shrink, noise)

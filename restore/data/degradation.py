@@ -23,8 +23,8 @@ class Degradation(Protocol):
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """One sample, in the worker.
 
-        `rng` is what chance is drawn from; None in evaluation, where nothing may differ from one
-        time to the next.
+        `rng` is the source of all random numbers; None in evaluation, which must give the same
+        every time.
         """
         ...
 

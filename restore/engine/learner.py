@@ -149,7 +149,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on.
 
-        There is no generator state in it: chance is drawn afresh for each step from the seed,
+        There is no generator state in it: each step seeds its own from the run's seed,
         the step and the process.
         """
         return {

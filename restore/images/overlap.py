@@ -31,7 +31,7 @@ def pair(
         height, width: the picture's.
         size: height and width of both crops, no larger than the picture.
         allowed: see `Overlap`.
-        rng: where chance comes from.
+        rng: the source of all random numbers.
     """
     rows, columns = size
     far = tuple(

@@ -19,7 +19,7 @@ def random_crop(
         sample: has a target of any size; a low picture is that size divided by the scale.
         side: in target pixels, a multiple of the scale; what a target does not have is left out.
         scale: enlargement of each side; the place is a multiple of it.
-        rng: where chance comes from.
+        rng: the source of all random numbers.
 
     Returns:
         Key and pictures, and the middle of the part, in target pixels from the top left.

@@ -22,7 +22,7 @@ _SIDE = 512  # largest side of a panel, pixels
 def choices(
     measured: Measured, truth: str, method: str, name: str, count: int, seed: int, lower: bool
 ) -> dict[str, list[int]]:
-    """Which images to show: a method's worst, its best, some by chance, and where methods differ.
+    """Which images to show: a method's worst, its best, some at random, and where methods differ.
 
     Args:
         measured: what was measured.
@@ -30,12 +30,12 @@ def choices(
         method: whose best and worst.
         name: the measure that ranks.
         count: of images of each kind.
-        seed: of chance.
+        seed: of the random choice.
         lower: whether lower is better.
 
     Returns:
         By `worst`, `best`, `random` and `differ`, places of images. Images without a value are
-        shown by chance at most.
+        shown only where chosen at random.
     """
     values = np.array(measured.column(truth, method, name))
     known = np.flatnonzero(~np.isnan(values))

@@ -51,7 +51,7 @@ def write(folder: Path, job: CompareJob, results: Measured) -> None:
     captions = {
         "worst": f"Worst of {first} by {job.rank} against truth {truth}",
         "best": f"Best of {first} by {job.rank} against truth {truth}",
-        "random": "By chance",
+        "random": "Chosen at random",
         "differ": f"Where methods differ most by {job.rank}",
     }
     shown = {f"pictures/{path.name}": captions[kind] for kind, path in sheets.items()}

@@ -67,7 +67,7 @@ class Exported(nn.Module):
         return any(picture.sides == "reference" for picture in self.inputs.values())
 
     def drawn(self, sizes: tuple[int, ...], count: int, seed: int = 0) -> list[Tensor]:
-        """Pictures of such sizes, by chance."""
+        """Random pictures of such sizes."""
         generator = torch.Generator().manual_seed(seed + sum(sizes))
         pictures = []
         for about in self.inputs.values():
