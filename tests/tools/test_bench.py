@@ -7,7 +7,8 @@ import torch
 
 from restore.cli import main
 from restore.config import registry
-from restore.tools.bench import plain_ttsr
+from restore.errors import UserError
+from restore.tools.bench import measure, plain_ttsr
 
 
 def test_the_plain_network_computes_the_same():
@@ -95,3 +96,25 @@ def test_networks_of_one_picture_beside_the_same_run_plainly(tmp_path):
     assert float(whole["GFLOP"]) == pytest.approx(2 * weights * 320 / 1e9, abs=0.06)
     for row in (whole, tiled):
         assert float(row["images/s"]) == pytest.approx(1000 / float(row["ours ms"]), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["benchmark=family", "benchmark.networks=[edsr]"], "edsr takes no reference"),
+        (["benchmark=family", "benchmark.networks=[nothing]"], "backbone=nothing: no such choice"),
+        (["benchmark=data", "benchmark.crop=9999"], "benchmark.crop=9999: a picture has 1356"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, capfd, line, words):
+    assert main(["bench", *line, f"folder={tmp_path / 'bench'}"]) == 2
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1, said
+    assert words in said[0]
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_process_of_its_own_is_the_user_s():
+    with pytest.raises(UserError, match=r"^EDSR takes the low picture alone"):
+        measure.in_process("restore.tools.bench.family", "whole", "edsr", 32, 1, "cpu")

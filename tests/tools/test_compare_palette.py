@@ -61,7 +61,12 @@ def test_what_is_missing_is_drawn_and_kept_as_palette_s_own(tmp_path: Path, monk
     result = read_rgb(kept / "results" / "test" / "0" / "Out_a.png")
     assert torch.equal(method().make(given, hole, None, "a"), result)
     assert len(drawn) == 2, "what is there is not drawn again"
+    for part in ("GT", "Out"):
+        path = kept / "results" / "test" / "0" / f"{part}_a.png"
+        path.write_bytes(path.read_bytes()[:60])
+        assert torch.equal(method().make(given, hole, None, "a"), result)
+    assert len(drawn) == 4, "but where a file of it is damaged"
     assert not torch.equal(method().make(given.flip(1), hole, None, "a"), result)
-    assert len(drawn) == 3, "but for another picture of the same name"
+    assert len(drawn) == 5, "and for another picture of the same name"
     assert not torch.equal(method(seed=5).make(given, hole, None, "a"), result)
     assert len(list((tmp_path / "drawn").iterdir())) == 2, "other samplers keep theirs elsewhere"

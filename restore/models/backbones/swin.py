@@ -40,8 +40,7 @@ class SwinTrunk(nn.Module):
         super().__init__()
         if features % heads:
             raise UserError(f"trunk.heads={heads} does not divide the {features} channels")
-        total = count * depth
-        rates = [drop_path * place / max(1, total - 1) for place in range(total)]
+        last = max(1, count * depth - 1)
         self.embed_norm, self.norm = nn.LayerNorm(features), nn.LayerNorm(features)
         self.groups = nn.ModuleList(
             nn.ModuleList(
@@ -54,7 +53,7 @@ class SwinTrunk(nn.Module):
                     always_partition=True,
                     dynamic_mask=True,
                     mlp_ratio=mlp_ratio,
-                    drop_path=rates[group * depth + place],
+                    drop_path=drop_path * (group * depth + place) / last,
                 )
                 for place in range(depth)
             )

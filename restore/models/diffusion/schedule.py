@@ -29,7 +29,7 @@ class Schedule:
     def __init__(
         self,
         shape: Literal["linear", "quadratic", "warmup10", "warmup50", "constant", "cosine"],
-        steps: Annotated[int, Field(ge=2)],
+        steps: Annotated[int, Field(ge=2, le=1_000_000)],
         first: Variance,
         last: Variance,
     ):

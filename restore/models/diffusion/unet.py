@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from restore.errors import UserError
+
 _GROUPS = 32
 
 Positive = Annotated[int, Field(ge=1)]
@@ -72,6 +74,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head: int):
         super().__init__()
+        if channels % head:
+            raise UserError(f"network.head={head} does not divide {channels} channels")
         self.heads = channels // head
         self.norm = Norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)

@@ -1,9 +1,11 @@
 """The extractor that compares by a network trained to match, and hands over features of its own."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
@@ -13,6 +15,8 @@ from restore.models.extractors import Extractor
 from restore.models.matching_network import MatchingNetwork
 from restore.models.pretrained import Provenance
 from restore.utils.foreign import at_home
+
+Positive = Annotated[int, Field(ge=1)]
 
 # Trained by `experiment=matching`; what it was trained on and measures stands beside it.
 WEIGHTS = Path(__file__).with_name("matching.pt")
@@ -34,7 +38,7 @@ class MatchingExtractor(Extractor):
         weights: str = "bundled",
         trainable: bool = True,
         train_matching: bool = False,
-        channels: tuple[int, int, int] = (32, 48, 64),
+        channels: tuple[Positive, Positive, Positive] = (32, 48, 64),
     ):
         super().__init__()
         self.channels = channels

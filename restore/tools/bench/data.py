@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from restore.config import registry
+from restore.errors import UserError
 from restore.images import memory_mapped
 from restore.tools.bench.measure import Row, log, write_table
 from restore.types import Sample, Source
@@ -51,6 +52,10 @@ class DataBenchmark:
         pictures: Annotated[int, Field(ge=1)] = 3,
         seconds: Annotated[float, Field(gt=0)] = 3,
     ):
+        if crop > min(*jpeg, *png):
+            raise UserError(
+                f"benchmark.crop={crop}: a picture has {min(*jpeg, *png)} pixels a side"
+            )
         self.jpeg, self.png, self.crop = jpeg, png, crop
         self.pictures, self.seconds = pictures, seconds
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from restore.config import registry
+from restore.errors import UserError
 from restore.models.attention import TextureAttention
 from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import HardInside
@@ -45,6 +46,11 @@ class Family:
         sizes: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)],
         repeats: Annotated[int, Field(ge=1)],
     ):
+        for name in networks:
+            with torch.device("meta"):
+                network = registry.build("backbone", name, *_RANDOM)
+            if not network.takes_reference:
+                raise UserError(f"benchmark.networks: {name} takes no reference")
         self.networks, self.matchings = networks, matchings
         self.sizes, self.repeats = sizes, repeats
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from restore.engine import memory
-from restore.errors import RunFailure
+from restore.errors import RunFailure, UserError
 from restore.utils import tabular
 from restore.utils.files import write_text
 
@@ -28,7 +28,12 @@ def in_process(module: str, *case: object) -> dict[str, float]:
     command = [sys.executable, "-m", module, *map(str, case)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RunFailure(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+        said = done.stderr.strip()
+        # The last line of a traceback is the error; a mistake of the user's is one here, too.
+        _, mistake, sentence = said.rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")
+        if mistake:
+            raise UserError(sentence)
+        raise RunFailure(f"{' '.join(command[1:])} failed: {said[-500:]}")
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
 

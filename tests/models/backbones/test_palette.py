@@ -1,6 +1,7 @@
 """Palette: what it draws depends on its chance alone, and what is known stays."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.utils import make_grid
 
+from restore.config import registry
 from restore.errors import UserError
 from restore.images.io import read_rgb
 from restore.models import weights
@@ -188,3 +190,19 @@ class TestPublishedFiles:
         torch.save(state, tmp_path / "w.pth")
         with pytest.raises(UserError, match="4 channels of input"):
             weights.load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("network.head=7", "network.head=7 does not divide"),
+        ("schedule.steps=1000000000000", "less than or equal to 1000000"),
+        ("sampler.schedule.steps=1000000000000", "less than or equal to 1000000"),
+        ("network.features=33", "multiple of 32"),
+    ],
+)
+def test_senseless_settings_are_refused_before_memory(setting: str, words: str):
+    name = setting.partition("=")[0]
+    place = setting if name.startswith("sampler") else f"backbone.{setting}"
+    with pytest.raises(UserError, match=re.escape(words)):
+        registry.build("backbone", "palette", place)

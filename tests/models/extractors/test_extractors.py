@@ -221,3 +221,8 @@ def test_a_file_of_the_first_layers_is_taken():
     file = SHARED / "weights" / "vgg19_to_relu3_1.pth"
     made = registry.build("extractor", "vgg19", f"pretrained.vgg19={file}")
     assert torch.equal(made.layers[10].weight, torch.load(file)["features.10.weight"])
+
+
+def test_an_extractor_of_no_channels_is_refused():
+    with pytest.raises(UserError, match=r"channels\[0\]"):
+        extractor("matching", "extractor.channels=[0,8,8]", "extractor.weights=random")
