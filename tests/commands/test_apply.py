@@ -196,9 +196,12 @@ def test_weights_that_cannot_be_used(run, folder: Path, capfd, content: str, par
 @pytest.mark.parametrize(
     ("size", "more"),
     [
-        *(((h, w), []) for h, w in [(1, 1), (1, 7), (7, 1), (5, 3), (7, 513)]),
-        *((size, ["ensemble=true"]) for size in [(1, 1), (5, 3)]),
-        *((size, ["tile=64"]) for size in [(1, 7), (7, 513)]),
+        *(((h, w), []) for h, w in [(1, 1), (5, 3), (7, 513)]),
+        *(pytest.param((h, w), [], marks=pytest.mark.slow) for h, w in [(1, 7), (7, 1)]),
+        ((1, 1), ["ensemble=true"]),
+        pytest.param((5, 3), ["ensemble=true"], marks=pytest.mark.slow),
+        ((7, 513), ["tile=64"]),
+        pytest.param((1, 7), ["tile=64"], marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -254,6 +254,7 @@ def test_ctrl_c_ends_the_sweep_and_the_job_is_saved(tmp_path: Path):
 PARTS = ["seed=1,2", "attention=soft,hard", "trainer.batch_size=4", "wandb.mode=disabled"]
 
 
+@pytest.mark.slow
 def test_the_order_of_overrides_is_no_matter(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = sweeps.prepare(PARTS)
@@ -319,7 +320,7 @@ JOBS = {  # as their descriptions say
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=[] if x in ("embedding_sizes", "edsr_blocks") else [pytest.mark.slow])
+        pytest.param(x, marks=[] if x == "embedding_sizes" else [pytest.mark.slow])
         for x in registry.names("sweep")
     ],
 )

@@ -230,7 +230,13 @@ def test_what_comes_with_the_package_fits_its_card():
         assert card["sha256"] == loaded.fingerprint
 
 
-@pytest.mark.parametrize(("scale", "gain"), [(2, 1.5), (3, 1.5), (4, 1.0), (2.5, 1.0), (5.4, 0.5)])
+@pytest.mark.parametrize(
+    ("scale", "gain"),
+    [
+        *[(2, 1.5), (4, 1.0), (2.5, 1.0)],
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in [(3, 1.5), (5.4, 0.5)]),
+    ],
+)
 def test_what_comes_with_the_package_is_better_than_bicubic(scale: float, gain: float, tmp_path):
     """On a photo that it has never seen, by the command as a newcomer types it; gain in dB."""
     small = int(216 / scale)

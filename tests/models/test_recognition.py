@@ -57,7 +57,14 @@ def other(state: State) -> State:
     return {name: value + 1 for name, value in state.items()}
 
 
-@pytest.mark.parametrize("wrapping", [*WRAPPED, *AVERAGED])
+# Each averaging every time, of the wrappings every other one.
+@pytest.mark.parametrize(
+    "wrapping",
+    [
+        *(pytest.param(x, marks=[pytest.mark.slow] * (n % 2)) for n, x in enumerate(WRAPPED)),
+        *AVERAGED,
+    ],
+)
 def test_wrappings_of_trainers_come_off(wrapping, tmp_path: Path):
     state = fresh("srgan_generator", seed=2)
     torch.save(state, tmp_path / "plain.pt")

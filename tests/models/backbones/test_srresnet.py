@@ -104,8 +104,8 @@ def test_folding_changes_nothing_but_the_layers():
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-@pytest.mark.parametrize("last", [3, 9])
+@pytest.mark.parametrize("scale", [2, 3, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("last", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_reach_is_as_far_as_an_input_pixel_is_felt(scale, last):
     torch.manual_seed(scale)
     model = small(f"task.scale={scale}", f"backbone.last_kernel={last}")

@@ -130,6 +130,7 @@ def test_means_over_the_whole_picture_allow_no_tiles(part: str, tmp_path: Path, 
     assert not (tmp_path / "restored.png").exists()
 
 
+@pytest.mark.slow
 def test_reach_without_x2_is_as_far_as_an_input_pixel_is_felt():
     torch.manual_seed(1)
     overrides = ["backbone.scales=[1,4]", "backbone.textures=[1,4]", "backbone.blocks=[1,1,1]"]

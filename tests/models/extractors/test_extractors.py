@@ -86,7 +86,14 @@ class TestContract:
         assert value > 0
 
 
-@pytest.mark.parametrize("model", ["vgg11", "resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "resnet10t",
+        "mobilenetv3_small_050",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("vgg11", "convnext_atto")),
+    ],
+)
 def test_any_network_of_timm_gives_its_features(model):
     made = extractor("timm", f"extractor.model={model}").eval()
     plainly = timm.create_model(model, features_only=True).eval()
