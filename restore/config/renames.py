@@ -1,5 +1,6 @@
 """Names that have changed, so that runs and checkpoints stored under the old ones go on working."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _EXTRACTORS = "restore.models.extractors"
@@ -48,6 +49,8 @@ _OBJECTIVE = {
     "clip": "clip_grad_norm",
     "repeat": "steps_per_iteration",
 }
+_MATCHING = f"{_EXTRACTORS}.matching.MatchingExtractor"
+_CONTRASTIVE = f"{_EXTRACTORS}.contrastive.ContrastiveExtractor"
 _LR_SCHEDULE = {"warmup": "warmup_steps", "shape": "name", "every": "step_size"}
 
 
@@ -62,6 +65,34 @@ def current(config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(stage, dict) and isinstance(objectives, dict):
             stage["objectives"] = {name: _objective(node) for name, node in objectives.items()}
     return config
+
+
+def tensors(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """A stored backbone's entries under today's names.
+
+    Args:
+        config: the configuration stored beside them, as it was.
+        state: names and tensors.
+    """
+    backbone = config.get("backbone")
+    extractor = backbone.get("extractor") if isinstance(backbone, dict) else None
+    if not isinstance(extractor, dict) or not _of_old(extractor):
+        return state
+    before = "extractor."
+    renamed = {}
+    for name, value in state.items():
+        part, _, rest = name.removeprefix(before).partition(".")
+        if name.startswith(before) and part == "network":
+            name = f"{before}matching.{rest}"
+        elif name.startswith(before) and part.startswith("at_"):
+            name = f"{before}textures.{part}.{rest}"
+        renamed[name] = value
+    return renamed
+
+
+def _of_old(node: dict[str, Any]) -> bool:
+    """Whether it is the extractor from before what matches and what is transferred were parts."""
+    return node.get("_target_") == _MATCHING and "matching" not in node
 
 
 def _objective(objective: Any) -> Any:
@@ -83,8 +114,30 @@ def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in values.items()}
 
 
+def _extractor(node: dict[str, Any]) -> dict[str, Any]:
+    """An extractor that compares by a trained network, of today's parts."""
+    if _of_old(node):
+        textures = {"_target_": f"{_EXTRACTORS}.matching.DetailExtractor"}
+        if "channels" in node:
+            textures["channels"] = node["channels"]
+        trained = {"textures": node.get("trainable", True), "matching": node.get("train_matching")}
+        matching = {"_target_": "restore.models.matching_network.MatchingNetwork"}
+        matching["weights"] = node.get("weights", "bundled")
+        return {
+            "_target_": _MATCHING,
+            "matching": matching,
+            "textures": textures,
+            "trainable": [name for name, changes in trained.items() if changes],
+        }
+    if node.get("_target_") == _CONTRASTIVE:
+        trained_ = ["textures", *(["matching"] if node.get("trainable") else [])]
+        return {**node, "_target_": _MATCHING, "trainable": trained_}
+    return node
+
+
 def _targets(config: Any) -> Any:
     if isinstance(config, dict):
+        config = _extractor(config)
         return {
             key: _target(value) if key == "_target_" and isinstance(value, str) else _targets(value)
             for key, value in config.items()

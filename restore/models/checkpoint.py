@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from restore.config import renames
 from restore.errors import UserError
 from restore.utils.files import whole
 
@@ -124,6 +125,10 @@ def _checked(schema: type[Schema], state: dict[str, Any], path: Path) -> Schema:
         raise UserError(f"{path} is a damaged checkpoint: {key}: {first['msg'].lower()}") from error
     if "backbone" not in entries.models:
         raise UserError(f"{path} is a damaged checkpoint: models: there is no backbone")
+    backbone = renames.tensors(entries.config, entries.models["backbone"])
+    entries.models = {**entries.models, "backbone": backbone}
+    if entries.ema is not None:
+        entries.ema = renames.tensors(entries.config, entries.ema)
     return entries
 
 

@@ -60,12 +60,12 @@ def test_ttsr_matches_with_it_and_transfers_what_it_trains():
     reference = torch.rand(1, 3, 48, 80)
     restored = model(low, low_up, reference, reference)
     assert restored.image.shape == (1, 3, 64, 64)
-    query, key = model.extractor.network.query(low), model.extractor.network.key(reference)
+    query, key = model.extractor.matching.query(low), model.extractor.matching.key(reference)
     expected = model.attention(query, model.attention.encode_reference(key, []))
     assert torch.equal(restored.index, expected.index)
     restored.image.sum().backward()
-    assert model.extractor.at_full.weight.grad.abs().max() > 0
-    assert all(p.grad is None for p in model.extractor.network.parameters()), "it is fixed"
+    assert model.extractor.textures.at_full.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in model.extractor.matching.parameters()), "it is fixed"
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,13 @@ def trained(tmp_path_factory) -> Path:
 
 
 def test_the_loop_trains_it_and_the_extractor_takes_the_run(trained):
-    extractor = registry.build("extractor", "matching", f"extractor.weights={trained}")
+    extractor = registry.build("extractor", "matching", f"extractor.matching.weights={trained}")
     state = checkpoint.read(trained / "checkpoints" / "last.pt")["models"]["backbone"]
-    for name, value in extractor.network.state_dict().items():
+    for name, value in extractor.matching.state_dict().items():
         assert torch.equal(value, state[f"network.{name}"]), name
-    start = MatchingExtractor(weights="random").network.state_dict()
-    moved = [n for n, x in extractor.network.state_dict().items() if not torch.equal(x, start[n])]
+    torch.manual_seed(0)
+    start = MatchingNetwork().state_dict()
+    moved = [n for n, x in extractor.matching.state_dict().items() if not torch.equal(x, start[n])]
     assert len(moved) > len(start) // 2
 
 
@@ -114,4 +115,4 @@ def test_its_picture_is_made_of_the_reference(trained):
 def test_weights_of_something_else_are_refused(tmp_path):
     torch.save({"head.weight": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="backbone=matching"):
-        MatchingExtractor(weights=str(tmp_path / "w.pt"))
+        MatchingNetwork(weights=str(tmp_path / "w.pt"))

@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from restore.models.attention import Memory, TextureAttention
-from restore.models.extractors.contrastive import ContrastiveStems
-from restore.models.matching_network import MatchingNetwork
+from restore.models.matching_network import Matcher
 from restore.models.protocol import Backbone
 from restore.types import Pictures, Restoration
 
@@ -17,8 +16,7 @@ class Matching(Backbone):
     `extractor=matching`.
 
     Args:
-        network: makes the vectors: `query` of a low picture and the same enlarged, `key` of a sharp
-            one, and their `sharpness`.
+        network: makes the vectors.
         attention: chooses by them; its embedding must leave them as they are.
     """
 
@@ -26,7 +24,7 @@ class Matching(Backbone):
     takes_reference = True
     reach = None
 
-    def __init__(self, network: MatchingNetwork | ContrastiveStems, attention: TextureAttention):
+    def __init__(self, network: Matcher, attention: TextureAttention):
         super().__init__()
         self.network, self.attention = network, attention
 

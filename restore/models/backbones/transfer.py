@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from restore.models.backbones.blocks import conv
+from restore.models.backbones.deformable import deformable_conv
 
 _LEAK = 0.1
 
@@ -95,9 +95,6 @@ class DeformableTransfer(FoldedTransfer):
     def forward(self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         texture = texture.to(x.dtype)
-        # The convolution works where both pictures are; zeros continue the smaller one.
-        high, wide = max(height, texture.shape[-2]), max(width, texture.shape[-1])
-        whole = _resized(texture, high, wide)
         y = self.seen(x, _resized(texture, height, width), flow)
         y = F.leaky_relu_(self.offset1(y), _LEAK)
         y = F.leaky_relu_(self.offset2(y), _LEAK)
@@ -106,15 +103,14 @@ class DeformableTransfer(FoldedTransfer):
             start = around(flow, width // flow.shape[-1])
             offsets = offsets + start.to(offsets.dtype).repeat(1, self.groups, 1, 1)
         with torch.autocast(x.device.type, enabled=False):
-            result = deform_conv2d(
-                whole.float(),
-                _resized(offsets.float(), high, wide),
+            result = deformable_conv(
+                texture.float(),
+                offsets.float(),
+                mask.float(),
                 self.aggregate.weight,
                 self.aggregate.bias,
-                padding=1,
-                mask=_resized(mask.float(), high, wide),
             )
-        return F.leaky_relu_(result[..., :height, :width], _LEAK).to(x.dtype)
+        return F.leaky_relu(result, _LEAK).to(x.dtype)
 
 
 class WarpedDeformableTransfer(DeformableTransfer):

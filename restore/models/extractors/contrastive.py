@@ -1,31 +1,29 @@
-"""The extractor of C2-Matching and DATSR: compares by two trained stems, hands over another's."""
+"""What C2-Matching and DATSR compare by: two stems of VGG16 that are trained to agree."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models import checkpoint
-from restore.models.extractors import Extractor
-from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, Provenance, vgg_layers
-from restore.utils.foreign import at_home
+from restore.models.matching_network import Matcher
+from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg_layers
 
 # VGG16 up to conv3_1, no ReLU behind it; VGG19 begins alike.
 _LAYERS = 11
 
 
-class ContrastiveStems(nn.Module):
+class ContrastiveStems(Matcher):
     """Unit vectors of an enlarged low picture and of a sharp one, alike where they show the same.
 
     Two VGG16 up to conv3_1 that are trained to agree (Jiang et al., "Robust Reference-based
     Super-Resolution via C2-Matching", CVPR 2021, section 3.2).
 
     Args:
-        weights: `random`, or a file: as C2-Matching publishes it (feature_extraction.pth), or a
-            checkpoint or run folder of `backbone=matching`.
+        weights: see `Matcher.load`; files are feature_extraction.pth, as C2-Matching publishes it,
+            or torchvision's VGG16, from which its teacher begins.
 
     Raises:
         UserError: no file is given, or it holds no such stems.
@@ -33,6 +31,10 @@ class ContrastiveStems(nn.Module):
 
     channels = 256
     reach = 5
+    known_files = (
+        "neither C2-Matching's (feature_extraction_image1.model.conv1_1.weight …), nor one of "
+        "backbone=matching_contrastive, nor torchvision's VGG16"
+    )
     sharpness = 1 / 0.15  # of the published distillation
     factor: Tensor
     shift: Tensor
@@ -56,20 +58,15 @@ class ContrastiveStems(nn.Module):
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("factor", (1 / std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
-        self.provenance = Provenance("matching stems", "random")
-        if weights != "random":
-            path = Path(at_home(weights))
-            checkpoint.load_into(self, _read(path), f"pretrained.contrastive={path}")
-            self.provenance = Provenance(
-                "matching stems", "file", str(path), checkpoint.fingerprint(path)
-            )
+        self.load(weights, "pretrained.contrastive", "matching extractor")
+
+    def published(self, entries: dict[str, Any]) -> dict[str, Tensor]:
+        return published_stems(entries) or _both(entries) or super().published(entries)
 
     def query(self, low: Tensor, low_up: Tensor) -> Tensor:
-        """N, 256, H/4, W/4 of an enlarged low picture N3HW in [0, 1]."""
         return F.normalize(self.features(self.low, low_up), dim=1)
 
     def key(self, reference: Tensor) -> Tensor:
-        """The same of a sharp picture."""
         return F.normalize(self.features(self.sharp, reference), dim=1)
 
     def features(self, stem: nn.Module, image: Tensor) -> Tensor:
@@ -77,62 +74,9 @@ class ContrastiveStems(nn.Module):
         return stem(image * self.factor + self.shift)
 
 
-class ContrastiveExtractor(Extractor):
-    """Compares by stems that are trained for it, and hands over the features of another extractor.
-
-    Args:
-        textures: whose features are transferred (C2-Matching: VGG19).
-        matching: what makes queries and keys.
-        trainable: whether training changes the stems.
-    """
-
-    def __init__(self, textures: Extractor, matching: ContrastiveStems, trainable: bool = False):
-        super().__init__()
-        self.textures, self.matching = textures, matching.requires_grad_(trainable)
-        self.channels = textures.channels
-        reach = textures.reach
-        self.reach = None if reach is None else max(reach, matching.reach)
-
-    @property
-    def matched(self) -> int:
-        return self.matching.channels
-
-    def query(self, low: Tensor, low_up: Tensor) -> Tensor:
-        return self.matching.query(low, low_up)
-
-    def key(
-        self, reference: Tensor, reference_low_up: Tensor, reference_low: Tensor | None = None
-    ) -> Tensor:
-        return self.matching.key(reference)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.textures(image)
-
-
 # Places of VGG's convolutions by the names that the published file gives them.
 _NAMES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10}
 _BRANCHES = {"feature_extraction_image1.": "low", "feature_extraction_image2.": "sharp"}
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The stems of a file, under our names."""
-    if not path.exists():
-        raise UserError(f"pretrained.contrastive={path}: no such file")
-    if path.is_dir():
-        path = checkpoint.of_run(path)
-    held = checkpoint.read(path)
-    if held.get("format") == checkpoint.FORMAT:
-        held = checkpoint.own(held, path)
-        held = held["ema"] or held["models"]["backbone"]
-        own = {k.removeprefix("network."): v for k, v in held.items() if k.startswith("network.")}
-    else:
-        own = published_stems(held)
-    if not own:
-        raise UserError(
-            f"pretrained.contrastive={path} holds no matching extractor, neither C2-Matching's "
-            "(feature_extraction_image1.model.conv1_1.weight …) nor one of backbone=matching"
-        )
-    return own
 
 
 def published_stems(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,3 +88,11 @@ def published_stems(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if name.startswith(before) and layer in _NAMES:
                 state[f"{stem}.{_NAMES[layer]}.{kind}"] = value
     return state
+
+
+def _both(held: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Two times the beginning of torchvision's VGG16; VGG19 has the same names for other layers."""
+    if "features.28.weight" not in held or "features.30.weight" in held:
+        return {}
+    names = [f"{place}.{kind}" for place in _NAMES.values() for kind in ("weight", "bias")]
+    return {f"{s}.{n}": held[f"features.{n}"] for s in ("low", "sharp") for n in names}

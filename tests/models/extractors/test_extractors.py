@@ -26,6 +26,7 @@ NETWORK = ["backbone.blocks=[1,1,1,1]", "backbone.features=8"]
 RANDOM = {
     "vgg19": ["pretrained.vgg19=random"],
     "contrastive": ["pretrained.vgg19=random", "pretrained.contrastive=random"],
+    "matching": ["extractor.matching.weights=random"],
     "pyramid": [],
 }
 
