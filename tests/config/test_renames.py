@@ -45,3 +45,47 @@ def test_an_objective_of_old():
     }
     again = renames.current(renames.current(config))
     assert again == renames.current(config), "what is of today stays"
+
+
+MATCHING = "restore.models.extractors.matching.MatchingExtractor"
+
+
+def test_an_extractor_of_before_its_matching_was_a_part():
+    old = {"_target_": MATCHING, "weights": "random", "trainable": True, "train_matching": False}
+    config = {"backbone": {"extractor": {**old, "channels": [4, 8, 8]}}}
+    state = {
+        "extractor.network.last.1.bias": 1,
+        "extractor.at_full.weight": 2,
+        "merge.tail1.weight": 3,
+    }
+    assert renames.tensors(config, state) == {
+        "extractor.matching.last.1.bias": 1,
+        "extractor.textures.at_full.weight": 2,
+        "merge.tail1.weight": 3,
+    }
+    now = renames.current(config)
+    assert now["backbone"]["extractor"] == {
+        "_target_": MATCHING,
+        "matching": {
+            "_target_": "restore.models.matching_network.MatchingNetwork",
+            "weights": "random",
+        },
+        "textures": {
+            "_target_": "restore.models.extractors.matching.DetailExtractor",
+            "channels": [4, 8, 8],
+        },
+        "trainable": ["textures"],
+    }
+    assert renames.current(now) == now
+    assert renames.tensors(now, state) == state, "what is of today stays"
+
+
+def test_the_contrastive_extractor_of_old_is_the_same_one():
+    old = {
+        "_target_": "restore.models.extractors.contrastive.ContrastiveExtractor",
+        "textures": {"_target_": "restore.models.extractors.vgg19.VGG19Extractor"},
+        "matching": {"_target_": "restore.models.extractors.contrastive.ContrastiveStems"},
+        "trainable": True,
+    }
+    now = renames.current({"extractor": old})["extractor"]
+    assert now == {**old, "_target_": MATCHING, "trainable": ["textures", "matching"]}
