@@ -16,6 +16,7 @@ SMALL = {
     "masa": ["backbone.blocks=[0,0,0,1,0,0]", "backbone.features=4"],
     "c2_matching": ["backbone.blocks=0", "backbone.content_blocks=0", "backbone.features=4"],
     "datsr": ["backbone.blocks=1", "backbone.features=4", "trunk.depth=1"],
+    "ttsr": ["backbone.blocks=[0,0,0,0]", "backbone.features=4"],
     "matching": [],
 }
 PYRAMID = ["extractor=pyramid", "extractor.features=4", "extractor.blocks=[0,0,0]"]
@@ -43,7 +44,10 @@ def test_it_trains_two_steps_of_each_stage(name: str, pictures: Path, tmp_path: 
     network = config.backbone._target_.split(".")[-2]
     words += SMALL[network]
     side = 32
-    if network == "matching":
+    if name.startswith("family/small/"):
+        words += [f"data.photos.targets={pictures / 'photos'}", "data.size=48"]
+        words += ["data.photos.valid=0.4"]
+    elif network == "matching":
         words += [f"data.photos.targets={pictures / 'photos'}", f"data.size={side}"]
         words += ["data.photos.valid=0.4"]
         losses = "stages.reconstruction.objectives.restoration.losses"

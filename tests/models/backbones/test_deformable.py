@@ -19,8 +19,7 @@ def published(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, bias: Te
     sizes = [max(pair) for pair in zip(x.shape[-2:], offsets.shape[-2:])]
     h, w = offsets.shape[-2:]
     x, offsets, mask = (
-        F.pad(y, (0, sizes[1] - y.shape[-1], 0, sizes[0] - y.shape[-2]))
-        for y in (x, offsets, mask)
+        F.pad(y, (0, sizes[1] - y.shape[-1], 0, sizes[0] - y.shape[-2])) for y in (x, offsets, mask)
     )
     return deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)[..., :h, :w]
 
