@@ -24,7 +24,7 @@ BUNDLED = Path(__file__).with_name("extractors") / "matching.pt"
 
 
 class Matcher(nn.Module):
-    """Unit vectors of a low picture and of a sharp one, alike where both show the same: the contract.
+    """Unit vectors of a low and of a sharp picture, alike where both show the same: the contract.
 
     Attributes:
         channels: of the vectors.
