@@ -57,10 +57,10 @@ class Sharp(PilBicubic):
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures; see the module."""
-        made = super().worker(sample, scale, rng)
-        if "target" in made:
-            made["low_up"] = made["target"]
-        return made
+        degraded = super().worker(sample, scale, rng)
+        if "target" in degraded:
+            degraded["low_up"] = degraded["target"]
+        return degraded
 
 
 class TensorBicubic:

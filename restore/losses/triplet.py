@@ -49,7 +49,7 @@ def points(query_CHW: Tensor, key_CHW: Tensor, places_K2: Tensor, border: float)
     )
 
 
-def hardest(found: Points, query_CHW: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+def hardest(pairs: Points, query_CHW: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """Squared distance 2 − 2cos of each true pair, and of the most alike false one.
 
     False are, for a query, the other points' places beyond the radius of its own; and for a place,
@@ -59,12 +59,12 @@ def hardest(found: Points, query_CHW: Tensor, radius: int) -> tuple[Tensor, Tens
     device = query_CHW.device
     rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     everywhere = torch.stack([columns, rows], -1).view(-1, 2).to(device)
-    positive = 2 - 2 * (found.query * found.key).sum(1)
+    positive = 2 - 2 * (pairs.query * pairs.key).sum(1)
     least = [
         (2 - 2 * vectors @ others.T + 10 * _near(at, places, radius)).amin(1)
         for vectors, at, others, places in (
-            (found.query, found.there, found.key, found.there),
-            (found.key, found.own, query_CHW.flatten(1).T, everywhere),
+            (pairs.query, pairs.there, pairs.key, pairs.there),
+            (pairs.key, pairs.own, query_CHW.flatten(1).T, everywhere),
         )
     ]
     return positive, torch.minimum(*least)
@@ -108,9 +108,9 @@ class Triplet(nn.Module):
         """Of vectors NCHW and places N(H·W)2; see `points`."""
         losses = []
         for own, other, place in zip(query, key, places):
-            found = points(own, other, place, border)
-            if len(found.own) >= self.least:
-                positive, negative = hardest(found, own, self.radius)
+            pairs = points(own, other, place, border)
+            if len(pairs.own) >= self.least:
+                positive, negative = hardest(pairs, own, self.radius)
                 losses.append(F.relu(self.margin + positive - negative).mean())
         return torch.stack(losses).mean() if losses else query.sum() * 0
 
@@ -159,11 +159,15 @@ class Distillation(nn.Module):
         """Of queries and keys NCHW of both, and places N(H·W)2; see `points`."""
         losses = []
         for *vectors, place in zip(*student, *teacher, places):
-            seen = points(vectors[0], vectors[1], place, border)
-            told = points(vectors[2], vectors[3], place, border)
-            if len(seen.own) >= self.least:
-                own = F.log_softmax(seen.query @ seen.key.T / self.temperature, 1)
-                wanted = F.softmax(told.query @ told.key.T / self.temperature, 1)
+            student_points = points(vectors[0], vectors[1], place, border)
+            teacher_points = points(vectors[2], vectors[3], place, border)
+            if len(student_points.own) >= self.least:
+                own = F.log_softmax(
+                    student_points.query @ student_points.key.T / self.temperature, 1
+                )
+                wanted = F.softmax(
+                    teacher_points.query @ teacher_points.key.T / self.temperature, 1
+                )
                 losses.append(F.kl_div(own, wanted, reduction="batchmean"))
         return torch.stack(losses).mean() if losses else student[0].sum() * 0
 

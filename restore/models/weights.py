@@ -128,8 +128,8 @@ def load(
     config = plain(composed)
     state = dict(network.state)
     for part in network.parts:
-        made = registry.instantiate(config["backbone"][part], f"backbone.{part}")
-        state |= {f"{part}.{name}": value for name, value in made.state_dict().items()}
+        module = registry.instantiate(config["backbone"][part], f"backbone.{part}")
+        state |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
     origin = f"published {network.name} layout"
     if network.assumed:
         origin += f", {', '.join([*network.assumed, *model])}"

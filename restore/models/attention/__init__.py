@@ -104,10 +104,10 @@ class TextureAttention(nn.Module):
         """
         heads = self.embedding.heads
         if self.matching.chooses_one and heads == 1 and len(memory.keys) == 1:
-            found = self(query_NCHW, Memory(memory.keys, []))
-            assert found.index is not None
+            matched = self(query_NCHW, Memory(memory.keys, []))
+            assert matched.index is not None
             grid = memory.keys[0].shape[-2], memory.keys[0].shape[-1]
-            return replace(found, textures=memory.pictures[0], flow=steps(found.index, grid))
+            return replace(matched, textures=memory.pictures[0], flow=steps(matched.index, grid))
         parts = [
             [pack(_split(value, heads), (key.shape[-2], key.shape[-1])) for value in values]
             for key, values in zip(memory.keys, memory.pictures)

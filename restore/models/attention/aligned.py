@@ -129,9 +129,9 @@ class Aligned(Hard):
         smooth, area = _fitted(places - own, weight)
         for _ in range(self.rounds):
             places, likeness = self._look_around(query, key, own + smooth)
-            found = places - own
-            apart = (found - smooth).square().sum(1, keepdim=True)
-            smooth, area = _fitted(found, likeness.square() * torch.exp(-apart))
+            offsets = places - own
+            apart = (offsets - smooth).square().sum(1, keepdim=True)
+            smooth, area = _fitted(offsets, likeness.square() * torch.exp(-apart))
         near = torch.exp(-(raw - smooth).square().sum(1, keepdim=True) / 2)
         support = _summed(near) / _summed(torch.ones_like(near))
         score = likeness * support * (area > _LEAST_AREA)

@@ -129,7 +129,7 @@ class Windows(Hard):
         N, _, C = blocks.shape[:3]
         Hk, Wk = key.shape[-2:]
         middle = self.block // 2 + 1  # counted with the rim
-        found = []
+        indices = []
         for part in blocks.split(max(1, _TABLE // (N * Hk * Wk)), 1):
             total: Tensor | float = 0.0
             for d in self.dilations:
@@ -146,8 +146,8 @@ class Windows(Hard):
                 norm = F.conv2d(squares, squares.new_ones(1, 1, 3, 3), padding=d, dilation=d)
                 total = total + table.view(N, -1, Hk, Wk) / norm.sqrt().clamp_min(1e-12)
             assert isinstance(total, Tensor)
-            found.append(total.flatten(2).argmax(2))
-        return torch.cat(found, 1)
+            indices.append(total.flatten(2).argmax(2))
+        return torch.cat(indices, 1)
 
 
 def _cosine(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

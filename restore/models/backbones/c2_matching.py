@@ -67,16 +67,16 @@ class C2Matching(ReferenceBackbone):
         memory: Memory | None = None,
     ) -> Restoration:
         """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
-        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
-        x, made = self.content(F.leaky_relu_(self.head(low), _LEAK))
-        masks = {f"content.{i}": mask for i, mask in enumerate(made)}
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        x, trunk_masks = self.content(F.leaky_relu_(self.head(low), _LEAK))
+        masks = {f"content.{i}": mask for i, mask in enumerate(trunk_masks)}
         for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
-            x, made = stage(x, scale, found)
-            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(made)}
+            x, trunk_masks = stage(x, scale, matched)
+            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
             if place < 2:
                 x = F.leaky_relu(F.pixel_shuffle(self.enlarge[place](x), 2), _LEAK)
         image = self.tail2(F.leaky_relu_(self.tail1(x), _LEAK)).float()
-        return self.answer(image + bilinear(low, 4), found, block_masks=masks)
+        return self.answer(image + bilinear(low, 4), matched, block_masks=masks)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

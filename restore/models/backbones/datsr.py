@@ -76,7 +76,7 @@ class DATSR(ReferenceBackbone):
         memory: Memory | None = None,
     ) -> Restoration:
         """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
-        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         start = bilinear(low, 4)
         x = self.head(start)
         masks: dict[str, Tensor] = {}
@@ -85,14 +85,14 @@ class DATSR(ReferenceBackbone):
             down, up = place < 2, place > 2
             if down:
                 skips.append(x)
-            x, made = stage(x, scale, found, skips.pop() if up else None)
-            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(made)}
+            x, trunk_masks = stage(x, scale, matched, skips.pop() if up else None)
+            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
             if down:
                 x = self.shrink[place](x)
             elif place < 4:
                 x = F.leaky_relu(F.pixel_shuffle(self.enlarge[place - 2](x), 2), _LEAK)
         image = self.tail2(F.leaky_relu_(self.tail1(x), _LEAK)).float()
-        return self.answer(image + start, found, block_masks=masks)
+        return self.answer(image + start, matched, block_masks=masks)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

@@ -89,12 +89,12 @@ class MASA(ReferenceBackbone):
         if below or right:
             low = F.pad(low, (0, right, 0, below), "replicate")
             low_up = F.pad(low_up, (0, 4 * right, 0, 4 * below), "replicate")
-        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         masks: dict[str, Tensor] = {}
 
         def through(place: int, x: Tensor) -> Tensor:
-            y, made = self.trunks[place](x)
-            masks.update({f"trunks.{place}.{i}": mask for i, mask in enumerate(made)})
+            y, trunk_masks = self.trunks[place](x)
+            masks.update({f"trunks.{place}.{i}": mask for i, mask in enumerate(trunk_masks)})
             return y
 
         fine, middle, coarse = self.extractor(low)
@@ -104,15 +104,17 @@ class MASA(ReferenceBackbone):
             x = through(place, F.relu_(self.contexts[place](x)))
         for place, scale in enumerate(self.transferred):
             seen = _twice(x) if place else x
-            texture = self.transfers[place](seen, found.textures[scale], found.flow, found.score)
+            texture = self.transfers[place](
+                seen, matched.textures[scale], matched.flow, matched.score
+            )
             texture = self.adapt(seen, self.projections[place](texture))
             if place:
                 x = self.aggregations[place - 1](x, texture)
             else:
-                x = self.fusion(x, texture, found.score)
+                x = self.fusion(x, texture, matched.score)
             x = through(3 + place, x)
         image = self.tail(x).float() + upsample(low, 4)
-        return self.answer(image[..., : 4 * height, : 4 * width], found, block_masks=masks)
+        return self.answer(image[..., : 4 * height, : 4 * width], matched, block_masks=masks)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

@@ -278,9 +278,9 @@ def _places(state: Mapping[str, Tensor], part: str) -> dict[int, list[str]]:
     """The names within a list of blocks, by their place."""
     places: dict[int, list[str]] = {}
     for name in state:
-        found = re.match(rf"{re.escape(_PREFIX)}({part}\.(\d+)\..*)", name)
-        if found:
-            places.setdefault(int(found[2]), []).append(found[1])
+        match = re.match(rf"{re.escape(_PREFIX)}({part}\.(\d+)\..*)", name)
+        if match:
+            places.setdefault(int(match[2]), []).append(match[1])
     return places
 
 

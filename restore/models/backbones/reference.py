@@ -87,11 +87,11 @@ class ReferenceBackbone(Backbone):
         """
         if isinstance(reference, list):
             lows = [None] * len(reference) if reference_low is None else reference_low
-            made = [
+            memories = [
                 self.encode_reference(*three)
                 for three in zip(reference, reference_low_up, lows, strict=True)
             ]
-            return reduce(add, made)
+            return reduce(add, memories)
         assert isinstance(reference_low_up, Tensor), "one picture goes with one"
         assert not isinstance(reference_low, list), "one picture goes with one"
         if reference.shape[-2] % 4 or reference.shape[-1] % 4:
@@ -143,23 +143,23 @@ class ReferenceBackbone(Backbone):
             assert reference_low_up is not None, "a reference comes with its low_up"
             memory = self.encode_reference(reference, reference_low_up, reference_low)
         if memory is None:
-            found = self._nothing(low)
+            matched = self._nothing(low)
         else:
             query = self.extractor.query(low, low_up)
-            found = (self.attention.locate if self.looks else self.attention)(query, memory)
+            matched = (self.attention.locate if self.looks else self.attention)(query, memory)
         grids = [(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else []
-        textures = dict(zip(self.textures, found.textures))
-        return Found(textures, found.flow, found.score, found.index, grids)
+        textures = dict(zip(self.textures, matched.textures))
+        return Found(textures, matched.flow, matched.score, matched.index, grids)
 
-    def answer(self, image: Tensor, found: Found, **more: Any) -> Restoration:
+    def answer(self, image: Tensor, matched: Found, **more: Any) -> Restoration:
         """The result; outside training its picture is kept within [0, 1]."""
         image = image.float()
         return Restoration(
             image if self.training else within(image, 0, 1),
-            score=found.score,
-            textures=list(found.textures.values()) if found.flow is None else [],
-            index=found.index,
-            grids=found.grids,
+            score=matched.score,
+            textures=list(matched.textures.values()) if matched.flow is None else [],
+            index=matched.index,
+            grids=matched.grids,
             **more,
         )
 
@@ -189,12 +189,12 @@ class Aggregation(nn.Module):
         self.trunk = trunk(features, blocks)
 
     def forward(
-        self, x: Tensor, scale: int, found: Found, skip: Tensor | None = None
+        self, x: Tensor, scale: int, matched: Found, skip: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Features of x's shape, and the masks of the trunk's blocks.
 
         `skip` is added where the texture is taken in, and not around the trunk.
         """
-        texture = self.transfer(x, found.textures[scale], found.flow, found.score)
-        y, masks = self.trunk(self.fusion(x if skip is None else x + skip, texture, found.score))
+        texture = self.transfer(x, matched.textures[scale], matched.flow, matched.score)
+        y, masks = self.trunk(self.fusion(x if skip is None else x + skip, texture, matched.score))
         return y + x, masks

@@ -141,7 +141,7 @@ class ScaleStage(nn.Module):
     def forward(
         self,
         xs: list[Tensor],
-        found: Found,
+        matched: Found,
         details: Tensor | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Features of the scales that go on, and masks by the names of their blocks.
@@ -152,8 +152,8 @@ class ScaleStage(nn.Module):
         if details is not None:
             x = x + details
         if self.fusion is not None and self.transfer is not None:
-            texture = self.transfer(x, found.textures[self.scale], found.flow, found.score)
-            x = self.fusion(x, texture, found.score)
+            texture = self.transfer(x, matched.textures[self.scale], matched.flow, matched.score)
+            x = self.fusion(x, texture, matched.score)
         coarser = xs[: len(self.trunks) - 1]
         xs = [*coarser, x]
         ys = xs if self.exchange is None else self.exchange(xs)
@@ -343,7 +343,7 @@ class TTSR(ReferenceBackbone):
             )
         if self.base is not None:
             low_up = self.base(low)
-        found = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, block_masks = self.shallow(seen * 2 - 1)
         xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
@@ -353,13 +353,13 @@ class TTSR(ReferenceBackbone):
             details = F.relu_(self.details(fine * 2 - 1))
         for place, stage in enumerate(self.stages):
             last = place == len(self.stages) - 1
-            xs, more = stage(xs, found, details if last else None)
+            xs, more = stage(xs, matched, details if last else None)
             masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
         if self.global_skip:
             image = image + (low_up * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2
-        return self.answer(image, found, block_masks=masks)
+        return self.answer(image, matched, block_masks=masks)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

@@ -87,8 +87,8 @@ class Attention(nn.Module):
         # One head's query, key and value lie together, then the next head's.
         qkv = self.qkv(self.norm(x).flatten(2)).view(N, self.heads, 3, C // self.heads, H * W)
         query, key, value = (z.contiguous() for z in qkv.transpose(-1, -2).unbind(2))
-        found = F.scaled_dot_product_attention(query, key, value)
-        return x + self.proj_out(found.transpose(-1, -2).reshape(N, C, H * W)).view(N, C, H, W)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return x + self.proj_out(attended.transpose(-1, -2).reshape(N, C, H * W)).view(N, C, H, W)
 
 
 class Steps(nn.ModuleList):

@@ -79,10 +79,10 @@ _NAMES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10}
 _BRANCHES = {"feature_extraction_image1.": "low", "feature_extraction_image2.": "sharp"}
 
 
-def published_stems(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def published_stems(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published file's entries under our names; its mean and deviation are ImageNet's."""
     state = {}
-    for name, value in held.items():
+    for name, value in entries.items():
         for before, stem in _BRANCHES.items():
             layer, _, kind = name.removeprefix(f"{before}model.").partition(".")
             if name.startswith(before) and layer in _NAMES:
@@ -90,9 +90,9 @@ def published_stems(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _both(held: Mapping[str, Any]) -> dict[str, Tensor]:
+def _both(entries: Mapping[str, Any]) -> dict[str, Tensor]:
     """Two times the beginning of torchvision's VGG16; VGG19 has the same names for other layers."""
-    if "features.28.weight" not in held or "features.30.weight" in held:
+    if "features.28.weight" not in entries or "features.30.weight" in entries:
         return {}
     names = [f"{place}.{kind}" for place in _NAMES.values() for kind in ("weight", "bias")]
-    return {f"{s}.{n}": held[f"features.{n}"] for s in ("low", "sharp") for n in names}
+    return {f"{s}.{n}": entries[f"features.{n}"] for s in ("low", "sharp") for n in names}

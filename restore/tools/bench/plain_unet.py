@@ -56,8 +56,8 @@ def _attention(state: State, name: str, x: Tensor) -> Tensor:
     factor = 1 / math.sqrt(math.sqrt(_HEAD))
     weights = torch.einsum("bct,bcs->bts", query * factor, key * factor)
     weights = torch.softmax(weights.float(), dim=-1).type(weights.dtype)
-    found = torch.einsum("bts,bcs->bct", weights, value).reshape(N, C, H * W)
-    out = F.conv1d(found, state[f"{name}.proj_out.weight"], state[f"{name}.proj_out.bias"])
+    attended = torch.einsum("bts,bcs->bct", weights, value).reshape(N, C, H * W)
+    out = F.conv1d(attended, state[f"{name}.proj_out.weight"], state[f"{name}.proj_out.bias"])
     return x + out.reshape(N, C, H, W)
 
 

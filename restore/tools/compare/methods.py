@@ -160,8 +160,8 @@ class Drawn(Trained):
         super().__init__(loaded, runtime, device)
         self.needs_holes = bool(self.runner.model.needs_mask)
         settings = [loaded.config["backbone"], loaded.config["task"], runtime.precision]
-        told = json.dumps(settings, sort_keys=True).encode()
-        mark = f"{loaded.fingerprint}_{hashlib.sha256(told).hexdigest()[:8]}"
+        described = json.dumps(settings, sort_keys=True).encode()
+        mark = f"{loaded.fingerprint}_{hashlib.sha256(described).hexdigest()[:8]}"
         self.folder = folder / mark / "results" / "test" / "0"
 
     def make(
@@ -193,10 +193,10 @@ class Drawn(Trained):
     def sentence(self) -> str:
         """See `Method.sentence`."""
         sampler = self.loaded.config["backbone"]["sampler"]
-        told = ", ".join(
+        arguments = ", ".join(
             f"{k}={v}" for k, v in sampler.items() if k not in ("_target_", "schedule")
         )
-        return f"{super().sentence()}, drawn with {told}, kept in {self.folder}"
+        return f"{super().sentence()}, drawn with {arguments}, kept in {self.folder}"
 
 
 def size(x: Tensor) -> str:
