@@ -233,4 +233,4 @@ def test_a_file_of_the_first_layers_is_taken():
 
 def test_an_extractor_of_no_channels_is_refused():
     with pytest.raises(UserError, match=r"channels\[0\]"):
-        extractor("matching", "extractor.channels=[0,8,8]", "extractor.weights=random")
+        extractor("matching", "extractor.textures.channels=[0,8,8]")
