@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
@@ -70,8 +71,12 @@ class Warped:
         jpeg: share of references that were compressed, with qualities from 40 to 95.
         occluded: share of references of which a rectangle, up to a third of each side, shows
             another photo.
+        parallax: how far, as a share of the side, near things move against far ones. The photo is
+            given layers of chance, all of which move along one line, as from a camera that moves:
+            they hide and uncover what lies behind them. There is no homography then.
         unrelated: share of references that show another photo.
         black: share of references that are black.
+        references: how many views are references; with more than one there is no homography.
         seed: of the views of `valid` and `test`.
     """
 
@@ -88,8 +93,10 @@ class Warped:
         noise: Share = 0.0,
         jpeg: Annotated[float, Field(ge=0, le=1)] = 0.0,
         occluded: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        parallax: Share = 0.0,
         unrelated: Share = 0.0,
         black: Share = 0.0,
+        references: Annotated[int, Field(ge=1)] = 1,
         seed: int = 0,
     ):
         if corners >= 0.25:
@@ -99,8 +106,9 @@ class Warped:
         self.photos, self.size, self.seed = photos, size, seed
         self.rotation, self.scale, self.corners, self.shift = rotation, scale, corners, shift
         self.exposure, self.colour, self.noise = exposure, colour, noise
-        self.jpeg, self.occluded = jpeg, occluded
+        self.jpeg, self.occluded, self.parallax = jpeg, occluded, parallax
         self.unrelated, self.black = unrelated, black
+        self.references = references
 
     def split(self, name: str) -> WarpedSplit:
         """The split of that name of the photos."""
@@ -117,13 +125,38 @@ class Warped:
             rng: where chance comes from.
 
         Returns:
-            `target`, `reference` (uint8) and `homography`, which takes the target's pixels to the
-            reference's, or far outside it where that shows nothing of the target.
+            `target`, `reference` (uint8) and, of one reference without parallax, `homography`,
+            which takes the target's pixels to the reference's, or far outside it where that shows
+            nothing of the target.
         """
         photo = sample["target"]
         height, width = (min(self.size, side) for side in photo.shape[-2:])
         top = corner(photo.shape[-2], height, 1, rng)
         left = corner(photo.shape[-1], width, 1, rng)
+        target = photo[:, top : top + height, left : left + width].contiguous()
+        draws = [
+            self._reference(photo, (top, left), (height, width), other, rng)
+            for _ in range(self.references)
+        ]
+        reference, to_reference = draws[0]
+        if self.references > 1:
+            several = [picture for picture, _ in draws]
+            return Sample(key=sample["key"], target=target, reference=several)
+        views = Sample(key=sample["key"], target=target, reference=reference)
+        if not self.parallax:
+            views["homography"] = torch.from_numpy(to_reference)
+        return views
+
+    def _reference(
+        self,
+        photo: Tensor,
+        start: tuple[int, int],
+        sides: tuple[int, int],
+        other: Callable[[], Tensor],
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, np.ndarray]:
+        """A view, and the homography from the target's pixels, at `start` of the photo, to its."""
+        (top, left), (height, width) = start, sides
         to_target = self._geometry(height, width, rng)
         to_photo = warp.translation(left, top) @ to_target
         to_reference = np.linalg.inv(to_target)
@@ -132,7 +165,8 @@ class Warped:
             photo_there, to_reference = other(), warp.translation(_NOWHERE, _NOWHERE)
         else:
             photo_there = photo
-        reference = self._light(warp.view(photo_there, to_photo, height, width), rng)
+        moved = self._moved(height, width, rng) if self.parallax else None
+        reference = self._light(warp.view(photo_there, to_photo, height, width, moved), rng)
         if self.unrelated <= chance < self.unrelated + self.black:
             reference, to_reference = reference * 0, warp.translation(_NOWHERE, _NOWHERE)
         if rng.random() < self.occluded:
@@ -144,12 +178,7 @@ class Warped:
         reference = to_uint8(reference)
         if rng.random() < self.jpeg:
             reference = _compressed(reference, int(rng.integers(40, 96)))
-        return Sample(
-            key=sample["key"],
-            target=photo[:, top : top + height, left : left + width].contiguous(),
-            reference=reference,
-            homography=torch.from_numpy(to_reference),
-        )
+        return reference, to_reference
 
     def _geometry(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         """Draws the homography from the reference's pixels to the target's."""
@@ -162,6 +191,17 @@ class Warped:
         away = rng.uniform(-self.shift, self.shift, 2) * sides
         moved = rng.uniform(-self.corners, self.corners, (4, 2)) * sides
         return warp.from_points(ends, (ends - middle) @ turn / size + middle + away + moved)
+
+    def _moved(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws how far right and down of its pixels the reference looks, height, width, 2."""
+        direction = rng.standard_normal(2)
+        direction *= rng.uniform(0, self.parallax) * min(height, width) / np.linalg.norm(direction)
+        coarse = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 5, 5)))
+        depth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0, 0]
+        layers = int(rng.integers(0, 4))
+        if layers:  # else one curved surface
+            depth = (depth * layers).round() / layers
+        return depth.numpy()[..., None] * direction
 
     def _light(self, picture: Tensor, rng: np.random.Generator) -> Tensor:
         """Another exposure and another balance of colours, in linear light."""

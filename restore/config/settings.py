@@ -20,7 +20,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # What stands in for a sample's reference; see `restore.data.references`.
 StandIn = Literal["black", "noise", "self", "none"]
 Reference = Literal[
-    "given", "brighter", "darker", "tinted", "black", "noise", "other_image", "self", "none"
+    "given",
+    "first",
+    "second",
+    "brighter",
+    "darker",
+    "tinted",
+    "black",
+    "noise",
+    "other_image",
+    "self",
+    "none",
 ]
 
 # Any class below refuses keys that it does not know, but for the groups of a training: a part may

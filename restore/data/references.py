@@ -4,6 +4,7 @@ The kinds are independent of the data set and of the degradation, and the same i
 for any number of processes:
 
 - `given`: the data set's own.
+- `first`, `second`: of the data set's own several, that one alone.
 - `brighter`, `darker`: the same half a stop brighter or darker; `tinted`: with a tenth more red
   light and a tenth less blue.
 - `black`: a black picture of the target's size.
@@ -59,6 +60,8 @@ def replaced(kind: Reference, source: Source, task: Task) -> tuple[Source, Task]
             f"references: '{kind}' has no effect: this task uses no reference "
             "(task=reference_sr does)"
         )
+    if kind == "first" or kind == "second":
+        return Replaced(source, lambda _, __, sample: _alone(kind, sample)), task
     if kind == "brighter" or kind == "darker" or kind == "tinted":
         return Replaced(source, lambda _, __, sample: _in_light(kind, sample)), task
     if kind == "other_image":
@@ -129,6 +132,16 @@ class Replaced:
 def _of(kind: StandIn, sample: Sample) -> Tensor:
     height, width = sample["target"].shape[-2:]
     return picture(kind, sample["key"], height, width)
+
+
+def _alone(kind: str, sample: Sample) -> Tensor:
+    place = ["first", "second"].index(kind)
+    several = sample.get("reference", [])
+    if not isinstance(several, list):
+        several = [several]
+    if place >= len(several):
+        raise UserError(f"{sample['key']} has {len(several)} reference picture(s): no {kind} one")
+    return several[place]
 
 
 def _in_light(kind: str, sample: Sample) -> Pictures:

@@ -46,7 +46,13 @@ def turning(height: int, width: int, how: tuple[bool, bool, int]) -> np.ndarray:
     return matrix
 
 
-def view(picture_CHW: Tensor, to_picture: np.ndarray, height: int, width: int) -> Tensor:
+def view(
+    picture_CHW: Tensor,
+    to_picture: np.ndarray,
+    height: int,
+    width: int,
+    moved_HW2: np.ndarray | None = None,
+) -> Tensor:
     """The picture as it is seen through a homography.
 
     Bicubic (a = -0.75), at several places a pixel where the view is smaller than the picture, so
@@ -57,6 +63,8 @@ def view(picture_CHW: Tensor, to_picture: np.ndarray, height: int, width: int) -
         to_picture: takes the view's pixels to the picture's.
         height: of the view, in pixels.
         width: of the view, in pixels.
+        moved_HW2: how far right and down of each pixel of the view is looked up what it shows, in
+            pixels of the view, before the homography.
 
     Returns:
         C, height, width, float32 in [0, 1].
@@ -65,7 +73,10 @@ def view(picture_CHW: Tensor, to_picture: np.ndarray, height: int, width: int) -
     finer = _places_a_pixel(to_picture, height, width)
     rows, columns = np.mgrid[0 : height * finer, 0 : width * finer]
     pixels = np.stack([columns.ravel(), rows.ravel()], 1)
-    places = mapped(to_picture, (pixels + 0.5) / finer - 0.5)
+    pixels = (pixels + 0.5) / finer - 0.5
+    if moved_HW2 is not None:
+        pixels = pixels + moved_HW2.repeat(finer, 0).repeat(finer, 1).reshape(-1, 2)
+    places = mapped(to_picture, pixels)
     sides = np.array([picture.shape[-1], picture.shape[-2]])
     grid = torch.from_numpy((places * 2 + 1) / sides - 1).float()
     grid = grid.view(1, height * finer, width * finer, 2)

@@ -372,7 +372,7 @@ def test_unreadable_pictures_leave_the_comparison_whole(trained: Path, tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["references=[given,blak]"], "there is no kind 'blak'; choose one of given, brighter"),
+        (["references=[given,blak]"], "there is no kind 'blak'; choose one of given, first"),
         (["data=cufed", "data.root=x", "references=[6]"], "data.references=6"),
         (["references=black"], "references=black"),
     ],
@@ -382,3 +382,19 @@ def test_mistakes_are_named_before_any_work(trained, tmp_path, capfd, overrides,
     assert main(line) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "x" / "config.yaml").exists()
+
+
+def test_one_of_several_alone():
+    pictures = [torch.full((3, 8, 8), value, dtype=torch.uint8) for value in (10, 20)]
+
+    class Several(Pictures):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(key="x", target=self.pictures[index], reference=pictures)
+
+    own = task()
+    for place, kind in enumerate(("first", "second")):
+        source, _ = replaced(kind, Several(), own)
+        assert torch.equal(source[0]["reference"], pictures[place])
+    source, _ = replaced("second", SamplePhotos().split("test"), own)
+    with pytest.raises(UserError, match=r"has 1 reference picture\(s\): no second one"):
+        source[0]

@@ -163,3 +163,34 @@ def test_from_a_folder_by_the_command_tree(tmp_path: Path):
 def test_impossible_strengths_are_refused(setting, words):
     with pytest.raises(UserError, match=words):
         Warped(Coded(), **setting)
+
+
+def test_parallax_moves_near_things_along_one_line_and_hides_others():
+    plain = {"rotation": 0, "scale": (1, 1), "corners": 0, "shift": 0, **GEOMETRY_ALONE}
+    data = Warped(Coded(), size=64, parallax=0.2, **plain)
+    hidden = 0
+    for seed in range(10):
+        sample = data.split("train").draw(0, np.random.default_rng(seed))
+        assert "homography" not in sample
+        rows, columns = np.mgrid[0:64, 0:64]
+        start = sample["target"][:2, 0, 0].numpy().astype(float)
+        there = sample["reference"][:2].numpy() - start[:, None, None]
+        moved = np.stack([there[0] - rows, there[1] - columns])[:, 16:-16, 16:-16].reshape(2, -1)
+        assert np.linalg.norm(moved, axis=0).max() <= 0.2 * 64 * 1.5 + 1
+        # Along one line: the second singular value is what rounding leaves.
+        first, second = np.linalg.svd(moved, compute_uv=False)
+        assert second < 0.6 * np.sqrt(moved.shape[1]) or second < 0.2 * first
+        places = {tuple(place) for place in np.rint(there).reshape(2, -1).T}
+        hidden += len(places) < 0.9 * 64 * 64
+    assert hidden > 0
+
+
+def test_several_references_are_views_of_their_own():
+    sample = Warped(Coded(), size=48, references=3).split("test")[0]
+    assert len(sample["reference"]) == 3
+    assert "homography" not in sample
+    one, two, three = sample["reference"]
+    assert not torch.equal(one, two)
+    assert not torch.equal(two, three)
+    alone = Warped(Coded(), size=48).split("test")[0]
+    assert torch.equal(one, alone["reference"]), "the first is what it is alone"

@@ -264,6 +264,7 @@ def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
     alone = restore.load("wdsr_b_x4", device="cpu")
     split = SamplePhotos().split("test")
     gains = []
+    lights = {"brighter": [2**0.5] * 3, "darker": [0.5**0.5] * 3, "tinted": [1.1, 1.0, 0.9]}
     for index in (0, 1):
         sample = split[index]
         target, true = sample["target"], sample["reference"][..., :252]
@@ -274,10 +275,16 @@ def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
 
         references = {"true": true, "black": "black", "none": "none"}
         references["unrelated"] = split[3]["target"]
+        if index:
+            for kind, factors in lights.items():
+                lit = (true / 255) ** 2.2 * torch.tensor(factors).view(3, 1, 1)
+                references[kind] = (lit.clamp(max=1) ** (1 / 2.2) * 255).round().byte()
         values = {kind: found(net(low, reference=one)) for kind, one in references.items()}
         best = found(alone(low))
         gains.append(values["true"] - best)
         for kind in ("none", "black", "unrelated"):
-            assert values[kind] > best - 0.08, kind
-    assert min(gains) > 0.1
-    assert sum(gains) / 2 > 0.8
+            assert values[kind] > best - 0.05, kind
+        for kind in lights if index else ():
+            assert values[kind] > values["true"] - 0.1, kind
+    assert min(gains) > 0.5
+    assert sum(gains) / 2 > 1.5

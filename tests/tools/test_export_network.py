@@ -122,6 +122,20 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
     for got, texture in zip(found.textures, expected.textures, strict=True):
         assert texture.std() > 0.05
         torch.testing.assert_close(got, texture)
+    if attention.embedding.heads == 1 and not attention.embedding.in_values:  # else no view
+        with torch.no_grad():
+            (expected,) = attention.places(query, attention.remember(key, []))
+            (found,) = whole.places(query, whole.remember(key, []))
+        torch.testing.assert_close(found.textures, expected.textures)
+
+
+VIEW = [
+    "attention=aligned",
+    "extractor=matching",
+    "backbone.global_skip=true",
+    "backbone.view={_target_: restore.models.backbones.view.MatchedView, window: 1}",
+    "backbone.gate={_target_: restore.models.backbones.fusion.Gate}",
+]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +144,8 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
         pytest.param("onnx", [], marks=pytest.mark.slow),
         ("torchscript", ["attention=soft", "backbone.inputs=4", "backbone.details=true"]),
         ("torchscript", ["trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"]),
+        ("torchscript", VIEW),
+        pytest.param("onnx", VIEW, marks=pytest.mark.slow),
     ],
 )
 def test_a_network_with_a_reference_is_written_for_any_two_sizes(form, more, tmp_path: Path):

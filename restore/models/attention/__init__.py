@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Memory:
 
     `keys` N, C, H, W embedded features of each reference; `values`, coarse to fine, each of all
     references. Instead of these, `pictures`: of each reference, the values as they are, for
-    transfers that look for themselves (`TextureAttention.locate`).
+    transfers that look for themselves (`TextureAttention.locate` and `places`).
     """
 
     keys: list[Tensor]
@@ -88,7 +89,7 @@ class TextureAttention(nn.Module):
         return Memory([key], [pack(_split(value, heads), (H, W)) for value in values])
 
     def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
-        """The same for `locate`, which takes values of sides that no number divides as well."""
+        """The same for `locate` and `places`; no number need divide the values' sides."""
         memory = self.encode_reference(key_NCHW, [])
         return replace(memory, pictures=[self.embedding.values(values)])
 
@@ -114,6 +115,22 @@ class TextureAttention(nn.Module):
         ]
         packed = [reduce(add, several) for several in zip(*parts)]
         return self(query_NCHW, Memory(memory.keys, packed))
+
+    def places(self, query_NCHW: Tensor, memory: Memory) -> list[Transfer]:
+        """Where in each reference by itself what fits lies.
+
+        The one texture of each transfer is N2HW: column and row in the key's grid, the mean where
+        several textures would be laid over each other.
+
+        Args:
+            query_NCHW: as for a call.
+            memory: from `remember`.
+        """
+        transfers = []
+        for key in memory.keys:
+            packed = pack(_columns_and_rows(key), (key.shape[-2], key.shape[-1]))
+            transfers.append(_normalised(self(query_NCHW, Memory([key], [packed]))))
+        return transfers
 
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """The transfer to each position of the query's features."""
@@ -152,16 +169,40 @@ class AllPairsAttention(nn.Module):
         pictures = [_as_pictures(value, heads) for value in embedding.values(values)]
         return Memory([_as_pictures(embedding.key(key_NCHW), heads)], pictures)  # type: ignore[arg-type]
 
+    def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
+        """See `TextureAttention.remember`."""
+        return replace(self.encode_reference(key_NCHW, []), pictures=[values])
+
+    def places(self, query_NCHW: Tensor, memory: Memory) -> list[Transfer]:
+        """See `TextureAttention.places`: there is one reference."""
+        coded: Any = [_columns_and_rows(memory.keys[0])]
+        return [_normalised(self._transfer(query_NCHW, replace(memory, values=coded), [1]))]
+
     def forward(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
         """See `TextureAttention.forward`."""
+        return self._transfer(query_NCHW, memory, self.scales)
+
+    def _transfer(self, query_NCHW: Tensor, memory: Memory, scales: Sequence[int]) -> Transfer:
         heads, patch = self.embedding.heads, self.embedding.patch
         N, _, H, W = query_NCHW.shape
         query = _as_pictures(self.embedding.query(query_NCHW), heads)
         (key,) = memory.keys
         values: list[Tensor] = memory.values  # type: ignore[assignment]
-        score, textures = self.matching.all_pairs(query, key, values, self.scales, patch)
+        score, textures = self.matching.all_pairs(query, key, values, scales, patch)
         textures = [x.reshape(N, -1, *x.shape[-2:]) for x in textures]
         return Transfer(score.view(N, heads, H, W).mean(1, keepdim=True), textures, None)
+
+
+def _columns_and_rows(key: Tensor) -> Tensor:
+    """Column and row of each position of a key, and ones: N3HW."""
+    one = torch.ones_like(key[:, :1])
+    return torch.cat([one.cumsum(3) - 1, one.cumsum(2) - 1, one], 1)
+
+
+def _normalised(transfer: Transfer) -> Transfer:
+    """Columns and rows, that many times too large as their ones say."""
+    (coded,) = transfer.textures
+    return replace(transfer, textures=[coded[:, :2] / coded[:, 2:].clamp_min(1e-3)])
 
 
 def _as_pictures(x: Tensor, heads: int) -> Tensor:

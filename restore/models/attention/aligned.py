@@ -16,7 +16,7 @@ from torch import Tensor
 
 from restore.models.attention import all_pairs
 from restore.models.attention.rules import Hard
-from restore.models.attention.transfer import Value, unpack
+from restore.models.attention.transfer import Value, enlarged, unpack
 
 _AROUND = [(x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)]
 # Side of the windows in which neighbours are asked, in positions.
@@ -76,7 +76,7 @@ class Aligned(Hard):
             if best is not None:
                 better = score > best[0]
                 textures = [
-                    torch.where(_enlarged(better, s), new, old)
+                    torch.where(enlarged(better, s), new, old)
                     for s, new, old in zip(scales, textures, best[1])
                 ]
                 score = torch.where(better, score, best[0])
@@ -165,10 +165,6 @@ def _own_places(x: Tensor) -> Tensor:
     columns = torch.arange(W, device=x.device, dtype=x.dtype).view(1, 1, 1, -1)
     rows = torch.arange(H, device=x.device, dtype=x.dtype).view(1, 1, -1, 1)
     return torch.cat([columns.expand(-1, -1, H, -1), rows.expand(-1, -1, -1, W)], 1)
-
-
-def _enlarged(x: Tensor, scale: int) -> Tensor:
-    return x.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def _sampled(picture: Tensor, places: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ class Pixels(nn.Module):
         patch: side of the patches that a matching rule compares.
         heads: equal parts of the channels that are matched each on their own; the values are
             split alike.
+        in_values: whether `values` changes the coarsest ones.
     """
 
     patch = 3
     heads = 1
+    in_values = False
 
     def fit(self, inputs: int) -> None:
         """See `TextureAttention.fit`."""

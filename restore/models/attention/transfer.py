@@ -50,6 +50,11 @@ def unpack(rows: Tensor, channels: int, size: tuple[int, int, int]) -> Tensor:
     return cells.reshape(N, H * s, W * s, channels).permute(0, 3, 1, 2)
 
 
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    """Each position of NCHW as a square of `scale` by `scale`."""
+    return x.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
 def neighbours(index_NHW: Tensor, grids: list[tuple[int, int]], block: int | None = None) -> Tensor:
     """Which rows overlap at each position when every position lays down its 3×3 patch.
 

@@ -41,6 +41,24 @@ class ScoreFusion(PlainFusion):
         return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
 
 
+class Gate(nn.Module):
+    """σ(g · (S − t)) of a score S, gain g and threshold t trained.
+
+    Args:
+        gain: g at the start.
+        threshold: t at the start.
+    """
+
+    def __init__(self, gain: float = 15.0, threshold: float = 0.5):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, score: Tensor) -> Tensor:
+        """A factor in (0, 1) of the score's shape."""
+        return torch.sigmoid(self.gain * (score - self.threshold))
+
+
 class GatedFusion(ScoreFusion):
     """F + conv(cat(F, T)) · σ(g · (S − t)): a score that is learned to close where nothing fits.
 

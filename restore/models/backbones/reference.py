@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.attention.transfer import enlarged
 from restore.models.backbones.blocks import within
 from restore.models.backbones.transfer import FoldedTransfer
+from restore.models.backbones.view import MatchedView
 from restore.models.extractors import Extractor
 from restore.models.protocol import Backbone, ExportForm
 from restore.types import Pictures, Restoration
@@ -42,6 +44,8 @@ class ReferenceBackbone(Backbone):
         extractor: makes the features that are compared and transferred
             (`restore.models.extractors.Extractor`).
         textures: scales, relative to the low picture, at which textures are transferred.
+        view: the reference itself is transferred, as a picture, and fitted to the low one, before
+            textures are taken of it; see `restore.models.backbones.view`.
 
     Attributes:
         transferred: channels of the textures by scale.
@@ -58,13 +62,21 @@ class ReferenceBackbone(Backbone):
         attention: TextureAttention,
         extractor: Extractor,
         textures: Sequence[int] = (1, 2, 4),
+        view: MatchedView | None = None,
     ):
         super().__init__()
         attention.fit(extractor.matched)
         self.attention, self.extractor = attention, extractor
         self.textures = sorted(textures)
         extracted = dict(zip((4, 2, 1), extractor.channels))
-        channels = attention.channels([extracted[scale] for scale in self.textures])
+        channels = [extracted[scale] for scale in self.textures]
+        self.view = view
+        if view is None:
+            channels = attention.channels(channels)
+        elif attention.embedding.heads > 1 or attention.embedding.in_values:
+            raise UserError(
+                "backbone.view goes with attention of one head that hands values on as they are"
+            )
         self.transferred = dict(zip(self.textures, channels))
 
     @property
@@ -100,6 +112,8 @@ class ReferenceBackbone(Backbone):
                 f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
             )
         key = self.extractor.key(reference, reference_low_up, reference_low)
+        if self.view is not None:
+            return self.attention.remember(key, [reference])
         values = dict(zip((4, 2, 1), self.extractor(reference)))
         ordered = [values[scale] for scale in self.textures]
         return (self.attention.remember if self.looks else self.attention.encode_reference)(
@@ -144,6 +158,8 @@ class ReferenceBackbone(Backbone):
             memory = self.encode_reference(reference, reference_low_up, reference_low)
         if memory is None:
             matched = self._nothing(low)
+        elif self.view is not None:
+            matched = self._viewed(self.view, low, low_up, memory)
         else:
             query = self.extractor.query(low, low_up)
             matched = (self.attention.locate if self.looks else self.attention)(query, memory)
@@ -162,6 +178,26 @@ class ReferenceBackbone(Backbone):
             grids=matched.grids,
             **more,
         )
+
+    def _viewed(self, view: MatchedView, low: Tensor, low_up: Tensor, memory: Memory) -> Transfer:
+        """Textures of each place's best view among those of all references."""
+        query = self.extractor.query(low, low_up)
+        places = self.attention.places(query, memory)
+        before = 0
+        for number, (one, (reference,)) in enumerate(zip(places, memory.pictures)):
+            another, its_score = view(reference, one.textures[0], low, low_up, one.score)
+            its_index = None if one.index is None else one.index + before
+            before += reference.shape[-2] * reference.shape[-1] // self.scale**2
+            if not number:
+                picture, score, index = another, its_score, its_index
+                continue
+            better = its_score > score
+            picture = torch.where(enlarged(better, self.scale), another, picture)
+            score = torch.where(better, its_score, score)
+            if index is not None and its_index is not None:
+                index = torch.where(better[:, 0], its_index, index)
+        features = dict(zip((4, 2, 1), self.extractor(picture)))
+        return Transfer(score, [features[scale] for scale in self.textures], index)
 
     def _nothing(self, low: Tensor) -> Transfer:
         """What is transferred when there is no reference."""

@@ -19,10 +19,11 @@ from restore.models.attention import AllPairsAttention, Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.base import Base
 from restore.models.backbones.blocks import conv, keep_variance, shrink, within
-from restore.models.backbones.fusion import PlainFusion
+from restore.models.backbones.fusion import Gate, PlainFusion
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import upsample
+from restore.models.backbones.view import MatchedView
 from restore.models.extractors import Extractor
 from restore.models.protocol import ExportForm, PictureInput, Recognised
 from restore.types import Pictures, Restoration
@@ -220,6 +221,10 @@ class TTSR(ReferenceBackbone):
             `base`. Not in the paper.
         base: a network without a reference, whose picture takes the place of `low_up`; see
             `restore.models.backbones.base`. Not in the paper.
+        view: see `ReferenceBackbone`. Not in the paper.
+        gate: makes of the score a factor on what the network adds to `low_up`, so it goes with
+            `global_skip`; see `restore.models.backbones.fusion.Gate`. With `base`, what no
+            reference fits is as `base` has it. Not in the paper.
     """
 
     def __init__(
@@ -239,6 +244,8 @@ class TTSR(ReferenceBackbone):
         details: bool = False,
         transfer: Make = FoldedTransfer,
         base: Base | None = None,
+        view: MatchedView | None = None,
+        gate: Gate | None = None,
     ):
         _check(blocks, scales, textures)
         if base is not None and (base.scale, inputs) != (self.scale, 3):
@@ -246,7 +253,9 @@ class TTSR(ReferenceBackbone):
                 f"backbone.base: its network must enlarge {self.scale} times, not {base.scale}, "
                 "and it goes with backbone.inputs=3"
             )
-        super().__init__(attention, extractor, textures)
+        if gate is not None and not global_skip:
+            raise UserError("backbone.gate goes with backbone.global_skip=true")
+        super().__init__(attention, extractor, textures, view)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs, self.takes_mask = inputs, inputs == 4
         self.details = conv(inputs, features) if details else None
@@ -276,7 +285,9 @@ class TTSR(ReferenceBackbone):
                 if module is not None:
                     keep_variance(module)
             shrink(ends)
-        self.base = base
+        self.base, self.gate = base, gate
+        if view is not None and self.looks:
+            raise UserError("backbone.view goes with transfer=folded")
         self.global_skip = global_skip
         if global_skip:
             nn.init.zeros_(self.merge.tail2.weight)
@@ -298,6 +309,8 @@ class TTSR(ReferenceBackbone):
             return None
         # Bicubic, the features, and what is compared of them.
         matched = self.extractor.reach + 1 + self.attention.matching.reach
+        if self.view is not None:
+            matched += self.view.reach + 2  # and the features of the view
         later = sum(6 + 2 * count for count in blocks[2:])
         first = max(2 + 2 * blocks[0], matched)
         if self.base is not None:
@@ -356,6 +369,10 @@ class TTSR(ReferenceBackbone):
             xs, more = stage(xs, matched, details if last else None)
             masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
+        if self.gate is not None:
+            image = image * F.interpolate(
+                self.gate(matched.score), scale_factor=4, mode="bilinear", align_corners=False
+            )
         if self.global_skip:
             image = image + (low_up * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2

@@ -1,0 +1,180 @@
+"""The reference as the camera of the low picture would have seen it: in place, and in its light."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+# Values near the largest of 8 bits, where light has been cut off.
+_SATURATED = 0.97
+# Of the values' squares: what a window must hold before it counts.
+_FLAT = 1e-4
+# Window of likeness, in low pixels, and the mean square of what is no difference.
+_NEAR, _UNNOTICED = 1.5, 1e-3
+# A step towards the low picture, in low pixels, and how much faster than it places may change.
+_FARTHEST, _STEEPEST = 0.5, 2.0
+
+
+class MatchedView(nn.Module):
+    """A reference sampled where attention says, in the input's light, and how well it then fits.
+
+    Made as small as the input, the view must look like it, so three things are corrected:
+
+    1. Light differs between photos by the exposure and the balance of colours, which are a factor
+       for each channel of the values (in linear light and, by another exponent, in those of a
+       file). The factor is the ratio of the two pictures' means in a Gaussian window, each place
+       weighing as much as its score, so it may change from region to region. Where light was cut
+       off, which a brighter photo has more of, a value says no more than that it was at least so
+       large: it becomes that of `low_up`, with the details of the other channels, if that is
+       larger.
+    2. Places are moved by what brings the two together (Lucas and Kanade, "An Iterative Image
+       Registration Technique", IJCAI 1981): least squares of the differences in a window, by the
+       view's gradient, some times over.
+    3. Where it still looks otherwise the score is lowered: times a / (a + d), d the mean square of
+       the differences in a window of 1.5 low pixels, and a the input's variance there times
+       `tolerance`.
+
+    Nothing in it is trained.
+
+    Args:
+        window: standard deviation of the window in which light is compared, in low pixels.
+        steps: how often places are moved.
+        step_window: standard deviation of the window for that.
+        tolerance: see above.
+    """
+
+    def __init__(
+        self,
+        window: Annotated[float, Field(gt=0, le=64)] = 3.0,
+        steps: Annotated[int, Field(ge=0)] = 2,
+        step_window: Annotated[float, Field(gt=0, le=64)] = 2.5,
+        tolerance: Annotated[float, Field(gt=0)] = 2.0,
+    ):
+        super().__init__()
+        self.window, self.steps, self.step_window = window, steps, step_window
+        self.tolerance = tolerance
+        # Each comparison of light with its linear interpolation, each step with its gradients.
+        light = len(_gaussian(window)) // 2 + 1
+        self.reach = light + steps * (light + len(_gaussian(step_window)) // 2 + 2)
+        self.reach += len(_gaussian(_NEAR)) // 2
+
+    def forward(
+        self, reference: Tensor, places: Tensor, low: Tensor, low_up: Tensor, score: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The view N3(4H)(4W) and its score N1HW.
+
+        Args:
+            reference: N3(4H')(4W') in [0, 1].
+            places: N2HW, where each low pixel lies in it: column and row, in pixels of its low
+                version (H'×W').
+            low: N3HW in [0, 1].
+            low_up: N3(4H)(4W), the best that is known without a reference.
+            score: N1HW.
+        """
+        with torch.autocast(low.device.type, enabled=False):
+            reference, places, low, score = (x.float() for x in (reference, places, low, score))
+            for _ in range(self.steps):
+                lit, cut = self._lit(reference, places, low, score)
+                shown = 1 - F.avg_pool2d(cut.amax(1, keepdim=True), 4)
+                places = _closer(places, F.avg_pool2d(lit, 4), low, shown, self.step_window)
+            lit, cut = self._lit(reference, places, low, score)
+            view = _filled(lit, cut, low_up.detach().float())
+            return view, score * self._likeness(F.avg_pool2d(view, 4), low)
+
+    def _likeness(self, small: Tensor, low: Tensor) -> Tensor:
+        """How much a view made small is like the low picture, N1HW from 0 to 1."""
+        difference = _blurred((low - small).square().mean(1, keepdim=True), _NEAR)
+        grey = low.mean(1, keepdim=True)
+        variance = _blurred(grey.square(), _NEAR) - _blurred(grey, _NEAR).square()
+        allowed = self.tolerance * variance.clamp_min(0) + _UNNOTICED
+        return allowed / (allowed + difference)
+
+    def _lit(
+        self, reference: Tensor, places: Tensor, low: Tensor, score: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The reference at the places in the light of `low`, and from 0 to 1 where it is cut off.
+
+        Both N3(4H)(4W).
+        """
+        seen = _sampled(reference, places)
+        cut = ((seen - _SATURATED) / (1 - _SATURATED)).clamp(0, 1)
+        weight = score * (1 - F.avg_pool2d(cut, 4)) + 1e-3
+        there = _blurred(weight * F.avg_pool2d(seen, 4), self.window) + 1e-3
+        gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4)
+        return seen * F.interpolate(gain, scale_factor=4, mode="bilinear"), cut
+
+
+def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
+    """Values that are cut off, as `low_up` and the details of the other channels have them."""
+    whole = 1 - cut
+    details = (whole * (lit - low_up)).sum(1, keepdim=True) / whole.sum(1, keepdim=True).clamp_min(
+        1
+    )
+    return lit + cut * (low_up + details - lit).clamp_min(0)
+
+
+def _sampled(picture: Tensor, places: Tensor) -> Tensor:
+    """A picture NC(4H')(4W') at places N2HW of its low version, four times as fine: NC(4H)(4W)."""
+    # Middles of low pixels are at 1.5 of the fine ones; beyond the last one places go on linearly.
+    finer = _enlarged(places) * 4 + 1.5
+    x, y = finer.unbind(1)
+    H, W = picture.shape[-2:]
+    grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)
+    return F.grid_sample(picture, grid, "bicubic", "border", align_corners=False)
+
+
+def _enlarged(places: Tensor) -> Tensor:
+    """Linear interpolation of N2HW to N2(4H)(4W), continued beyond the outermost middles."""
+    for axis in (2, 3):
+        size = places.shape[axis]
+        first, last = places.narrow(axis, 0, 1), places.narrow(axis, size - 1, 1)
+        second = places.narrow(axis, min(1, size - 1), 1)
+        before = places.narrow(axis, max(0, size - 2), 1)
+        places = torch.cat([2 * first - second, places, 2 * last - before], axis)
+    finer = F.interpolate(places, scale_factor=4, mode="bilinear", align_corners=False)
+    return finer[..., 4:-4, 4:-4]
+
+
+def _closer(places: Tensor, small: Tensor, low: Tensor, shown: Tensor, window: float) -> Tensor:
+    """Places N2HW moved so that `small`, what is seen there, becomes more like `low` (N3HW).
+
+    `shown`, N1HW, is how much each place counts.
+    """
+    across, down = _gradients(small)
+    missing = low - small
+
+    def summed(x: Tensor) -> Tensor:
+        return _blurred(shown * x.sum(1, keepdim=True), window)
+
+    xx, yy, xy = summed(across**2) + _FLAT, summed(down**2) + _FLAT, summed(across * down)
+    x, y = summed(across * missing), summed(down * missing)
+    scale = xx * yy - xy * xy
+    right = ((yy * x - xy * y) / scale).clamp(-_FARTHEST, _FARTHEST)
+    below = ((xx * y - xy * x) / scale).clamp(-_FARTHEST, _FARTHEST)
+    by_column, by_row = (x.clamp(-_STEEPEST, _STEEPEST) for x in _gradients(places))
+    return places + by_column * right + by_row * below
+
+
+def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Central differences along columns and rows, at the borders of the pixel itself."""
+    wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    across = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
+    down = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
+    return across, down
+
+
+def _gaussian(deviation: float) -> list[float]:
+    half = max(1, round(2.5 * deviation))
+    taps = torch.exp(-((torch.arange(-half, half + 1) / deviation) ** 2) / 2)
+    return [float(tap) for tap in taps / taps.sum()]
+
+
+def _blurred(x: Tensor, deviation: float) -> Tensor:
+    """Each channel after a Gaussian filter, its borders continued."""
+    taps = x.new_tensor(_gaussian(deviation))
+    half, channels = len(taps) // 2, x.shape[1]
+    x = F.pad(x, (half,) * 4, mode="replicate")
+    x = F.conv2d(x, taps.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
+    return F.conv2d(x, taps.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)

@@ -1,0 +1,151 @@
+"""The view of a reference: in the input's light, and judged by how well it fits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from restore.config import compose, plain, registry
+from restore.errors import UserError
+from restore.models.backbones.view import MatchedView
+
+
+def scene(seed: int, height: int = 48, width: int = 64) -> torch.Tensor:
+    """A picture with details of all sizes, none near black or white."""
+    chance = torch.Generator().manual_seed(seed)
+    sizes = [(height // step, width // step) for step in (16, 4, 1)]
+    layers = [
+        F.interpolate(torch.rand(1, 3, *size, generator=chance), (height, width), mode="bilinear")
+        for size in sizes
+    ]
+    return 0.15 + 0.4 * sum(layers) / len(layers)
+
+
+def own_places(low: torch.Tensor) -> torch.Tensor:
+    """Each low pixel's own place."""
+    height, width = low.shape[-2:]
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([column, row])[None].float()
+
+
+def seen(view: MatchedView, reference, low, score):
+    low_up = F.interpolate(low, scale_factor=4, mode="bilinear")
+    return view(reference, own_places(low), low, low_up, score)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    gains=st.lists(st.floats(0.6, 1.6), min_size=3, max_size=3),
+)
+def test_a_factor_for_each_channel_is_found_and_taken_away(seed, gains):
+    picture, score = scene(seed), torch.full((1, 1, 12, 16), 0.8)
+    low = F.avg_pool2d(picture, 4)
+    lit, _ = seen(MatchedView(steps=0), picture * torch.tensor(gains).view(3, 1, 1), low, score)
+    assert (lit - picture).abs().max() < 0.01
+
+
+def test_light_may_change_from_region_to_region():
+    picture, score = scene(1, 64, 256), torch.full((1, 1, 16, 64), 0.8)
+    falling = torch.linspace(1.5, 0.7, 256).expand(1, 3, 64, 256)
+    view, low = MatchedView(window=3.0, steps=0), F.avg_pool2d(picture, 4)
+    lit, _ = seen(view, picture * falling, low, score)
+    assert (lit - picture).abs().mean() < 0.01 < (picture * falling - picture).abs().mean()
+
+
+def test_light_that_was_cut_off_is_at_least_as_bright():
+    picture = scene(7)
+    low, score = F.avg_pool2d(picture, 4), torch.full((1, 1, 12, 16), 0.8)
+    clipped = (picture * 2.8).clamp(max=1)
+    cut = clipped == 1
+    assert 0.1 < cut.float().mean() < 0.7
+    view = MatchedView(window=2.0, steps=0)
+    lit, _ = view(clipped, own_places(low), low, picture, score)
+    # What low_up says there; elsewhere the reference has it all.
+    assert (lit - picture)[cut].abs().mean() < 0.02
+    assert (lit - picture)[~cut].abs().mean() < 0.02
+
+
+def test_what_does_not_fit_says_nothing_of_the_light():
+    picture = scene(2)
+    low, score = F.avg_pool2d(picture, 4), torch.full((1, 1, 12, 16), 0.9)
+    score[..., 8:] = 0.0
+    reference = picture.clone()
+    reference[..., 32:] = 1.0  # something else, much brighter
+    lit, _ = seen(MatchedView(window=2.0, steps=0), reference, low, score)
+    assert (lit - picture)[..., :28].abs().max() < 0.02
+
+
+@pytest.mark.parametrize(("right", "below"), [(0.4, -0.3), (-0.7, 0.6)])
+def test_places_are_moved_to_where_both_show_the_same(right, below):
+    picture = scene(4, 96, 128)
+    low, score = F.avg_pool2d(picture, 4), torch.full((1, 1, 24, 32), 0.8)
+    wrong = own_places(low) + torch.tensor([right, below]).view(1, 2, 1, 1)
+    inner = (..., slice(12, -12), slice(12, -12))
+    errors = []
+    for steps in (0, 3):
+        view = MatchedView(steps=steps, step_window=2.0)
+        lit, _ = view(0.7 * picture, wrong, low, picture, score)
+        errors.append((lit - picture)[inner].square().mean())
+    assert errors[1] < errors[0] / 10
+
+
+def test_places_lie_in_the_middle_of_low_pixels():
+    picture = scene(6)
+    low, score = F.avg_pool2d(picture, 4), torch.ones(1, 1, 12, 16)
+    lit, _ = seen(MatchedView(steps=0), picture, low, score)
+    torch.testing.assert_close(lit, picture, atol=1e-4, rtol=0)
+
+
+def test_the_score_falls_where_the_view_is_unlike_the_input():
+    picture = scene(8)
+    reference = picture.clone()
+    reference[..., 32:] = picture[..., 32:].flip(2)
+    low, score = F.avg_pool2d(picture, 4), torch.full((1, 1, 12, 16), 0.9)
+    _, lowered = seen(MatchedView(steps=0), reference, low, score)
+    assert lowered[..., :5].min() > 0.85
+    assert lowered[..., 11:].mean() < 0.6
+    assert not seen(MatchedView(), picture, low, 0 * score)[1].any(), "none stays none"
+
+
+def shipped() -> dict:
+    line = ["experiment=shipped/ttsr_x4", "data.photos.targets=photos", "backbone.base=null"]
+    return plain(compose("train", line))["backbone"]
+
+
+def test_each_place_takes_the_best_of_several_references():
+    torch.manual_seed(0)
+    network = registry.instantiate(shipped(), "backbone").eval()
+    torch.nn.init.normal_(network.merge.tail2.weight, std=0.1)
+    scenery = scene(5, 64, 64)
+    low, black = F.avg_pool2d(scenery, 4), torch.zeros(1, 3, 40, 48)
+    low_up = F.interpolate(low, scale_factor=4, mode="bicubic")
+    with torch.no_grad():
+        alone = network(low, low_up, scenery, scenery)
+        for several in ([scenery, black], [black, scenery]):
+            both = network(low, low_up, several, several)
+            torch.testing.assert_close(both.image, alone.image, atol=1e-5, rtol=0)
+        none = network(low, low_up)
+    assert (alone.image - low_up.clamp(0, 1)).abs().max() > 0.01
+    # The gate keeps what is there without a reference.
+    torch.testing.assert_close(none.image, low_up.clamp(0, 1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"global_skip": False}, r"backbone\.gate goes with backbone\.global_skip=true"),
+        (
+            {
+                "transfer": {
+                    "_target_": "restore.models.backbones.transfer.DeformableTransfer",
+                    "_partial_": True,
+                }
+            },
+            r"backbone\.view goes with transfer=folded",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        registry.instantiate({**shipped(), **changes}, "backbone")
