@@ -60,8 +60,6 @@ def decode(path: Path) -> Picture:
     """
     with open(path, "rb") as file:
         head = file.read(34)
-    if head[:4] == b"RIFF":  # Pillow makes room for all pixels of a WebP as it opens it
-        check_size(path, *_webp_size(head))
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         deep = _deep_tiff(path)
         if deep is not None:
@@ -95,6 +93,11 @@ def opened(path: Path, content: BinaryIO | None = None) -> Iterator[Image.Image]
         ValueError: it is of another kind or claims too many pixels.
         OSError and others: Pillow's over a damaged or missing file.
     """
+    if content is None:
+        with open(path, "rb") as file:
+            head = file.read(30)
+        if head[:4] == b"RIFF":  # Pillow makes room for all pixels of a WebP as it opens it
+            check_size(path, *_webp_size(head))
     with _LOCK:
         # Pillow's own limit would refuse results of this project; ours stands in for it.
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

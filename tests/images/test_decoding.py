@@ -323,13 +323,17 @@ BOMB = """
 import resource, sys
 from pathlib import Path
 from restore.errors import UnreadableImage
-from restore.images.io import load
+from restore.images.decoding import opened
+from restore.images.io import load, readable
 from restore.images.masks import read
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 limit = held + (1 << 30)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def header(path):
+    with readable(path), opened(path):
+        pass
 for name in sys.argv[1:]:
-    for how in (load, lambda path: read(path, "white")):
+    for how in (load, lambda path: read(path, "white"), *[header] * name.endswith(".webp")):
         try:
             how(Path(name))
         except UnreadableImage as error:
