@@ -113,8 +113,8 @@ class Restoration:
     features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
     `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
     it was executed); `query` and `key` (NChw) and their `sharpness`, where matching itself is
-    trained; `noise` and its `noise_estimate` (NCHW, 0 where none is predicted), where a diffusion
-    network is. `samples` are all that were drawn of a picture, the first of which is `image`, where
+    trained; `to_predict` and `predicted` (NCHW, 0 where nothing is drawn), where a diffusion network
+    is. `samples` are all that were drawn of a picture, the first of which is `image`, where
     there are several.
     """
 
@@ -127,8 +127,8 @@ class Restoration:
     query: Tensor | None = None
     key: Tensor | None = None
     sharpness: Tensor | float = 1.0
-    noise: Tensor | None = None
-    noise_estimate: Tensor | None = None
+    to_predict: Tensor | None = None
+    predicted: Tensor | None = None
     samples: list[Tensor] = field(default_factory=list)
 
 

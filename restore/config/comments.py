@@ -50,9 +50,17 @@ def _leaves(node: yaml.MappingNode, prefix: str, text: str) -> Iterator[Setting]
             if comment := _comment(text, key.end_mark.line):
                 yield Setting(name, "", comment)
             yield from _leaves(value, f"{name}.", text)
+        elif isinstance(value, yaml.SequenceNode) and not value.flow_style:
+            yield Setting(name, _in_a_line(value), _comment(text, key.end_mark.line))
         else:
             default = text[value.start_mark.index : value.end_mark.index]
             yield Setting(name, default, _comment(text, value.end_mark.line))
+
+
+def _in_a_line(node: yaml.Node) -> str:
+    """A list that goes over several lines, as it would be written in one; without comments."""
+    plain = yaml.SafeLoader("").construct_document(node)
+    return yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=1 << 20).strip()
 
 
 def _entries(text: str, key: str) -> Iterator[tuple[yaml.Node, str]]:

@@ -11,6 +11,8 @@ from restore.types import Problem, Restoration
 class NoisePrediction:
     """Mean squared error of the noise that the network predicts (Ho et al., 2020, equation 14).
 
+    Of the velocity, where the network predicts that (`Palette.predicts`).
+
     As Palette is published, it counts where the picture is drawn, and is the mean over all pixels:
     it grows with the holes.
     """
@@ -18,8 +20,8 @@ class NoisePrediction:
     def __call__(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
-        if restored.noise is None or restored.noise_estimate is None:
+        if restored.to_predict is None or restored.predicted is None:
             raise UserError(
                 "the loss noise_prediction needs a backbone that predicts noise (backbone=palette)"
             )
-        return (restored.noise_estimate - restored.noise).square().mean()
+        return (restored.predicted - restored.to_predict).square().mean()

@@ -175,7 +175,7 @@ class TestBackbones:
                 given |= {"target": given["low_up"], "mask_up": torch.ones(2, 1, 10, 13)}
             restored = model(**given)
             # What losses look at besides the picture, such as the vectors that matching compares.
-            beside = [restored.query, restored.key, restored.sharpness, restored.noise_estimate]
+            beside = [restored.query, restored.key, restored.sharpness, restored.predicted]
             total = restored.image.sub(0.45).square().mean()
             for tensor in beside:
                 if isinstance(tensor, torch.Tensor):

@@ -56,8 +56,8 @@ def test_every_loss_is_a_finite_number_with_a_gradient(name):
         block_masks={"body.0": torch.rand(2, 1, 8, 8, requires_grad=True)},
         query=torch.rand(2, 5, 8, 8, requires_grad=True),
         key=torch.rand(2, 5, 8, 8),
-        noise=torch.rand(2, 3, 32, 32),
-        noise_estimate=image * 2,
+        to_predict=torch.rand(2, 3, 32, 32),
+        predicted=image * 2,
     )
     same = torch.eye(3).expand(2, 3, 3)
     target = torch.rand(2, 3, 32, 32)

@@ -341,11 +341,11 @@ def test_input_gradient_of_answers_for_pixels_is_of_their_mean():
 
 def test_noise_counts_where_it_is_told_and_over_all_pixels():
     rng = torch.Generator().manual_seed(3)
-    noise, told = torch.randn(2, 2, 3, 5, 4, generator=rng)
+    noise, predicted = torch.randn(2, 2, 3, 5, 4, generator=rng)
     hole = torch.rand(2, 1, 5, 4, generator=rng) < 0.4
-    restored = Restoration(told, noise=noise * hole, noise_estimate=told * hole)
-    expected = ((noise - told).square() * hole).sum() / noise.numel()
+    restored = Restoration(predicted, to_predict=noise * hole, predicted=predicted * hole)
+    expected = ((noise - predicted).square() * hole).sum() / noise.numel()
     found = NoisePrediction()(restored, Problem({}, None, ["a", "b"]), {})
     torch.testing.assert_close(found, expected)
     with pytest.raises(UserError, match="backbone=palette"):
-        NoisePrediction()(Restoration(told), Problem({}, None, ["a"]), {})
+        NoisePrediction()(Restoration(predicted), Problem({}, None, ["a"]), {})

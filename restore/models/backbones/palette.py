@@ -43,6 +43,10 @@ class Palette(Backbone):
             is predicted in windows of this side, which overlap by half and are averaged.
         known: what is outside the holes: `kept`: only holes are drawn; `restored`: all is drawn,
             given the damaged picture.
+        predicts: what the network is trained to give, of a picture x, noise ε and √γ·x + √(1−γ)·ε:
+            `noise`: ε, as published; `velocity`: √γ·ε − √(1−γ)·x (Salimans, Ho, "Progressive
+            Distillation for Fast Sampling of Diffusion Models", ICLR 2022), whose errors are not
+            magnified where little of the picture is left.
     """
 
     scale = 1
@@ -57,15 +61,17 @@ class Palette(Backbone):
         sampler: Sampler,
         size: Annotated[int, Field(ge=1)] = 256,
         known: Literal["kept", "restored"] = "kept",
+        predicts: Literal["noise", "velocity"] = "noise",
     ):
         super().__init__()
         if size % network.multiple:
             raise UserError(
-                f"backbone.size={size} does not divide by {network.multiple}, as "
-                f"{network.multiple.bit_length()} resolutions need it"
+                f"backbone.size={size} does not divide by {network.multiple}, as patch and "
+                "multipliers of backbone.network need it"
             )
         self.denoise_fn = network
         self.schedule, self.sampler, self.size, self.known = schedule, sampler, size, known
+        self.predicts = predicts
         self.needs_mask = known == "kept"
 
     def forward(
@@ -130,13 +136,14 @@ class Palette(Backbone):
         gammas = torch.from_numpy(self.schedule.gammas).float().to(clean.device)
         before, after = gammas[step_N - 1][:, None], gammas[step_N][:, None]
         gamma_N1 = before + (after - before) * share_N1
-        gamma = gamma_N1[:, :, None, None]
-        noisy = torch.where(region, gamma.sqrt() * clean + (1 - gamma).sqrt() * noise, clean)
+        kept, added = _shares(gamma_N1)
+        noisy = torch.where(region, kept * clean + added * noise, clean)
         predicted = self._predicted(torch.cat([condition, noisy], 1), gamma_N1)
-        estimate = (noisy - (1 - gamma).sqrt() * predicted) / gamma.sqrt()
+        target = noise if self.predicts == "noise" else kept * noise - added * clean
+        estimate = (noisy - added * self._noise(predicted, noisy, gamma_N1)) / kept
         estimate = torch.where(region, estimate.clamp(-1, 1), clean)
         return Restoration(
-            (estimate + 1) / 2, noise=noise * region, noise_estimate=predicted * region
+            (estimate + 1) / 2, predicted=predicted * region, to_predict=target * region
         )
 
     # Sampling -------------------------------------------------------------------------------
@@ -181,14 +188,22 @@ class Palette(Backbone):
         """
 
         def estimate(y: Tensor, gamma_N1: Tensor) -> Tensor:
-            given = torch.cat([condition, torch.where(region, y, known)], 1)
-            return self.predicted_noise(given, gamma_N1, region)
+            noisy = torch.where(region, y, known)
+            predicted = self.predicted(torch.cat([condition, noisy], 1), gamma_N1, region)
+            return self._noise(predicted, noisy, gamma_N1)
 
         for y in self.sampler.frames(estimate, start, noise):
             yield torch.where(region, y, known)
 
-    def predicted_noise(self, given_NCHW: Tensor, gamma_N1: Tensor, region: Tensor) -> Tensor:
-        """The noise, as the network predicts it; of pictures larger than `size`, in windows."""
+    def _noise(self, predicted: Tensor, noisy: Tensor, gamma_N1: Tensor) -> Tensor:
+        """The noise in `noisy` that follows from what the network predicts."""
+        if self.predicts == "noise":
+            return predicted
+        kept, added = _shares(gamma_N1)
+        return kept * predicted + added * noisy
+
+    def predicted(self, given_NCHW: Tensor, gamma_N1: Tensor, region: Tensor) -> Tensor:
+        """What the network predicts; of pictures larger than `size`, in windows."""
         height, width = given_NCHW.shape[-2:]
         rows, columns = (_starts(side, self.size) for side in (height, width))
         if len(rows) == len(columns) == 1:
@@ -282,6 +297,12 @@ def _places(state: Mapping[str, Tensor], part: str) -> dict[int, list[str]]:
         if match:
             places.setdefault(int(match[2]), []).append(match[1])
     return places
+
+
+def _shares(gamma_N1: Tensor) -> tuple[Tensor, Tensor]:
+    """What a noisy picture has of the picture and of the noise, √γ and √(1 − γ), as N111."""
+    gamma = gamma_N1[:, :, None, None]
+    return gamma.sqrt(), (1 - gamma).sqrt()
 
 
 def chance(seed: int, key: str, sample: int) -> torch.Generator:

@@ -44,7 +44,7 @@ def test_training_loss_of_the_public_implementation():
             *(case["in_cond"], case["in_gt"], region),
             *(case["in_t"].long(), case["in_uniform"], case["in_noise"]),
         )
-        loss = (restored.noise - restored.noise_estimate).square().mean()
+        loss = (restored.to_predict - restored.predicted).square().mean()
         assert loss.item() == pytest.approx(case[name].item(), abs=1e-5)
         if name == "loss_masked":
             loss.backward()
