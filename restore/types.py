@@ -113,9 +113,9 @@ class Restoration:
     features, coarse to fine), `index` (Nhw, flat position in the references' coarsest grids),
     `grids` (height and width of each of those), `block_masks` (N1hw by the name of a block, 1 where
     it was executed); `query` and `key` (NChw) and their `sharpness`, where matching itself is
-    trained; `to_predict` and `predicted` (NCHW, 0 where nothing is drawn), where a diffusion network
-    is. `samples` are all that were drawn of a picture, the first of which is `image`, where
-    there are several.
+    trained; `to_predict` and `predicted` (NCHW, 0 where nothing is drawn), where a diffusion
+    network is. `samples` are all that were drawn of a picture, the first of which is `image`, where
+    there are several; `frames`, where they are asked for, lead from noise to `image`.
     """
 
     image: Tensor
@@ -130,6 +130,7 @@ class Restoration:
     to_predict: Tensor | None = None
     predicted: Tensor | None = None
     samples: list[Tensor] = field(default_factory=list)
+    frames: list[Tensor] = field(default_factory=list)
 
 
 @runtime_checkable

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from restore.config import check, settings
 from restore.engine import launcher, run_folder
 from restore.errors import RunFailure, Unwritable, UserError
 from restore.images.convert import convert_mask
-from restore.images.io import by_name, find, fits, load, save_bands, writable
+from restore.images.io import Picture, by_name, find, fits, load, save_bands, writable
 from restore.inference.pipeline import STAND_INS, Pipeline
 from restore.models import bundled, weights
 from restore.utils import files, names
@@ -293,32 +294,70 @@ def run(todo: list[ApplyJob], pipeline: Pipeline, setting: Apply, mark: _Mark) -
     first = todo[0].references
     if isinstance(first, list) and all(job.references == first for job in todo):
         pipeline.encode_reference(*first)
-    for job in bar(todo, unit="img", disable=None if len(todo) > 1 else True):
-        try:
-            picture = load(job.source)
-            size = picture.colour.shape[-2], picture.colour.shape[-1]
-            fits(job.goal, *pipeline.restorer.size(*size))
-            mask = None
-            if job.mask is not None:
-                mask = convert_mask(job.mask, setting.holes_are, size)
-            memory = pipeline.memory(job.references, picture, job.key, mask)
-        except UserError as error:
-            if job.source == Path(setting.input):
-                raise
-            failed.append(error)
-            continue
-        mark.set()
-        files.make_folder(job.goal.parent)
-        height, _ = pipeline.restorer.size(*size)
-        rows = pipeline.bands(picture, memory, mask, setting.tile, setting.ensemble, job.key)
-        try:
-            save_bands(job.goal, rows, height, setting.quality)
-        except Unwritable:  # a full disk will not take the others either
-            raise
-        except UserError as error:  # its answer is no picture
-            if job.source == Path(setting.input):
-                raise UserError(f"{job.source}: {error}") from error
-            failed.append(UserError(f"{job.source}: {error}"))
-        except RunFailure as error:
-            raise RunFailure(f"{job.source}: {error}") from error
+    at_once = 1 if setting.ensemble else pipeline.at_once
+    progress = bar(total=len(todo), unit="img", disable=None if len(todo) > 1 else True)
+    for first_of_some in range(0, len(todo), at_once):
+        some = todo[first_of_some : first_of_some + at_once]
+        opened: list[_Opened] = []
+        for job in some:
+            try:
+                opened.append(_open(job, pipeline, setting))
+            except UserError as error:
+                if job.source == Path(setting.input):
+                    raise
+                failed.append(error)
+        colours = pipeline.together(
+            [one.picture for one in opened],
+            [one.mask for one in opened],
+            [one.job.key for one in opened],
+        )
+        for one, colour in zip(opened, colours):
+            mark.set()
+            try:
+                _write(one, colour, pipeline, setting)
+            except UserError as error:  # its answer is no picture
+                if isinstance(error, Unwritable):  # a full disk will not take the others either
+                    raise
+                named = UserError(f"{one.job.source}: {error}")
+                if one.job.source == Path(setting.input):
+                    raise named from error
+                failed.append(named)
+        progress.update(len(some))
+    progress.close()
     return failed
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A job with its picture, its holes, and what the network made of its references."""
+
+    job: ApplyJob
+    picture: Picture
+    mask: Tensor | None
+    memory: Any
+
+
+def _open(job: ApplyJob, pipeline: Pipeline, setting: Apply) -> _Opened:
+    """Reads a job's pictures; UserError for what cannot be read or does not fit."""
+    picture = load(job.source)
+    size = picture.colour.shape[-2], picture.colour.shape[-1]
+    fits(job.goal, *pipeline.restorer.size(*size))
+    mask = None
+    if job.mask is not None:
+        mask = convert_mask(job.mask, setting.holes_are, size)
+    memory = pipeline.memory(job.references, picture, job.key, mask)
+    return _Opened(job, picture, mask, memory)
+
+
+def _write(one: _Opened, colour: Tensor | None, pipeline: Pipeline, setting: Apply) -> None:
+    """Restores a picture, unless its colours are there already, and writes it."""
+    job, picture = one.job, one.picture
+    files.make_folder(job.goal.parent)
+    height, _ = pipeline.restorer.size(*picture.colour.shape[-2:])
+    rows = pipeline.bands(
+        picture, one.memory, one.mask, setting.tile, setting.ensemble, job.key, colour
+    )
+    try:
+        save_bands(job.goal, rows, height, setting.quality)
+    except RunFailure as error:
+        raise RunFailure(f"{job.source}: {error}") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,30 @@ class KeepingRunner(Runner):
         self.__dict__.update(vars(runner))
         self.folder, self.mark = folder, mark
 
-    def __call__(self, problem: Problem, **more: Any) -> Restoration:
-        """See `Runner`; of one picture at a time."""
+    def each(self, problems: Sequence[Problem], **more: Any) -> list[Restoration]:
+        """See `Runner.each`."""
+        answers = {place: self._kept(problem) for place, problem in enumerate(problems)}
+        missing = [place for place, answer in answers.items() if answer is None]
+        for place, answer in zip(missing, super().each([problems[p] for p in missing], **more)):
+            path = self._path(problems[place])
+            make_folder(path.parent)
+            with whole(path) as temporary:
+                torch.save({"image": answer.image, "samples": answer.samples}, temporary)
+            answers[place] = answer
+        return [answer for answer in answers.values() if answer is not None]
+
+    def _kept(self, problem: Problem) -> Restoration | None:
+        """The answer that was drawn before, if it was."""
+        path = self._path(problem)
+        if not path.exists():
+            return None
+        state = checkpoint.read(path)
+        samples = [sample.to(self.device) for sample in state["samples"]]
+        return Restoration(state["image"].to(self.device), samples=samples)
+
+    def _path(self, problem: Problem) -> Path:
         (key,) = problem.keys
-        path = self.folder / self.mark / f"{hashlib.sha256(key.encode()).hexdigest()}.pt"
-        if path.exists():
-            kept = checkpoint.read(path)
-            image, samples = kept["image"], kept["samples"]
-            return Restoration(
-                image.to(self.device), samples=[sample.to(self.device) for sample in samples]
-            )
-        restored = super().__call__(problem, **more)
-        make_folder(path.parent)
-        with whole(path) as temporary:
-            torch.save({"image": restored.image, "samples": restored.samples}, temporary)
-        return restored
+        return self.folder / self.mark / f"{hashlib.sha256(key.encode()).hexdigest()}.pt"
 
     def clear(self) -> None:
         """Removes what was kept."""

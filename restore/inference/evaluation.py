@@ -128,6 +128,7 @@ class Evaluator:
         options = self.options
         batches = eval_batches(items, self.loader, rank, world, options.limit)
         failure: UserError | None = None
+        waiting: dict[int, Problem] = {}
         try:
             with evaluating(self.runner.model):
                 for batch in bar(
@@ -135,17 +136,29 @@ class Evaluator:
                 ):
                     self._result.skipped += batch["skipped"]
                     if "key" in batch:
-                        self._restore(batch, items.task)
+                        waiting[batch["place"][0]] = self._prepared(batch, items.task)
+                    if len(waiting) == self.runner.at_once:
+                        self._restore(waiting, items.task)
+                self._restore(waiting, items.task)
         except UserError as error:
             failure = error  # told to the others first, or they would wait for this one for ever
         return self._merged(failure)
 
-    def _restore(self, batch: Batch, task: Task) -> None:
-        """Restores one sample, measures it and draws its sheet."""
-        place, device = batch["place"][0], self.runner.device
-        chance = _generator(self.options.seed, place, device)
-        problem = task.prepare(to_device(batch, device), chance)
-        restored = task.postprocess(self.runner(problem), problem)
+    def _prepared(self, batch: Batch, task: Task) -> Problem:
+        """One sample's problem."""
+        device = self.runner.device
+        chance = _generator(self.options.seed, batch["place"][0], device)
+        return task.prepare(to_device(batch, device), chance)
+
+    def _restore(self, waiting: dict[int, Problem], task: Task) -> None:
+        """Restores samples, by their places, and measures them; then none is waiting."""
+        answers = self.runner.each([*waiting.values()])
+        for (place, problem), restored in zip(waiting.items(), answers):
+            self._measure(place, problem, task.postprocess(restored, problem), task)
+        waiting.clear()
+
+    def _measure(self, place: int, problem: Problem, restored: Restoration, task: Task) -> None:
+        """Measures one sample and draws its sheet."""
         self._result.baseline, baseline = task.baseline(problem)
         target = _target(problem, restored.image)
         about = About(task.scale, problem.weight, problem.grey)

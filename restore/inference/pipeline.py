@@ -1,6 +1,7 @@
 """From a picture to a restored picture: what `restore.load` returns and `restore apply` runs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -270,6 +271,24 @@ class Pipeline:
         assert top == height, (top, height)
         return replace(picture, colour=colour, alpha=alpha)
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures the network is best given together."""
+        return self.restorer.runner.at_once
+
+    def together(
+        self, pictures: Sequence[Picture], masks: Sequence[Tensor | None], keys: Sequence[str]
+    ) -> list[Tensor | None]:
+        """Colours for `bands` of several pictures; None where they had better be made one by one.
+
+        That is where there is but one, or one fails, which shall not take the others with it.
+        """
+        if len(pictures) > 1:
+            with suppress(UserError, torch.OutOfMemoryError):
+                lows = [_pixels(picture) for picture in pictures]
+                return [*self.restorer.together(lows, masks, keys)]
+        return [None] * len(pictures)
+
     def bands(
         self,
         picture: Picture,
@@ -278,10 +297,12 @@ class Pipeline:
         tile: Tile = "auto",
         ensemble: bool = False,
         key: str = "picture",
+        colour: Tensor | None = None,
     ) -> Iterator[Picture]:
         """The picture enlarged and its holes (1HW bool) filled, some rows at a time from the top.
 
-        `key` is its name, of which a network that draws its answer makes its chance.
+        `key` is its name, of which a network that draws its answer makes its chance; `colour` what
+        `together` made of it already.
         It keeps its transparency, depth and colour profile. Where tiles are taken, no more than a
         band of the result as high as a tile is in memory.
 
@@ -293,23 +314,26 @@ class Pipeline:
         height, width = picture.colour.shape[-2:]
         sides = self.restorer.works_on(height, width)
         side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
-        colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask, key)
+        if colour is None:
+            colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask, key)
+        else:
+            colours = iter([colour])
         alphas: Iterator[Tensor] | None = None
         if picture.alpha is not None:
             layer = replace(picture, colour=picture.alpha.expand(3, -1, -1), alpha=None)
             alphas = self.restorer.bands(_pixels(layer), memory, side, ensemble)
         top = 0
         try:
-            for colour in colours:
+            for band in colours:
                 if picture.grey:
-                    colour = colour.mean(0, keepdim=True).expand(3, -1, -1)
+                    band = band.mean(0, keepdim=True).expand(3, -1, -1)
                 alpha = None
                 if alphas is not None:
                     alpha = next(alphas).mean(0, keepdim=True)
-                    assert alpha.shape[-2:] == colour.shape[-2:]
+                    assert alpha.shape[-2:] == band.shape[-2:]
                     alpha = alpha.clamp(*self._around(picture, top, alpha.shape[-2]))
-                top += colour.shape[-2]
-                yield replace(picture, colour=colour, alpha=alpha)
+                top += band.shape[-2]
+                yield replace(picture, colour=band, alpha=alpha)
         except torch.OutOfMemoryError as error:
             raise RunFailure(
                 f"the device's memory is too small for a picture of {width}×{height}; take a "

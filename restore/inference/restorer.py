@@ -1,6 +1,6 @@
 """Trained weights as something that restores one picture."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -103,6 +103,23 @@ class Restorer:
             3, scale·H, scale·W in [0, 1], on the CPU.
         """
         return joined(self.bands(low, memory, tile, ensemble, mask), self.size(*low.shape[-2:])[0])
+
+    def together(
+        self, lows: Sequence[Tensor], masks: Sequence[Tensor | None], keys: Sequence[str]
+    ) -> list[Tensor]:
+        """What `bands` gives of several pictures, whole, where the network takes them `at_once`."""
+        problems = []
+        for low, mask, key in zip(lows, masks, keys):
+            sample = (
+                Sample(key=key, low=low) if mask is None else Sample(key=key, low=low, mask=mask)
+            )
+            opened = self.inpainting.fill_holes(sample) if self.inpainting else sample
+            problems.append(self._problem(opened))
+        with evaluating(self.model):
+            answers = self.runner.each(problems)
+        images = [self.task.postprocess(a, p).image[0] for a, p in zip(answers, problems)]
+        sides = [self.size(*low.shape[-2:]) for low in lows]
+        return [x[:, :height, :width].cpu() for x, (height, width) in zip(images, sides)]
 
     def bands(
         self,

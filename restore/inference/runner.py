@@ -1,6 +1,6 @@
 """A network run on a problem: its precision, and evaluation mode while it lasts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,15 @@ class Runner:
         self.precision, self.dtype = runtime.precision, DTYPES[runtime.precision]
         self.format = torch.channels_last if runtime.channels_last else torch.contiguous_format
 
+    @property
+    def _network(self) -> nn.Module:
+        return self.model.module if isinstance(self.model, Parallel) else self.model
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures the network is best given together, outside training."""
+        return getattr(self._network, "at_once", 1)
+
     def autocast(self) -> Any:
         """Context in which the network runs."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
@@ -39,8 +48,7 @@ class Runner:
             name: map_tensors(lambda x: x.contiguous(memory_format=self.format), pictures)
             for name, pictures in problem.inputs.items()
         }
-        network = self.model.module if isinstance(self.model, Parallel) else self.model
-        if getattr(network, "generative", False):
+        if getattr(self._network, "generative", False):
             if self.model.training:
                 inputs["target"] = problem.target
             else:
@@ -52,6 +60,26 @@ class Runner:
             self.finite(restored.image, ", ".join(problem.keys))
         return restored
 
+    def each(self, problems: Sequence[Problem], **more: Any) -> list[Restoration]:
+        """The answers to problems of one picture each.
+
+        Those whose pictures are of the same sizes lie in one batch, as many as the network takes
+        at once.
+        """
+        alike: dict[str, list[int]] = {}
+        for place, problem in enumerate(problems):
+            alike.setdefault(_sizes(problem.inputs), []).append(place)
+        answers: dict[int, Restoration] = {}
+        for places in alike.values():
+            for first in range(0, len(places), self.at_once):
+                some = places[first : first + self.at_once]
+                if len(some) == 1:
+                    answers[some[0]] = self(problems[some[0]], **more)
+                    continue
+                together = self(_together([problems[place] for place in some]), **more)
+                answers.update(zip(some, _apart(together)))
+        return [answers[place] for place in range(len(problems))]
+
     def finite(self, image: Tensor, name: str) -> Tensor:
         """The network's answer; UserError that names its picture where it is no picture."""
         if not image.isfinite().all():
@@ -60,6 +88,40 @@ class Runner:
                 + ("" if self.dtype is None else "; runtime.precision=fp32 may help")
             )
         return image
+
+
+def _sizes(inputs: Mapping[str, Any]) -> str:
+    """What has to be the same for problems to lie in one batch."""
+    shapes = {}
+    for name, pictures in inputs.items():
+        several = pictures if isinstance(pictures, list) else [pictures]
+        shapes[name] = [tuple(picture.shape) for picture in several]
+    return str(shapes)
+
+
+def _together(problems: Sequence[Problem]) -> Problem:
+    """One problem of several, as far as a network is told of them."""
+
+    def joined(name: str) -> Any:
+        every = [problem.inputs[name] for problem in problems]
+        if isinstance(every[0], list):
+            return [torch.cat(pictures) for pictures in zip(*every)]
+        return torch.cat(every)
+
+    inputs = {name: joined(name) for name in problems[0].inputs}
+    return Problem(inputs, None, [key for problem in problems for key in problem.keys])
+
+
+def _apart(restored: Restoration) -> list[Restoration]:
+    """The answers of a batch by picture, of what networks give that take several at once."""
+
+    def of(place: int, pictures: Sequence[Tensor]) -> list[Tensor]:
+        return [x[place : place + 1] for x in pictures]
+
+    return [
+        Restoration(image, samples=of(i, restored.samples), frames=of(i, restored.frames))
+        for i, image in enumerate(restored.image.split(1))
+    ]
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class Backbone(nn.Module):
         needs_mask: it does nothing without holes.
         generative: its answer is drawn by chance: `forward` takes `keys`, the pictures' names, of
             which alone its chance is made; in training instead `target`, of which it learns.
+        at_once: pictures of one size that are best given to it together, outside training.
         takes_scale: it enlarges by any ratio up to `largest`, see `level`.
         asked_last: `recognise` may know files that another backbone knows better.
     """
@@ -108,6 +109,7 @@ class Backbone(nn.Module):
     takes_mask: bool = False
     needs_mask: bool = False
     generative: bool = False
+    at_once: int = 1
     takes_scale: ClassVar[bool] = False
     asked_last: ClassVar[bool] = False
     largest: float

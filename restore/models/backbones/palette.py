@@ -71,7 +71,7 @@ class Palette(Backbone):
             )
         self.denoise_fn = network
         self.schedule, self.sampler, self.size, self.known = schedule, sampler, size, known
-        self.predicts = predicts
+        self.predicts, self.at_once = predicts, sampler.batch_size
         self.needs_mask = known == "kept"
 
     def forward(
@@ -80,6 +80,7 @@ class Palette(Backbone):
         mask_up: Tensor | None = None,
         keys: Sequence[str] | None = None,
         target: Tensor | None = None,
+        frames: int = 0,
         **others: Any,
     ) -> Restoration:
         """A picture N3HW in [0, 1] that goes with `low_up` N3HW and its holes `mask_up` N1HW.
@@ -89,6 +90,7 @@ class Palette(Backbone):
             mask_up: its holes, 1 = hole; None: there are none.
             keys: the pictures' names, of which their chance is made.
             target: in training, what the noisy picture is made of.
+            frames: how many pictures of the way are asked for, evenly spaced, besides its start.
             others: what networks of other kinds take.
         """
         hole = torch.zeros_like(low_up[:, :1]) if mask_up is None else mask_up
@@ -98,10 +100,21 @@ class Palette(Backbone):
             assert target is not None, "a target to learn from"
             return self._learn(low_up, hole, region, target)
         keys = ["picture"] * len(low_up) if keys is None else keys
-        if not region.any():
-            return Restoration(low_up)
-        drawn = [self._draw(low_up, hole, region, keys, k) for k in range(self.sampler.samples)]
-        return Restoration(drawn[0], samples=drawn if len(drawn) > 1 else [])
+        wanted = [(k, place) for k in range(self.sampler.samples) for place in range(len(keys))]
+        at_once = self.at_once if max(low_up.shape[-2:]) <= self.size else 1
+        drawn: list[list[Tensor]] = []
+        for first in range(0, len(wanted), at_once):
+            some = wanted[first : first + at_once]
+            chances = [chance(self.sampler.seed, keys[place], k) for k, place in some]
+            places = [place for _, place in some]
+            way = self._draw(low_up[places], hole[places], region[places], chances, frames)
+            drawn += map(list, zip(*way))
+        samples = [*torch.stack([way[-1] for way in drawn]).split(len(keys))]
+        return Restoration(
+            samples[0],
+            samples=samples if len(samples) > 1 else [],
+            frames=[torch.stack(x) for x in zip(*drawn[: len(keys)])] if frames else [],
+        )
 
     # Training -------------------------------------------------------------------------------
 
@@ -149,9 +162,16 @@ class Palette(Backbone):
     # Sampling -------------------------------------------------------------------------------
 
     def _draw(
-        self, low_up: Tensor, hole: Tensor, region: Tensor, keys: Sequence[str], sample: int
-    ) -> Tensor:
-        chances = [chance(self.sampler.seed, key, sample) for key in keys]
+        self,
+        low_up: Tensor,
+        hole: Tensor,
+        region: Tensor,
+        chances: Sequence[torch.Generator],
+        frames: int,
+    ) -> list[Tensor]:
+        """A result of each picture by its own chance, N3HW in [0, 1], behind what led to it."""
+        if not region.any():
+            return [low_up.float()] * (frames + 1)
 
         def noise() -> Tensor:
             # On the CPU, so that every device draws the same.
@@ -162,7 +182,7 @@ class Palette(Backbone):
         condition = torch.where(hole, noise(), known)
         # As published: holes begin with the very noise that the network is shown there.
         start = condition if self.known == "kept" else noise()
-        frames = bar(
+        steps = bar(
             self.frames(condition, known, region, start, noise),
             "sample",
             total=len(self.sampler.places),
@@ -170,9 +190,12 @@ class Palette(Backbone):
             leave=False,
             disable=True if distributed.rank() else None,
         )
-        for drawn in frames:
-            last = drawn
-        return torch.where(region, (last + 1) / 2, low_up.float()).clamp(0, 1)
+        total = len(self.sampler.places)
+        shown = [-(-total * number // frames) for number in range(1, frames)]
+        way = [torch.where(region, start, known)] if frames else []
+        for number, y in enumerate(steps, 1):
+            way += [y] * (shown.count(number) + (number == total))
+        return [torch.where(region, (y + 1) / 2, low_up.float()).clamp(0, 1) for y in way]
 
     def frames(
         self, condition: Tensor, known: Tensor, region: Tensor, start: Tensor, noise: Any

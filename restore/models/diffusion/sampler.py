@@ -36,6 +36,7 @@ class Sampler:
             sampling.
         seed: of the noise, together with a picture's key and the sample's number.
         samples: results that are drawn of a picture.
+        batch_size: results that are drawn at once, of pictures of one size.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Sampler:
         eta: Annotated[float, Field(ge=0, le=1)],
         seed: Annotated[int, Field(ge=0)],
         samples: Annotated[int, Field(ge=1)],
+        batch_size: Annotated[int, Field(ge=1)] = 8,
     ):
         count = len(schedule)
         if steps is not None and steps > count:
             raise UserError(f"sampler.steps={steps}: the schedule has {count} steps")
-        self.schedule, self.eta, self.seed, self.samples = schedule, eta, seed, samples
+        self.schedule, self.eta, self.seed = schedule, eta, seed
+        self.samples, self.batch_size = samples, batch_size
         top = count - 1
         if steps is not None:  # few are not wasted on what is nothing but noise
             top = max(steps - 1, int((schedule.gammas >= _NOISE).sum()) - 1)

@@ -13,7 +13,7 @@ from restore.errors import UserError
 from restore.images.masks import agreement
 from restore.metrics.image_metric import About
 from restore.metrics.selection import Selection, regions
-from restore.tools.compare.methods import Method, size
+from restore.tools.compare.methods import Asked, Drawn, Method, size
 from restore.tools.compare.palette import PaletteFolder
 from restore.utils.tabular import mean
 
@@ -31,10 +31,15 @@ class MethodResults:
     inputs: Read
     references: Read | None
 
+    def asked(self, key: str, hole_HW: Tensor | None) -> Asked:
+        """What it is asked of an image; UserError for an input that is broken."""
+        reference = None if self.references is None else self.references(key)
+        return Asked(self.inputs(key), hole_HW, reference, key)
+
     def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
         """The result, uint8 3HW; UserError as `Method.make`, or for an input that is broken."""
-        reference = None if self.references is None else self.references(key)
-        return self.maker.make(self.inputs(key), hole_HW, reference, key)
+        asked = self.asked(key, hole_HW)
+        return self.maker.make(asked.given_3HW, asked.hole_HW, asked.reference_3HW, key)
 
 
 @dataclass
@@ -141,6 +146,16 @@ class Pictures:
                 shown[title] = mask.hole_HW
         return Image(truths, results, hole, doubtful, shown)
 
+    def draw(self, keys: Sequence[str]) -> None:
+        """Has what networks draw drawn, several pictures at once, before it is loaded."""
+        for method in self.methods.values():
+            if isinstance(method, MethodResults) and isinstance(method.maker, Drawn):
+                shown = tqdm(keys, desc="draw", unit="img", leave=False, disable=None)
+                method.maker.draw(method.asked(key, self._hole(key)) for key in shown)
+
+    def _hole(self, key: str) -> Tensor | None:
+        return None if self.mask is None else self.mask(key)[0]
+
     def load(self, key: str) -> "Image":
         """The same with the results of the methods that are run here."""
         image = self.read(key)
@@ -210,6 +225,7 @@ def measure(
     metrics = metrics.to(device)
     own = {t: {m: metrics.fresh() for m in pictures.methods} for t in pictures.truths}
     about = About(scale=0)
+    pictures.draw(keys)
     for key in tqdm(keys, desc="compare", unit="img", leave=False, disable=None):
         try:
             image = pictures.load(key)

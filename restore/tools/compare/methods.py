@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +19,9 @@ from restore.images.resize import pil_resize
 from restore.inference.inpainting import Inpainter
 from restore.inference.runner import Runner, evaluating
 from restore.models.weights import Loaded
+from restore.tools.compare import palette
 from restore.tools.compare.sources import flat
-from restore.types import Sample
+from restore.types import Problem, Sample
 from restore.utils.files import make_folder
 
 
@@ -121,6 +124,19 @@ class Trained:
         key: str = "picture",
     ) -> Tensor:
         """See `Method.make`."""
+        problem = self.problem(given_3HW, hole_HW, reference_3HW, key)
+        with evaluating(self.runner.model):
+            restored = self.task.postprocess(self.runner(problem), problem).image[0]
+        return self.as_given(restored, given_3HW)
+
+    def problem(
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str,
+    ) -> Problem:
+        """What the network is asked; the arguments are those of `Method.make`."""
         sample = Sample(key=key, low=given_3HW.contiguous())
         if self.needs_reference and reference_3HW is not None:
             sample["reference"] = reference_3HW
@@ -136,14 +152,26 @@ class Trained:
         problem = self.task.prepare(batch)
         if hole_HW is not None and problem.hole_mask is None:
             raise UserError(f"{self.loaded.path} holds weights of a task that knows no holes")
-        with evaluating(self.runner.model):
-            restored = self.task.postprocess(self.runner(problem), problem).image[0]
+        return problem
+
+    def as_given(self, restored_3HW: Tensor, given_3HW: Tensor) -> Tensor:
+        """A result as uint8, without what its sides were continued by."""
         height, width = (round(side * self.task.scale) for side in given_3HW.shape[-2:])
-        return to_uint8(restored[:, :height, :width]).cpu()
+        return to_uint8(restored_3HW[:, :height, :width]).cpu()
 
     def sentence(self) -> str:
         """See `Method.sentence`."""
         return self.loaded.sentence()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a result is asked for: see `Method.make`."""
+
+    given_3HW: Tensor
+    hole_HW: Tensor | None
+    reference_3HW: Tensor | None
+    key: str
 
 
 class Drawn(Trained):
@@ -159,9 +187,10 @@ class Drawn(Trained):
     def __init__(self, loaded: Loaded, runtime: Runtime, device: torch.device, folder: Path):
         super().__init__(loaded, runtime, device)
         self.needs_holes = bool(self.runner.model.needs_mask)
-        settings = [loaded.config["backbone"], loaded.config["task"], runtime.precision]
-        described = json.dumps(settings, sort_keys=True).encode()
-        mark = f"{loaded.fingerprint}_{hashlib.sha256(described).hexdigest()[:8]}"
+        self.sampler = loaded.config["backbone"]["sampler"]
+        backbone = {**loaded.config["backbone"], "sampler": _without_batch_size(self.sampler)}
+        settings = json.dumps([backbone, loaded.config["task"], runtime.precision], sort_keys=True)
+        mark = f"{loaded.fingerprint}_{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         self.folder = folder / mark / "results" / "test" / "0"
 
     def make(
@@ -172,31 +201,71 @@ class Drawn(Trained):
         key: str = "picture",
     ) -> Tensor:
         """See `Method.make`."""
-        hole = torch.zeros(given_3HW.shape[-2:], dtype=torch.bool) if hole_HW is None else hole_HW
-        if hole.shape != given_3HW.shape[-2:]:
-            raise UserError(f"the input is {size(given_3HW)}, the mask {size(hole)}")
-        asked = {"GT": given_3HW, "Mask": torch.where(hole, 255, given_3HW)}
-        paths = {part: self.folder / f"{part}_{flat(key)}.png" for part in ("GT", "Mask", "Out")}
-        if all(path.exists() for path in paths.values()):
-            with suppress(UnreadableImage):  # drawn again
-                kept = read_rgb(paths["Out"])
-                alike = (torch.equal(read_rgb(paths[part]), asked[part]) for part in asked)
-                if kept.shape == given_3HW.shape and all(alike):
-                    return kept
-        drawn = super().make(given_3HW, hole_HW, reference_3HW, key)
-        make_folder(self.folder)
-        paths["Out"].unlink(missing_ok=True)  # of another picture
-        for part, picture in (*asked.items(), ("Out", drawn)):
-            save_png(paths[part], picture)
-        return drawn
+        self.draw([Asked(given_3HW, hole_HW, reference_3HW, key)])
+        return read_rgb(self.folder / palette.file_name("Out", flat(key)))
+
+    def draw(self, every: Iterable[Asked]) -> None:
+        """Draws what is missing, as many results at once as the network is best asked for."""
+        waiting: list[Asked] = []
+        for asked in every:
+            if not self._there(asked):
+                waiting.append(asked)
+            if len(waiting) == self.runner.at_once:
+                self._draw(waiting)
+                waiting = []
+        self._draw(waiting)
+
+    def _shown(self, asked: Asked) -> dict[palette.Part, Tensor]:
+        """The pictures that say what was asked, as Palette writes them."""
+        given, hole = asked.given_3HW, asked.hole_HW
+        if hole is not None and hole.shape != given.shape[-2:]:
+            raise UserError(f"{asked.key}: the input is {size(given)}, the mask {size(hole)}")
+        return {"GT": given, "Mask": given if hole is None else torch.where(hole, 255, given)}
+
+    def _there(self, asked: Asked) -> bool:
+        paths = {
+            part: self.folder / palette.file_name(part, flat(asked.key)) for part in palette.PARTS
+        }
+        shown = self._shown(asked)
+        if not all(path.exists() for path in paths.values()):
+            return False
+        with suppress(UnreadableImage):  # drawn again
+            written = {part: read_rgb(path) for part, path in paths.items()}
+            alike = (torch.equal(written[part], picture) for part, picture in shown.items())
+            return all(alike) and written["Out"].shape == asked.given_3HW.shape
+        return False
+
+    def _draw(self, some: Sequence[Asked]) -> None:
+        problems = [self.problem(x.given_3HW, x.hole_HW, x.reference_3HW, x.key) for x in some]
+        with evaluating(self.runner.model):
+            answers = self.runner.each(problems, frames=palette.FRAMES - 1)
+        for asked, problem, answer in zip(some, problems, answers):
+            frames = [self.as_given(frame[0], asked.given_3HW) for frame in answer.frames]
+            result = self.task.postprocess(answer, problem).image[0]
+            pictures = self._shown(asked) | {
+                "Process": palette.sheet(frames),
+                "Out": self.as_given(result, asked.given_3HW),
+            }
+            make_folder(self.folder)
+            # Last comes what says that all is there; one of another picture must not say so.
+            last = self.folder / palette.file_name("Out", flat(asked.key))
+            last.unlink(missing_ok=True)
+            for part, picture in pictures.items():
+                save_png(self.folder / palette.file_name(part, flat(asked.key)), picture)
 
     def sentence(self) -> str:
         """See `Method.sentence`."""
-        sampler = self.loaded.config["backbone"]["sampler"]
-        arguments = ", ".join(
-            f"{k}={v}" for k, v in sampler.items() if k not in ("_target_", "schedule")
+        options = ", ".join(
+            f"{name}={value}"
+            for name, value in _without_batch_size(self.sampler).items()
+            if name not in ("_target_", "schedule")
         )
-        return f"{super().sentence()}, drawn with {arguments}, kept in {self.folder}"
+        return f"{super().sentence()}, drawn with {options}, kept in {self.folder}"
+
+
+def _without_batch_size(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's settings but for the one that changes no result."""
+    return {name: value for name, value in sampler.items() if name != "batch_size"}
 
 
 def size(x: Tensor) -> str:

@@ -6,6 +6,7 @@ its holes, seven steps, the result). All take the suffix of the input, so that J
 results. No file holds the mask itself; here it is won back from those that show it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +15,16 @@ from typing import Literal
 import torch
 from scipy.ndimage import distance_transform_edt, median_filter
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from restore.errors import UnreadableImage, UserError
 from restore.images.io import find, read_rgb
 
 Part = Literal["GT", "Process", "Out", "Mask"]
-_PARTS: tuple[Part, ...] = ("GT", "Process", "Out", "Mask")
+PARTS: tuple[Part, ...] = ("GT", "Process", "Out", "Mask")
 
-# Frames of a sheet, each with a line of two pixels around (torchvision's make_grid).
-_FRAMES, _LINE = 3, 2
+# Frames of a sheet, its rows of them, and the grey line around each (torchvision's make_grid).
+FRAMES, _ROWS, _LINE, _GREY = 9, 3, 2, 128
 # How many of the frames before the last are still full of noise in the holes.
 _NOISY = 7
 
@@ -32,6 +34,18 @@ _NOISY = 7
 _WHITE, _CHANGED, _NOISE = 32, 16, 40
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
+
+
+def file_name(part: Part, base: str) -> str:
+    """What a file is called that is written in this layout."""
+    return f"{part}_{base}.png"
+
+
+def sheet(frames: Sequence[Tensor]) -> Tensor:
+    """`Process_` of nine frames (uint8 3HW), uint8 3HW."""
+    grid = make_grid([*frames], nrow=_ROWS, padding=_LINE, pad_value=_GREY)
+    assert grid.dtype == torch.uint8
+    return grid
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ class PaletteFolder:
         self.folder = folder
         self.bases: dict[str, dict[Part, Path]] = {}
         for path in find(folder):
-            for part in _PARTS:
+            for part in PARTS:
                 if path.parent == folder and path.name.startswith(f"{part}_"):
                     base = path.stem.removeprefix(f"{part}_")
                     files = self.bases.setdefault(base, {})
@@ -110,7 +124,7 @@ class PaletteFolder:
         """
         path = self.bases[base]["Process"]
         sheet = read_rgb(path)
-        sides = [(side - _LINE) / _FRAMES - _LINE for side in sheet.shape[-2:]]
+        sides = [(side - _LINE) / _ROWS - _LINE for side in sheet.shape[-2:]]
         height, width = (int(side) for side in sides)
         if [height, width] != sides or min(height, width) < 1:
             raise UnreadableImage(path, "it is no sheet of 3×3 frames (sample_num other than 8?)")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.utils import make_grid
 
 from restore.config import registry
 from restore.errors import UserError
 from restore.images.io import read_rgb
 from restore.models import weights
 from restore.models.diffusion.unet import UNet
+from restore.tools.compare import palette as layout
 from tests import GOLDEN
 from tests.helpers import palette
 
@@ -73,9 +73,61 @@ def test_files_of_the_public_implementation():
     assert (written != result).float().mean() < 0.01
     every = [condition, *(frames[15 - t] for t in range(14, -1, -2))]
     shown = torch.cat([x.clamp(-1, 1) for x in every])
-    sheet = make_grid(((shown + 1) * 127.5).round() / 255, nrow=3, pad_value=128 / 255) * 255
+    sheet = layout.sheet([*((shown + 1) * 127.5).round().byte()])
     expected = read_rgb(folder / "Process_input.png")
-    assert (sheet - expected).abs().max() <= 1.5
+    assert (sheet.int() - expected.int()).abs().max() <= 1
+
+
+class TestVelocity:
+    def test_says_of_a_picture_what_its_noise_says(self):
+        """The same picture is drawn, and estimated in training, from either."""
+        noise, velocity = palette.tiny(steps=4), palette.tiny(steps=4, predicts="velocity")
+        noise.denoise_fn, velocity.denoise_fn = Pixelwise(), Velocity(Pixelwise())
+        given = problem(2, 16, 16)
+        torch.testing.assert_close(drawn(velocity, given), drawn(noise, given), atol=1e-4, rtol=0)
+        answers = []
+        for model in (noise, velocity):
+            torch.manual_seed(3)
+            answers.append(model.train()(**given, target=given["low_up"].flip(-1)))
+        torch.testing.assert_close(answers[1].image, answers[0].image, atol=1e-4, rtol=0)
+
+    def test_is_learnt_as_such(self):
+        """γ is one half where the schedule has a single value: x and ε weigh the same."""
+        model = palette.tiny(predicts="velocity")
+        model.schedule.gammas = np.full(20, 0.5)
+        clean, noise = torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        region = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+        step, share = torch.tensor([5]), torch.tensor([[0.5]])
+        restored = model.denoised(clean, clean, region, step, share, noise)
+        torch.testing.assert_close(restored.to_predict, (noise - clean) * 0.5**0.5)
+
+
+class Velocity(nn.Module):
+    """What a network that predicts noise says, by way of the picture that follows from it."""
+
+    multiple = 2
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, gamma_N1):
+        gamma, noise = gamma_N1[:, :, None, None], self.inner(x, gamma_N1)
+        clean = (x[:, 3:] - (1 - gamma).sqrt() * noise) / gamma.sqrt()
+        return gamma.sqrt() * noise - (1 - gamma).sqrt() * clean
+
+
+def test_patches_are_an_exchange_of_places_for_channels():
+    """A network that takes squares of pixels is one of fewer pixels and more channels."""
+    torch.manual_seed(0)
+    patched = UNet(features=32, multipliers=[1, 1], blocks=1, dropout=0, patch=2).eval()
+    plain = UNet(24, 12, features=32, multipliers=[1, 1], blocks=1, dropout=0).eval()
+    plain.load_state_dict(patched.state_dict())
+    x, gamma = torch.randn(1, 6, 8, 12), torch.tensor([[0.3]])
+    # Rows and columns of each square, in that order, behind the channel.
+    squares = x.view(1, 6, 4, 2, 6, 2).permute(0, 1, 3, 5, 2, 4).reshape(1, 24, 4, 6)
+    answer = plain(squares, gamma).view(1, 3, 2, 2, 4, 6).permute(0, 1, 4, 2, 5, 3)
+    torch.testing.assert_close(patched(x, gamma), answer.reshape(1, 3, 8, 12))
 
 
 class TestChance:
@@ -101,9 +153,24 @@ class TestChance:
         seed = drawn(palette.tiny(steps=3, eta=eta, seed=2), given)
         with torch.inference_mode():
             samples = palette.tiny(steps=3, eta=eta, samples=2)(**given).samples
-        assert torch.equal(samples[0], image)
+        torch.testing.assert_close(samples[0], image, atol=1e-4, rtol=0)
         for unlike in (other, seed, samples[1]):
             assert (unlike - image).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("steps", [16, 3])
+def test_frames_are_those_that_the_public_implementation_keeps(steps):
+    """Of 16 steps the start and every second one; of fewer than eight some are shown twice."""
+    model, given = palette.tiny(steps=steps), problem(2, 16, 16)
+    with torch.inference_mode():
+        every = model(**given, frames=steps)
+        few = model(**given, frames=8)
+    assert len(few.frames) == 9
+    assert torch.equal(few.frames[-1], few.image)
+    for number, frame in enumerate(few.frames):
+        assert torch.equal(frame, every.frames[-(-number * steps // 8)])
+    noisy = (few.frames[0] != given["low_up"]).any(1, keepdim=True)
+    assert torch.equal(noisy, given["mask_up"] > 0)
 
 
 def test_what_is_known_stays_to_the_last_bit():
