@@ -1,4 +1,4 @@
-"""PIL's bicubic on tensors, and how any bicubic's overshoot is cut off."""
+"""PIL's bicubic and bilinear on tensors, and how any bicubic's overshoot is cut off."""
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ def pil_resize(picture_CHW: Tensor, height: int, width: int) -> Tensor:
         return within(torch.from_numpy(np.stack(planes)), picture_CHW)
     array = picture_CHW.permute(1, 2, 0).contiguous().numpy()
     resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def bilinear_square(picture_3HW: Tensor, side: int) -> Tensor:
+    """An 8-bit picture as a square, whatever shape it had, by PIL's bilinear."""
+    array = picture_3HW.permute(1, 2, 0).contiguous().numpy()
+    resized = Image.fromarray(array).resize((side, side), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 

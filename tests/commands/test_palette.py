@@ -263,6 +263,25 @@ class TestTraining:
         one, other = (pixels(tmp_path / f / "a.png").astype(int) for f in ("out", "packaged"))
         assert abs(one - other).mean() < 5
 
+    def test_uncropping(self, photos, tmp_path: Path):
+        """What lies inside stays; what is outside was drawn by the weights that were trained."""
+        run, folder = tmp_path / "run", tmp_path / "test"
+        sides = ["masks=outpaint", "masks.sides=all"]
+        assert train(run, photos, *sides, "stages.reconstruction.steps=2") == 0
+        line = [f"weights={run}", f"folder={folder}", "data=folder", f"data.targets={photos}"]
+        words = [word for word in MEASURED if word != "masks=box"]
+        assert main(["evaluate", *line, "data.test=1", "save=true", *words]) == 0
+        for name in "abcd":
+            target, restored, mask = (
+                pixels(folder / kind / f"{name}.png") for kind in ("target", "restored", "mask")
+            )
+            hole = mask > 0
+            assert not hole[4:12, 4:12].any()
+            assert hole[[0, -1]].all()
+            assert hole[:, [0, -1]].all()
+            assert (restored[~hole] == target[~hole]).all()
+            assert (restored[hole] != target[hole]).mean() > 0.5
+
     def test_partial_super_resolution_draws_all_of_the_picture(self, photos, tmp_path: Path):
         task = ["task=partial_sr", "task.coding=mask_channel"]
         run = tmp_path / "run"
@@ -279,6 +298,7 @@ def test_recipes_are_the_published_ones(name, gpus, batch, pictures):
     """Pictures are counted by each GPU's process."""
     config = compose("train", [f"experiment=palette/{name}", "data.targets=."])
     trainer, stage = config.trainer, config.stages.reconstruction
+    assert config.data.resize == 256
     assert trainer.batch_size == gpus * batch
     assert trainer.batch_size * stage.steps == gpus * pictures
     assert trainer.ema == 0.9999

@@ -472,3 +472,14 @@ def test_splits_go_to_other_processes_whole(name, cufed: Path, tmp_path: Path):
         assert torch.equal(sample["target"], other["target"])
         assert sample["target"].dtype == torch.uint8
         assert chw(hwc(sample["target"])).shape == sample["target"].shape
+
+
+def test_a_folder_s_pictures_as_palette_s_public_code_reads_them(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    given = Image.fromarray(rng.integers(0, 256, (21, 34, 3)).astype(np.uint8))
+    given.save(tmp_path / "a.png")
+    sample = Folder(str(tmp_path), test=1, resize=16).split("test")[0]
+    expected = np.array(given.resize((16, 16), Image.Resampling.BILINEAR))
+    assert (sample["target"].permute(1, 2, 0).numpy() == expected).all()
+    with pytest.raises(UserError, match=r"data\.resize"):
+        Folder(str(tmp_path), lows=str(tmp_path), resize=16)
