@@ -1,7 +1,8 @@
 """What a comparison needs, found and checked before any of it is measured."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,8 +23,9 @@ from restore.models.weights import Loaded
 from restore.tools.compare import sources
 from restore.tools.compare.measuring import REGIONS, MethodResults, Pictures, usable
 from restore.tools.compare.methods import Drawn, Filled, Method, Trained
-from restore.tools.compare.sources import MatchedPictures, PictureFolder
+from restore.tools.compare.sources import MatchedPictures, PictureFolder, Problems
 from restore.tools.compare.tables import Layout
+from restore.types import Dataset
 
 _LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
 SAME = 0.9  # intersection over union above which holes count as the same
@@ -58,6 +60,10 @@ class Compare:
     metric: dict[str, settings.Node] | None = None
     sampler: settings.Node | None = None
     drawn: str = "runs/drawn"
+    data: settings.Node | None = None
+    task: settings.Node | None = None
+    masks: settings.Node | None = None
+    degradation: settings.Node | None = None
 
 
 class CompareJob:
@@ -85,11 +91,7 @@ class CompareJob:
         self.palettes = {t: s for t, s in self.folders.items() if s.palette is not None}
         self.problems = self._problems()
         self.truths = self._truths()
-        self.masks: dict[str, Path] = {}
-        self.holes_are: masks.Polarity = setting.holes_are
-        self.masks_from = self._masks_from()
-        if self.masks_from is not None:
-            self.masks = by_name(self.masks_from)
+        self.masks = self._masks()
         self.masker = self._masker()
         self.inputs, self.references = self._for_makers()
         self.matching = self._matching()
@@ -109,17 +111,19 @@ class CompareJob:
         """Of the measure that ranks."""
         return self.legend.higher_is_better(self.rank) is False
 
-    def _problems(self) -> Path | None:
-        """The folder that holds truths, masks and references together."""
-        if self.setting.problems is not None:
-            folder = sources.existing("problems", self.setting.problems)
-            if not (folder / "target").is_dir():
-                raise UserError(
-                    f"problems={folder} has no folder 'target': it is meant for what "
-                    "restore evaluate save=true and restore export write"
-                )
-            return folder
-        return next((s.problems for s in self.folders.values() if s.problems is not None), None)
+    def _problems(self) -> Problems | None:
+        """Where truths, masks and references come from together."""
+        setting = self.setting
+        if setting.data is not None:
+            if setting.problems is not None:
+                raise UserError("problems and data both say what is compared; give one of them")
+            assert setting.task is not None
+            data: Dataset = registry.instantiate(setting.data, "data")
+            return sources.drawn_problems(data, registry.instantiate(setting.task, "task"))
+        folder = next((s.problems for s in self.folders.values() if s.problems is not None), None)
+        if setting.problems is not None:
+            folder = sources.existing("problems", setting.problems)
+        return None if folder is None else sources.written_problems(folder)
 
     def _truths(self) -> dict[str, PictureFolder]:
         given = dict(self.setting.truths)
@@ -133,25 +137,30 @@ class CompareJob:
                 for title, folder in given.items()
             }
         if self.problems is not None:
-            if not (self.problems / "whole").is_dir():
-                return {"target": sources.plain("problems", self.problems / "target")}
-            return {
-                "high": sources.plain("problems", self.problems / "target"),
-                "low": sources.plain("problems", self.problems / "whole"),
-            }
+            if self.problems.whole is None:
+                return {"target": self.problems.target}
+            return {"high": self.problems.target, "low": self.problems.whole}
         for title, source in self.palettes.items():
             assert source.palette is not None
             if source.palette.having("GT"):
                 return {"GT_": sources.truths(f"methods.{title}", source.palette.folder)}
         raise UserError("there is no truth to measure against: give truth=FOLDER")
 
-    def _masks_from(self) -> Path | None:
+    def _masks(self) -> Mapping[str, Callable[[], Tensor]]:
+        """By name what gives the holes that are measured on, where they are given."""
         if self.setting.holes is not None:
-            return sources.existing("holes", self.setting.holes)
-        if self.problems is not None and (self.problems / "mask").is_dir():
-            self.holes_are = "white"  # as they are written there
-            return self.problems / "mask"
-        return None
+            paths = by_name(sources.existing("holes", self.setting.holes))
+            how = self.setting.holes_are
+            return {name: partial(masks.read, path, how) for name, path in paths.items()}
+        return {} if self.problems is None else self.problems.mask
+
+    @property
+    def masks_from(self) -> str:
+        """Where they come from and how they are painted, for the output."""
+        if self.setting.holes is not None:
+            return f"{self.setting.holes}, holes are {self.setting.holes_are}"
+        assert self.problems is not None
+        return self.problems.where
 
     def _masker(self) -> str | None:
         """The Palette method whose pictures show the holes, where no masks are given."""
@@ -177,16 +186,16 @@ class CompareJob:
         needing = next((title for title, maker in own.items() if maker.needs_reference), None)
         references = None
         if needing is not None:
-            folder: str | Path | None = setting.references
-            if folder is None and self.problems is not None:
-                folder = self.problems / "reference"
-            if folder is None:
+            if setting.references is not None:
+                references = sources.plain("references", setting.references)
+            elif self.problems is not None:
+                references = self.problems.reference
+            if references is None:
                 raise UserError(f"{needing} needs references: give references=FOLDER")
-            references = sources.plain("references", folder)
         if setting.inputs is not None:
             return sources.plain("inputs", setting.inputs), references
-        if self.problems is not None and not self.masks:
-            return sources.plain("problems", self.problems / "low"), references
+        if self.problems is not None and self.problems.low is not None and not self.masks:
+            return self.problems.low, references
         return self.truths.get("low", next(iter(self.truths.values()))), references
 
     def _matching(self) -> MatchedPictures:
@@ -237,7 +246,7 @@ class CompareJob:
     def _mask(self, key: str) -> tuple[Tensor, int]:
         name = self.matching.names[key]["masks"]
         if self.masks:
-            return masks.read(self.masks[name], self.holes_are), 0
+            return self.masks[name](), 0
         assert self.masker is not None
         palette = self.palettes[self.masker].palette
         assert palette is not None
@@ -263,7 +272,7 @@ class CompareJob:
 
     def _check_polarity(self) -> None:
         """Raises UserError when what Palette shows says that white and black are the other way."""
-        if not self.masks:
+        if self.setting.holes is None:
             return
         same, turned = [], []
         for key in list(self.matching.names)[:_LOOKED_AT]:
@@ -276,9 +285,9 @@ class CompareJob:
                     same.append(masks.agreement(hole, shown.hole_HW))
                     turned.append(masks.agreement(~hole, shown.hole_HW))
         if same and np.median(turned) > SAME > np.median(same):
-            other = "black" if self.holes_are == "white" else "white"
+            other = "black" if self.setting.holes_are == "white" else "white"
             raise UserError(
-                f"holes={self.masks_from}: the holes that Palette's pictures show are "
+                f"holes={self.setting.holes}: the holes that Palette's pictures show are "
                 f"{other} there; give holes_are={other}"
             )
 

@@ -150,7 +150,7 @@ def _on_masks(job: CompareJob, results: Measured) -> list[str]:
     """How sure the holes are, and whether every method worked with the same."""
     lines = []
     if job.masks:
-        lines.append(f"masks: {job.masks_from}, holes are {job.holes_are}")
+        lines.append(f"masks: {job.masks_from}")
     else:
         assert job.masker is not None
         source = job.palettes[job.masker]

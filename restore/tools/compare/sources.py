@@ -4,15 +4,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from restore.errors import UserError
-from restore.images.io import by_name, read_rgb
+from restore.images import masks
+from restore.images.io import by_name, read_rgb, to_uint8
 from restore.tools.compare import palette
 from restore.tools.compare.palette import PaletteFolder
+from restore.types import Dataset, Source, SplitAware, Task
 from restore.utils.names import fitting
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
@@ -104,6 +108,91 @@ def _plain(where: str, root: Path, inside: str | None) -> PictureFolder:
     read = {name: partial(read_rgb, path) for name, path in paths.items()}
     kind = f"{inside} of an evaluation" if evaluated else "pictures"
     return PictureFolder(root, kind, read, lossy, problems=problems)
+
+
+@dataclass
+class Problems:
+    """What methods are asked, and what their results are measured against.
+
+    `target` and, where the input was less sharp, `whole` (the input without holes); `low`, the
+    network's own smaller input; `reference`; `mask`, by name what gives the holes (bool HW).
+    """
+
+    where: str
+    target: PictureFolder
+    whole: PictureFolder | None
+    low: PictureFolder | None
+    reference: PictureFolder | None
+    mask: Mapping[str, Callable[[], Tensor]]
+
+
+def written_problems(folder: Path) -> Problems:
+    """Those of an evaluation made with `save=true`, or of an export.
+
+    Raises UserError where the folder holds none.
+    """
+    if not (folder / "target").is_dir():
+        raise UserError(
+            f"problems={folder} has no folder 'target': it is meant for what "
+            "restore evaluate save=true and restore export write"
+        )
+
+    def of(kind: str) -> PictureFolder | None:
+        return plain("problems", folder / kind) if (folder / kind).is_dir() else None
+
+    holes = by_name(folder / "mask") if (folder / "mask").is_dir() else {}
+    mask = {name: partial(masks.read, path, "white") for name, path in holes.items()}
+    target = plain("problems", folder / "target")
+    where = str(folder / "mask")
+    return Problems(where, target, of("whole"), of("low"), of("reference"), mask)
+
+
+def drawn_problems(data: Dataset, task: Task) -> Problems:
+    """Those that `restore evaluate` puts to networks of a task, of a data set's test split.
+
+    Raises UserError for a task without holes.
+    """
+    split = data.split("test")
+    task = task.for_split("test") if isinstance(task, SplitAware) else task
+    items = _Items(split, task)
+    first = items.at(0)
+    if "mask" not in first or "whole" not in first:
+        raise UserError("task: it makes no holes; task=inpainting and task=partial_sr do")
+    keys = {items.key(place): place for place in range(len(split))}
+    where = Path(type(data).__name__)
+
+    def of(kind: str) -> PictureFolder:
+        read = {key: partial(items.picture, place, kind) for key, place in keys.items()}
+        return PictureFolder(where, f"{kind} of a data set", read)
+
+    reference = of("reference") if isinstance(first.get("reference"), Tensor) else None
+    hole = {key: partial(items.hole, place) for key, place in keys.items()}
+    sharp = torch.equal(to_uint8(first["whole"]), to_uint8(first["target"]))
+    whole = None if sharp else of("whole")
+    return Problems(f"those of {where}", of("target"), whole, None, reference, hole)
+
+
+class _Items:
+    """The items of a split; the last one is remembered, of which several pictures are asked."""
+
+    def __init__(self, split: Source, task: Task):
+        self.split, self.task = split, task
+        self.at = lru_cache(maxsize=2)(self._at)
+
+    def _at(self, place: int) -> dict[str, Any]:
+        return {**self.task.eval_item(self.split[place])}
+
+    def key(self, place: int) -> str:
+        """The name of a picture."""
+        return self.split[place]["key"]
+
+    def picture(self, place: int, kind: str) -> Tensor:
+        """One of an item's pictures, uint8 3HW."""
+        return to_uint8(self.at(place)[kind])
+
+    def hole(self, place: int) -> Tensor:
+        """An item's holes, bool HW."""
+        return self.at(place)["mask"][0].bool()
 
 
 @dataclass
