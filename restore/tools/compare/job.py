@@ -64,6 +64,7 @@ class Compare:
     task: settings.Node | None = None
     masks: settings.Node | None = None
     degradation: settings.Node | None = None
+    crops: settings.Positive = 1
 
 
 class CompareJob:
@@ -80,7 +81,7 @@ class CompareJob:
     def __init__(self, setting: Compare, device: torch.device):
         if sorted(set(setting.bins)) != setting.bins:
             raise UserError(f"bins={setting.bins}: the edges must rise")
-        self.setting = setting
+        self.setting, self.device = setting, device
         self.methods = _methods(setting, device)
         self.against = setting.against or list(self.methods)[-1]
         if self.against not in self.methods:
@@ -119,7 +120,9 @@ class CompareJob:
                 raise UserError("problems and data both say what is compared; give one of them")
             assert setting.task is not None
             data: Dataset = registry.instantiate(setting.data, "data")
-            return sources.drawn_problems(data, registry.instantiate(setting.task, "task"))
+            return sources.drawn_problems(
+                data, registry.instantiate(setting.task, "task"), setting.crops
+            )
         folder = next((s.problems for s in self.folders.values() if s.problems is not None), None)
         if setting.problems is not None:
             folder = sources.existing("problems", setting.problems)

@@ -1,6 +1,7 @@
 """Every method's pictures against every truth: whole, inside the holes and along their border."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -49,9 +50,10 @@ class Measured:
     `values[truth][method]` holds a dict of values for each of `keys`, in their order;
     `pooled[truth][method]` the values of metrics that whole sets have; `sentences` what measured
     them, `reasons` why images have no value. `shares` are hole shares of the images (None without
-    masks), `doubtful` pixels whose place in or outside the holes is a guess, `holes` by Palette
-    folder how well the holes that it shows agree with those measured on (intersection over union,
-    per image).
+    masks), `costs` by method what is known of each result besides its picture (the `seconds` that
+    it took here, the `spread` of several samples), `doubtful` pixels whose place in or outside the
+    holes is a guess, `holes` by Palette folder how well the holes that it shows agree with those
+    measured on (intersection over union, per image).
     """
 
     keys: list[str]
@@ -60,6 +62,7 @@ class Measured:
     sentences: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     shares: list[float] | None = None
+    costs: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     doubtful: dict[str, int] = field(default_factory=dict)
     holes: dict[str, list[float]] = field(default_factory=dict)
 
@@ -161,13 +164,18 @@ class Pictures:
         image = self.read(key)
         first, like = next(iter(image.truths.items()))
         results = {}
+        costs = {}
         for title, method in self.methods.items():
             if isinstance(method, MethodResults):
+                begun = time.perf_counter()
                 picture = method.picture(key, image.hole_HW)
+                costs[title] = {"seconds": time.perf_counter() - begun}
+                if isinstance(method.maker, Drawn):  # read here, drawn before
+                    costs[title] = method.maker.about(key)
                 results[title] = _fitting(title, picture, first, like)
             else:
                 results[title] = image.results[title]
-        return replace(image, results=results)
+        return replace(image, results=results, costs=costs)
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,7 @@ class Image:
     hole_HW: Tensor | None
     doubtful: int
     shown: dict[str, Tensor]
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def usable(
@@ -239,6 +248,8 @@ def measure(
                 results.doubtful[key] = image.doubtful
             for title, other in image.shown.items():
                 results.holes.setdefault(title, []).append(agreement(hole, other))
+        for title, cost in image.costs.items():
+            results.costs.setdefault(title, []).append(cost)
         every = regions(None if hole is None else hole[None, None].double().to(device))
         where = {region: every[region] for region in REGIONS if region in every}
         for truth, target in image.truths.items():

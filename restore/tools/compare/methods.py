@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from restore.images.io import read_rgb, save_png, to_uint8
 from restore.images.resize import pil_resize
 from restore.inference.inpainting import Inpainter
 from restore.inference.runner import Runner, evaluating
+from restore.metrics import samples
 from restore.models.weights import Loaded
 from restore.tools.compare import palette
 from restore.tools.compare.sources import flat
 from restore.types import Problem, Sample
+from restore.utils import files
 from restore.utils.files import make_folder
 
 
@@ -192,6 +195,7 @@ class Drawn(Trained):
         settings = json.dumps([backbone, loaded.config["task"], runtime.precision], sort_keys=True)
         mark = f"{loaded.fingerprint}_{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         self.folder = folder / mark / "results" / "test" / "0"
+        self._about = folder / mark / "drawn.json"
 
     def make(
         self,
@@ -236,9 +240,14 @@ class Drawn(Trained):
         return False
 
     def _draw(self, some: Sequence[Asked]) -> None:
+        if not some:
+            return
+        begun = time.perf_counter()
         problems = [self.problem(x.given_3HW, x.hole_HW, x.reference_3HW, x.key) for x in some]
         with evaluating(self.runner.model):
             answers = self.runner.each(problems, frames=palette.FRAMES - 1)
+        seconds = (time.perf_counter() - begun) / len(some)
+        about = self._drawn()
         for asked, problem, answer in zip(some, problems, answers):
             frames = [self.as_given(frame[0], asked.given_3HW) for frame in answer.frames]
             result = self.task.postprocess(answer, problem).image[0]
@@ -252,6 +261,19 @@ class Drawn(Trained):
             last.unlink(missing_ok=True)
             for part, picture in pictures.items():
                 save_png(self.folder / palette.file_name(part, flat(asked.key)), picture)
+            about[flat(asked.key)] = {"seconds": seconds}
+            if answer.samples:
+                spread = samples.spread(answer.samples, problem.hole_mask)
+                about[flat(asked.key)]["spread"] = spread
+        files.write_text(self._about, files.to_json(about))
+
+    def _drawn(self) -> dict[str, dict[str, float]]:
+        """By picture, what is known of its drawing besides the pictures themselves."""
+        return json.loads(self._about.read_text()) if self._about.is_file() else {}
+
+    def about(self, key: str) -> dict[str, float]:
+        """`seconds` that a picture took; `spread` of its samples, where there are several."""
+        return self._drawn().get(flat(key), {})
 
     def sentence(self) -> str:
         """See `Method.sentence`."""

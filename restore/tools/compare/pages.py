@@ -16,6 +16,7 @@ from restore.tools.compare.measuring import Measured, Pictures
 from restore.tools.compare.tables import Layout, Table
 
 _HOLE = 0.5  # grey of holes in the input's picture
+_LINE = (1.0, 0.2, 0.1)  # colour of the line around holes
 _SIDE = 512  # largest side of a panel, pixels
 
 
@@ -76,7 +77,7 @@ def sheet(
         for title, x in image.results.items():
             value = measured.values[first][title][place][name]
             text = layout.cell(name, value).replace("∞", "inf")  # not in the sheets' font
-            panels[f"{title} {text}"] = x.float() / 255
+            panels[f"{title} {text}"] = outlined(x.float() / 255, hole)
         rows.append(side_by_side({title: _small(x) for title, x in panels.items()}))
     width = max(row.shape[-1] for row in rows)
     height = sum(row.shape[-2] for row in rows) + GAP * (len(rows) - 1)
@@ -86,6 +87,14 @@ def sheet(
         whole[:, top : top + row.shape[-2], : row.shape[-1]] = row
         top += row.shape[-2] + GAP
     return whole
+
+
+def outlined(picture_3HW: Tensor, hole_HW: Tensor | None) -> Tensor:
+    """The picture with a line around its holes, on known pixels, so that all of a hole is seen."""
+    if hole_HW is None:
+        return picture_3HW
+    around = F.max_pool2d(hole_HW[None].float(), 3, stride=1, padding=1)[0] > 0
+    return torch.where(around & ~hole_HW, torch.tensor(_LINE)[:, None, None], picture_3HW)
 
 
 def _small(picture_3HW: Tensor) -> Tensor:

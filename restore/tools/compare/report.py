@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from restore.metrics.holes import RING
 from restore.tools.compare import pages
@@ -25,6 +26,8 @@ def write(folder: Path, job: CompareJob, results: Measured) -> None:
     tables = {"table": _results(job, results, notes)}
     if len(job.methods) > 1:
         tables["differences"] = _differences(job, results)
+    if results.costs:
+        tables["costs"] = _costs(job, results)
     if results.shares is not None:
         for truth in job.truths:
             name = "bins" if len(job.truths) == 1 else f"bins_{truth}"
@@ -238,6 +241,29 @@ def _gap(layout: Layout, name: str, gap: Difference) -> str:
         return middle
     low, high = (layout.cell(name, end, signed=True) for end in (gap.low, gap.high))
     return f"{middle} [{low}, {high}]"
+
+
+def _costs(job: CompareJob, results: Measured) -> Table:
+    """Time a picture, and how far several samples of one are apart."""
+    kinds = {"seconds": "seconds a picture", "spread": "spread of samples"}
+    factor = {"seconds": 1, "spread": 255}
+    columns = [Column("", title, "") for title in kinds.values()]
+    rows = []
+    for method in job.methods:
+        cells = []
+        for kind in kinds:
+            values = [cost[kind] for cost in results.costs.get(method, []) if kind in cost]
+            known = [factor[kind] * value for value in values if not math.isnan(value)]
+            cells.append(tabular.number(tabular.mean(known)) if known else "–")
+        rows.append((method, cells))
+    threads = f"{torch.get_num_threads()} CPU thread(s)"
+    notes = [
+        f"seconds: of methods that were run here, on {job.device.type} with {threads}; of results "
+        "that are kept, when they were drawn",
+        "spread: standard deviation between the samples of a picture (sampler.samples), of 255 "
+        "levels, mean over hole pixels and pictures",
+    ]
+    return Table("Time and diversity", "method", columns, rows, notes)
 
 
 def _by_share(job: CompareJob, results: Measured, truth: str) -> Table:

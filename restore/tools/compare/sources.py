@@ -16,7 +16,7 @@ from restore.images import masks
 from restore.images.io import by_name, read_rgb, to_uint8
 from restore.tools.compare import palette
 from restore.tools.compare.palette import PaletteFolder
-from restore.types import Dataset, Source, SplitAware, Task
+from restore.types import Dataset, Sample, Source, SplitAware, Task
 from restore.utils.names import fitting
 
 _LOSSY = (".jpg", ".jpeg", ".webp")
@@ -147,18 +147,23 @@ def written_problems(folder: Path) -> Problems:
     return Problems(where, target, of("whole"), of("low"), of("reference"), mask)
 
 
-def drawn_problems(data: Dataset, task: Task) -> Problems:
+def drawn_problems(data: Dataset, task: Task, crops: int) -> Problems:
     """Those that `restore evaluate` puts to networks of a task, of a data set's test split.
 
-    Raises UserError for a task without holes.
+    Args:
+        data: the pictures.
+        task: cuts and damages them.
+        crops: of each picture; the first one is that of `restore evaluate`.
+
+    Raises:
+        UserError: a task without holes.
     """
-    split = data.split("test")
     task = task.for_split("test") if isinstance(task, SplitAware) else task
-    items = _Items(split, task)
+    items = _Items(data.split("test"), task, crops)
     first = items.at(0)
     if "mask" not in first or "whole" not in first:
         raise UserError("task: it makes no holes; task=inpainting and task=partial_sr do")
-    keys = {items.key(place): place for place in range(len(split))}
+    keys = {items.sample(place)["key"]: place for place in range(len(items))}
     where = Path(type(data).__name__)
 
     def of(kind: str) -> PictureFolder:
@@ -175,16 +180,23 @@ def drawn_problems(data: Dataset, task: Task) -> Problems:
 class _Items:
     """The items of a split; the last one is remembered, of which several pictures are asked."""
 
-    def __init__(self, split: Source, task: Task):
-        self.split, self.task = split, task
+    def __init__(self, split: Source, task: Task, crops: int):
+        self.split, self.task, self.crops = split, task, crops
         self.at = lru_cache(maxsize=2)(self._at)
 
-    def _at(self, place: int) -> dict[str, Any]:
-        return {**self.task.eval_item(self.split[place])}
+    def __len__(self) -> int:
+        return len(self.split) * self.crops
 
-    def key(self, place: int) -> str:
-        """The name of a picture."""
-        return self.split[place]["key"]
+    def _at(self, place: int) -> dict[str, Any]:
+        return {**self.task.eval_item(self.sample(place))}
+
+    def sample(self, place: int) -> Sample:
+        """A picture under the name of its crop, by which tasks cut and damage it."""
+        picture, crop = divmod(place, self.crops)
+        sample = self.split[picture].copy()
+        if crop:
+            sample["key"] = f"{sample['key']}_crop{crop + 1}"
+        return sample
 
     def picture(self, place: int, kind: str) -> Tensor:
         """One of an item's pictures, uint8 3HW."""
