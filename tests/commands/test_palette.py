@@ -11,7 +11,10 @@ from PIL import Image
 
 from restore.cli import main
 from restore.config import compose, plain, registry
+from restore.datasets.folder import Folder
+from restore.models import weights as loading
 from restore.models.backbones.palette import Palette
+from restore.tools.compare import sources
 from tests.helpers import palette
 from tests.helpers.runs import assert_equal_runs
 from tests.helpers.tiny import ALONE
@@ -191,6 +194,17 @@ class TestEvaluate:
             for name in "abcd":
                 files = [tmp_path / who / kind / f"{name}.png" for who in ("ours", "palette")]
                 assert files[0].read_bytes() == files[1].read_bytes()
+        data = Folder(str(photos), test=1)
+        asked = sources.drawn_problems(data, loading.load(run).task(), crops=2)
+        assert asked.whole is None, "nothing is sharper than the input"
+        assert [*asked.mask] == [f"{name}{crop}" for name in "abcd" for crop in ("", "_crop2")]
+        for name in "abcd":
+            target, mask = (
+                pixels(tmp_path / "ours" / k / f"{name}.png") for k in ("target", "mask")
+            )
+            assert (asked.target.read[name]().permute(1, 2, 0).numpy() == target).all()
+            assert (asked.mask[name]().numpy() == (mask[..., 0] > 0)).all()
+            assert (asked.mask[f"{name}_crop2"]() != asked.mask[name]()).any()
 
     def test_several_samples_are_reported_as_such(self, weights, photos, tmp_path: Path):
         assert evaluate(weights, photos, tmp_path / "one") == 0
