@@ -100,7 +100,7 @@ def _sizes(inputs: Mapping[str, Any]) -> str:
 
 
 def _together(problems: Sequence[Problem]) -> Problem:
-    """One problem of several, as far as a network is told of them."""
+    """One problem of several, with all that a network is given."""
 
     def joined(name: str) -> Any:
         every = [problem.inputs[name] for problem in problems]

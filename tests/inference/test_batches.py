@@ -36,8 +36,8 @@ def test_of_any_size_change_no_result(batch_size, samples):
     assert max(sizes[:calls]) == min(batch_size, 3 * samples)
     for one, answer in zip(alone, together):
         pairs = [(one.image, answer.image), *zip(one.samples, answer.samples, strict=True)]
-        for expected, found in pairs:
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        for expected, image in pairs:
+            torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
 
 
 def test_go_on_with_what_is_missing(tmp_path):

@@ -40,7 +40,7 @@ from tests.helpers.stand_ins import MORE, StandIns, smaller
 NEWCOMERS = ("README.md", "docs/quickstart.md")
 # What a command may say that it needs.
 NEEDS = ("Slurm", "CUDA", "the network", "Palette", "SR-RAW", "hours", "Optuna")
-NEEDS += ("several machines", "photos of places", "VGG19's weights")
+NEEDS += ("several machines", "photos of places", "VGG19's weights", "minutes on a CPU")
 SETTINGS: dict[str, type[Any]] = {
     "train": settings.Train,
     "evaluate": settings.Evaluate,
