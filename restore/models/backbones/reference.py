@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
-from restore.models.attention.transfer import enlarged
 from restore.models.backbones.blocks import within
 from restore.models.backbones.transfer import FoldedTransfer
-from restore.models.backbones.view import MatchedView
+from restore.models.backbones.view import MatchedView, mean_view
 from restore.models.extractors import Extractor
 from restore.models.protocol import Backbone, ExportForm
 from restore.types import Pictures, Restoration
@@ -180,22 +179,21 @@ class ReferenceBackbone(Backbone):
         )
 
     def _viewed(self, view: MatchedView, low: Tensor, low_up: Tensor, memory: Memory) -> Transfer:
-        """Textures of each place's best view among those of all references."""
+        """Textures of the mean of the references' views, the better ones weighing more."""
         query = self.extractor.query(low, low_up)
-        places = self.attention.places(query, memory)
-        before = 0
-        for number, (one, (reference,)) in enumerate(zip(places, memory.pictures)):
-            another, its_score = view(reference, one.textures[0], low, low_up, one.score)
-            its_index = None if one.index is None else one.index + before
-            before += reference.shape[-2] * reference.shape[-1] // self.scale**2
-            if not number:
-                picture, score, index = another, its_score, its_index
-                continue
-            better = its_score > score
-            picture = torch.where(enlarged(better, self.scale), another, picture)
-            score = torch.where(better, its_score, score)
-            if index is not None and its_index is not None:
-                index = torch.where(better[:, 0], its_index, index)
+        transfers = self.attention.places(query, memory)
+        views = [
+            view(reference, transfer.textures[0], low, low_up, transfer.score)
+            for transfer, (reference,) in zip(transfers, memory.pictures)
+        ]
+        picture, score = mean_view(views)
+        index, before = transfers[0].index, 0
+        if index is not None:
+            best = torch.cat([one for _, one in views], 1).argmax(1)
+            for number, (transfer, (reference,)) in enumerate(zip(transfers, memory.pictures)):
+                assert transfer.index is not None, "one rule chose in all"
+                index = torch.where(best == number, transfer.index + before, index)
+                before += reference.shape[-2] * reference.shape[-1] // self.scale**2
         features = dict(zip((4, 2, 1), self.extractor(picture)))
         return Transfer(score, [features[scale] for scale in self.textures], index)
 

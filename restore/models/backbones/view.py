@@ -1,5 +1,6 @@
 """The reference as the camera of the low picture would have seen it: in place, and in its light."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -13,6 +14,8 @@ _SATURATED = 0.97
 _FLAT = 1e-4
 # Window of likeness, in low pixels, and the mean square of what is no difference.
 _NEAR, _UNNOTICED = 1.5, 1e-3
+# How much more the better of two views weighs: e to the power of this times the scores' difference.
+_DECIDED = 20.0
 # A step towards the low picture, in low pixels, and how much faster than it places may change.
 _FARTHEST, _STEEPEST = 0.5, 2.0
 
@@ -104,6 +107,22 @@ class MatchedView(nn.Module):
         there = _blurred(weight * F.avg_pool2d(seen, 4), self.window) + 1e-3
         gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4)
         return seen * F.interpolate(gain, scale_factor=4, mode="bilinear"), cut
+
+
+def mean_view(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Of several views and their scores one: at each place a mean, by a softmax of the scores.
+
+    Views that fit alike are averaged, which lessens the errors of both; one that fits clearly worse
+    than another hardly counts.
+    """
+    if len(views) == 1:
+        return views[0]
+    scores = torch.cat([score for _, score in views], 1)
+    weights = torch.softmax(_DECIDED * _blurred(scores, 1.0), 1)
+    finer = F.interpolate(weights, scale_factor=4, mode="bilinear", align_corners=False)
+    picture = sum(part * view for part, (view, _) in zip(finer.split(1, 1), views))
+    assert isinstance(picture, Tensor)
+    return picture, (weights * scores).sum(1, keepdim=True)
 
 
 def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
