@@ -11,7 +11,12 @@ _TABLE = 1 << 21
 
 
 def deformable_conv(
-    x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
+    x: Tensor,
+    offsets: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    first: int = 0,
 ) -> Tensor:
     """A 3×3 convolution whose taps lie anywhere, and count as much as they are told.
 
@@ -25,12 +30,13 @@ def deformable_conv(
         mask: N, 9·G, h, w: factors of the taps.
         weight: C', C, 3, 3.
         bias: C'.
+        first: row that the first of the offsets belongs to.
 
     Returns:
         N, C', h, w.
     """
     height, width = offsets.shape[-2:]
-    if x.is_cuda:
+    if x.is_cuda and first == 0:
         # It wants one size for both.
         sizes = [max(one, other) for one, other in zip(x.shape[-2:], offsets.shape[-2:])]
         x, offsets, mask = (_continued(y, sizes) for y in (x, offsets, mask))
@@ -42,7 +48,7 @@ def deformable_conv(
     parts = []
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))
-        inputs = (x, offsets[..., band, :], mask[..., band, :], weight, top)
+        inputs = (x, offsets[..., band, :], mask[..., band, :], weight, first + top)
         # What is sampled is nine times as much as what is given, so it is sampled again.
         parts.append(
             checkpoint(_band, *inputs, use_reentrant=False) if differentiable else _band(*inputs)

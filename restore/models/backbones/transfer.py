@@ -11,6 +11,8 @@ from restore.models.backbones.blocks import conv
 from restore.models.backbones.deformable import deformable_conv
 
 _LEAK = 0.1
+# Rows that are worth the three around them.
+_LEAST_ROWS = 16
 
 
 class FoldedTransfer(nn.Module):
@@ -68,6 +70,7 @@ class DeformableTransfer(FoldedTransfer):
     """
 
     looks = True
+    table = 1 << 21  # numbers of offsets and weights that are held at a time where none is trained
 
     def __init__(self, features: int, texture: int, groups: Annotated[int, Field(ge=1)] = 8):
         super().__init__(features, texture)
@@ -84,33 +87,62 @@ class DeformableTransfer(FoldedTransfer):
         """Channels of `seen`."""
         return features + texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None) -> Tensor:
-        """What offsets are made of."""
-        return torch.cat([x, texture], 1)
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Tensor:
+        """What offsets are made of, for rows of features of which the first is `top`."""
+        return torch.cat([x, _resized(texture[..., top:, :], *x.shape[-2:])], 1)
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Offsets N, groups·9·2, H, W (down, right) and weights of the taps, from `offset_mask`."""
+        """Offsets N, groups·9·2, h, w (down, right) and weights of the taps, from `offset_mask`.
+
+        `score` is N1hw, too.
+        """
         return raw[:, : 18 * self.groups], torch.sigmoid(raw[:, 18 * self.groups :])
 
     def forward(self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
         texture = texture.to(x.dtype)
-        y = self.seen(x, _resized(texture, height, width), flow)
+        height = x.shape[-2]
+        rows = height
+        if not torch.is_grad_enabled() and x.device.type == "cpu":
+            # Offsets and weights have several times as many channels as anything else.
+            rows = max(_LEAST_ROWS, self.table // (27 * self.groups * len(x) * x.shape[-1]))
+        parts = [
+            self._rows(x, texture, flow, score, top, min(top + rows, height))
+            for top in range(0, height, rows)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    def _rows(
+        self,
+        x: Tensor,
+        texture: Tensor,
+        flow: Tensor | None,
+        score: Tensor,
+        top: int,
+        bottom: int,
+    ) -> Tensor:
+        """What `forward` returns, from row `top` to before `bottom`."""
+        height, width = x.shape[-2:]
+        # Three convolutions see as many rows around.
+        first, last = max(0, top - 3), min(height, bottom + 3)
+        kept = slice(top - first, bottom - first)
+        y = self.seen(x[..., first:last, :], texture, flow, first)
         y = F.leaky_relu_(self.offset1(y), _LEAK)
         y = F.leaky_relu_(self.offset2(y), _LEAK)
-        offsets, mask = self.offsets_and_mask(self.offset_mask(y), score)
+        raw = self.offset_mask(y)[..., kept, :]
+        ratio = width // score.shape[-1]
+        offsets, mask = self.offsets_and_mask(raw, _rows_of(score, ratio, top, bottom))
         if flow is not None:
-            start = around(flow, width // flow.shape[-1])
+            ratio = width // flow.shape[-1]
+            start = _rows_of(around(flow), ratio, top, bottom) * ratio
             offsets = offsets + start.to(offsets.dtype).repeat(1, self.groups, 1, 1)
         with torch.autocast(x.device.type, enabled=False):
-            result = deformable_conv(
-                texture.float(),
-                offsets.float(),
-                mask.float(),
-                self.aggregate.weight,
-                self.aggregate.bias,
-            )
+            result = self.aggregated(texture.float(), offsets.float(), mask.float(), top)
         return F.leaky_relu(result, _LEAK).to(x.dtype)
+
+    def aggregated(self, texture: Tensor, offsets: Tensor, mask: Tensor, top: int) -> Tensor:
+        """The convolution itself, see `deformable_conv`."""
+        weight, bias = self.aggregate.weight, self.aggregate.bias
+        return deformable_conv(texture, offsets, mask, weight, bias, top)
 
 
 class WarpedDeformableTransfer(DeformableTransfer):
@@ -139,20 +171,22 @@ class WarpedDeformableTransfer(DeformableTransfer):
     def seen_channels(features: int, texture: int) -> int:
         return features + 2 * texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None) -> Tensor:
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Tensor:
         # As published: the flow of the patch that begins at a position, not of that around it.
         first = None if flow is None else _resized(flow[..., 1:, 1:], *flow.shape[-2:])
-        return torch.cat([x, warped(texture, first, x.shape[-2], x.shape[-1]), texture], 1)
+        height, width = x.shape[-2:]
+        near = _resized(texture[..., top:, :], height, width)
+        moved = near if first is None else warped(texture, first, height, width, top)
+        return torch.cat([x, moved, near], 1)
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        ratio = raw.shape[-1] // score.shape[-1]
-        likeness = _repeated(score.to(raw.dtype), ratio)
         cut = 18 * self.groups
-        return self.bound * torch.tanh(raw[:, :cut]), torch.sigmoid(raw[:, cut:] * likeness)
+        weight = torch.sigmoid(raw[:, cut:] * score.to(raw.dtype))
+        return self.bound * torch.tanh(raw[:, :cut]), weight
 
 
-def around(flow: Tensor, ratio: int) -> Tensor:
-    """Where each of nine taps starts: N, 18, s·h, s·w steps (down, right) by the neighbours' flow.
+def around(flow: Tensor) -> Tensor:
+    """Where each of nine taps starts: N, 18, h, w steps (down, right) by the neighbours' flow.
 
     The tap at d of position p starts from the match of p − d, so that with no offsets the nine taps
     see what nine overlapping patches would lay down. Beyond the border the flow is 0.
@@ -160,17 +194,21 @@ def around(flow: Tensor, ratio: int) -> Tensor:
     h, w = flow.shape[-2:]
     padded = F.pad(flow, (1, 1, 1, 1))
     parts = [padded[..., 2 - i : 2 - i + h, 2 - j : 2 - j + w] for i in range(3) for j in range(3)]
-    return _repeated(torch.cat(parts, 1), ratio) * ratio
+    return torch.cat(parts, 1)
 
 
-def warped(texture: Tensor, flow: Tensor | None, height: int, width: int) -> Tensor:
-    """The texture at the matches, bilinear, zeros outside; as it is where there is no flow."""
+def warped(texture: Tensor, flow: Tensor | None, height: int, width: int, top: int = 0) -> Tensor:
+    """The texture at the matches, bilinear, zeros outside; as it is where there is no flow.
+
+    `height` rows of it, of which the first is `top`.
+    """
     if flow is None:
         return texture
     ratio = width // flow.shape[-1]
-    down, right = (_repeated(flow, ratio) * ratio).to(texture.dtype).unbind(1)
+    steps = _rows_of(flow, ratio, top, top + height) * ratio
+    down, right = steps.to(texture.dtype).unbind(1)
     H, W = texture.shape[-2:]
-    rows = torch.arange(height, device=texture.device, dtype=texture.dtype)
+    rows = torch.arange(top, top + height, device=texture.device, dtype=texture.dtype)
     columns = torch.arange(width, device=texture.device, dtype=texture.dtype)
     y = 2 * (down + rows[:, None]) / max(H - 1, 1) - 1
     x = 2 * (right + columns) / max(W - 1, 1) - 1
@@ -178,9 +216,13 @@ def warped(texture: Tensor, flow: Tensor | None, height: int, width: int) -> Ten
     return F.grid_sample(texture, grid, "bilinear", "zeros", align_corners=True)
 
 
-def _repeated(x: Tensor, ratio: int) -> Tensor:
-    """Each position as a square of `ratio`."""
-    return x if ratio == 1 else F.interpolate(x.float(), scale_factor=float(ratio)).to(x.dtype)
+def _rows_of(x: Tensor, ratio: int, top: int, bottom: int) -> Tensor:
+    """Each position as a square of `ratio`, and of the rows that there are then, some."""
+    first = top // ratio
+    part = x[..., first : -(-bottom // ratio), :]
+    if ratio > 1:
+        part = part.repeat_interleave(ratio, -2).repeat_interleave(ratio, -1)
+    return part[..., top - first * ratio : bottom - first * ratio, :]
 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:

@@ -19,7 +19,7 @@ from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import HardInside, MatchingRule
 from restore.models.attention.windows import Windows
 from restore.models.backbones.reference import ReferenceBackbone
-from restore.models.backbones.transfer import around
+from restore.models.backbones.transfer import DeformableTransfer, around
 from restore.tools.bench import plain_family
 from tests import GOLDEN, SHARED
 from tests.helpers.published import drawn
@@ -102,7 +102,9 @@ def test_deformable_networks_are_the_published_ones(name: str, tmp_path: Path):
     flow = network.find(low, low_up, reference, reference).flow
     for scale, layer in ((1, "relu3_1"), (2, "relu2_1"), (4, "relu1_1")):
         expected = case.tensor(f"offset_{layer}").permute(0, 1, 4, 2, 3).flip(2).flatten(1, 2)
-        assert torch.equal(around(flow.float(), scale), expected.float())
+        ours = around(flow.float()) * scale
+        ours = ours.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        assert torch.equal(ours, expected.float())
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,39 @@ SMALL = {
         "backbone.unused_blocks=null",
     ],
 }
+RANDOM = ["pretrained.vgg19=random", "pretrained.contrastive=random"]
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    name=st.sampled_from(["masa", "c2_matching", "datsr"]),
+    rows=st.integers(2, 5),
+    columns=st.integers(2, 5),
+    groups=st.sampled_from([1, 4, 8]),
+    table=st.sampled_from([1, 1 << 21]),
+    seed=st.integers(0, 2**31),
+)
+@torch.no_grad()
+def test_they_are_the_plain_formulation(name, rows, columns, groups, table, seed):
+    torch.manual_seed(seed)
+    words = [*SMALL[name], *RANDOM, *([] if name == "masa" else [f"transfer.groups={groups}"])]
+    network = registry.build("backbone", name, *words).eval()
+    for part in network.modules():
+        if isinstance(part, DeformableTransfer):  # which begin without offsets
+            torch.nn.init.normal_(part.offset_mask.weight, std=0.05)
+            part.table = table  # how many rows at a time changes nothing
+    high, wide = 8 * rows, 8 * columns
+    inputs = {}
+    for of in ("", "reference_"):
+        inputs[f"{of}low"] = torch.rand(1, 3, high, wide)
+        inputs[f"{of}low_up"] = torch.rand(1, 3, 4 * high, 4 * wide)
+    inputs["reference"] = torch.rand(1, 3, 4 * high, 4 * wide)
+    ours = network(**inputs)
+    plain = plain_family.published(network, "windows" if name == "masa" else "inside")(**inputs)
+    torch.testing.assert_close(ours.image, plain.image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.score, plain.score, atol=1e-4, rtol=0)
+
+
 LIGHT = ["extractor=pyramid", "extractor.features=8", "extractor.blocks=[1,1,1]"]
 PARTS = [
     ["attention=topk"],
@@ -242,9 +277,9 @@ def test_searches_choose_as_the_published_formulation(a: int, b: int, high: int,
     key = torch.randn(1, 6, high, wide, generator=generator)
     blocks = TextureAttention(Pixels(), Windows())
     found = blocks(query, blocks.encode_reference(key, [])).index
-    assert torch.equal(found, plain_family.windows(query, key))
+    assert torch.equal(found, plain_family.windows(query, key, [])[2])
     inner = TextureAttention(Pixels(), HardInside())
-    expected = plain_family.inside(query, key)
+    _, expected = plain_family.inside(query, key)
     norms = F.normalize(query, dim=1), F.normalize(key, dim=1)
     found = inner(norms[0], inner.encode_reference(norms[1], [])).index[:, 1:-1, 1:-1]
     assert torch.equal((found // wide - 1) * (wide - 2) + found % wide - 1, expected)
