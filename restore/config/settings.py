@@ -81,7 +81,7 @@ class LrSchedule:
 
     warmup_steps: Count
     name: Literal["constant", "step", "cosine", "linear"]
-    step_size: Positive | None
+    step_size: Positive | Annotated[list[Positive], Field(min_length=1)] | None
     factor: Annotated[float, Field(gt=0, le=1)]
 
 

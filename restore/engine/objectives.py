@@ -20,14 +20,18 @@ def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
 
     Args:
         schedule: linear warm-up over `warmup_steps`, then `constant`; `step` (times `factor` every
-            `step_size` steps); `linear` or `cosine` (down to `factor` at the stage's last step).
+            `step_size` steps, or from each step of a list on); `linear` or `cosine` (down to `factor` at the stage's last step).
         step: from 0.
         steps: the stage's length.
     """
     warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
     if schedule.name == "step":
         assert schedule.step_size is not None
-        return warm * schedule.factor ** (step // schedule.step_size)
+        if isinstance(schedule.step_size, int):
+            decays = step // schedule.step_size
+        else:
+            decays = sum(step >= milestone for milestone in schedule.step_size)
+        return warm * schedule.factor**decays
     share = step / max(1, steps - 1)
     if schedule.name == "linear":
         return warm * (1 + (schedule.factor - 1) * share)

@@ -267,6 +267,12 @@ def test_half_precision_trains(tmp_path: Path, precision, line):
     assert all(torch.isfinite(value).all() for value in final(folder).values())
 
 
+def test_a_list_of_steps_is_where_the_rate_falls():
+    schedule = LrSchedule(warmup_steps=0, name="step", step_size=[3, 7], factor=0.5)
+    values = [lr_factor(schedule, step, 10) for step in range(10)]
+    assert values == [1.0] * 3 + [0.5] * 4 + [0.25] * 3
+
+
 @pytest.mark.parametrize("shape", ["constant", "step", "linear", "cosine"])
 def test_rates(shape):
     schedule = LrSchedule(warmup_steps=4, name=shape, step_size=10, factor=0.1)

@@ -10,6 +10,7 @@ from restore.config import registry
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.models.backbones.fusion import GatedFusion
+from restore.models.extractors.contrastive import ContrastiveStems
 from restore.models.extractors.matching import MatchingExtractor
 from restore.models.matching_network import MatchingNetwork
 from restore.types import Problem
@@ -116,3 +117,20 @@ def test_weights_of_something_else_are_refused(tmp_path):
     torch.save({"head.weight": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(UserError, match="backbone=matching"):
         MatchingNetwork(weights=str(tmp_path / "w.pt"))
+
+
+def test_the_stems_begin_from_a_vgg16_and_refuse_a_vgg19(tmp_path):
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 28: (1, 1)}
+    state = {}
+    for place, (outputs, inputs) in shapes.items():
+        state[f"features.{place}.weight"] = torch.randn(outputs, inputs, 3, 3)
+        state[f"features.{place}.bias"] = torch.randn(outputs)
+    torch.save(state, tmp_path / "vgg16.pth")
+    stems = ContrastiveStems(str(tmp_path / "vgg16.pth"))
+    for place in (0, 2, 5, 7, 10):
+        for stem in (stems.low, stems.sharp):
+            assert torch.equal(stem[place].weight, state[f"features.{place}.weight"])
+            assert torch.equal(stem[place].bias, state[f"features.{place}.bias"])
+    torch.save(state | {"features.30.weight": torch.ones(1)}, tmp_path / "vgg19.pth")
+    with pytest.raises(UserError, match="torchvision's VGG16"):
+        ContrastiveStems(str(tmp_path / "vgg19.pth"))

@@ -11,7 +11,14 @@ from restore.models import weights
 from tests.helpers.pictures import photo, write
 
 NAMES = [name for name in registry.names("experiment") if name.startswith("family/")]
-EVERY_TIME = ("family/c2_matching_gan",)
+# One of each network and stage; the others differ from them in numbers.
+EVERY_TIME = (
+    "family/masa_corrected",
+    "family/c2_matching_teacher",
+    "family/c2_matching_gan_corrected",
+    "family/datsr_corrected",
+    "family/small/ours",
+)
 SMALL = {
     "masa": ["backbone.blocks=[0,0,0,1,0,0]", "backbone.features=4"],
     "c2_matching": ["backbone.blocks=0", "backbone.content_blocks=0", "backbone.features=4"],
