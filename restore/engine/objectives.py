@@ -20,7 +20,8 @@ def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
 
     Args:
         schedule: linear warm-up over `warmup_steps`, then `constant`; `step` (times `factor` every
-            `step_size` steps, or from each step of a list on); `linear` or `cosine` (down to `factor` at the stage's last step).
+            `step_size` steps, or from each step of a list on); `linear` or `cosine` (down to
+            `factor` at the stage's last step).
         step: from 0.
         steps: the stage's length.
     """

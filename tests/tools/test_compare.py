@@ -1,6 +1,7 @@
 """`restore compare`: right numbers, the right pictures, and every sentence that they need."""
 
 import csv
+import json
 import math
 import re
 import shutil
@@ -35,7 +36,7 @@ from restore.tools.compare.statistics import Difference, bins, paired
 from restore.tools.compare.tables import Column, Table, best
 from tests import SHARED
 from tests.helpers.made_up import spread
-from tests.helpers.pictures import truncate
+from tests.helpers.pictures import photo, resized, truncate, write
 from tests.helpers.plain_metrics import plain_psnr, plain_ssim
 
 HERE = ["runtime.device=cpu", "runtime.threads=1", "resamples=199"]
@@ -703,3 +704,78 @@ def test_means_are_over_the_same_images():
     assert results.mean("t", "two", "m") == 6
     assert results.mean("t", "two", "m", [0, 1]) == 5
     assert results.unequal() == {"m": 1}
+
+
+@pytest.mark.parametrize("protocol", ["masa", "c2_matching", "common"])
+def test_inputs_are_made_of_the_targets_within_the_protocol_s_frame(protocol, tmp_path: Path):
+    target, reference = photo("coffee", 45, 54), photo("coffee", 50, 37, 9)
+    write(tmp_path / "targets" / "a.png", target)
+    write(tmp_path / "references" / "a.png", reference)
+    words = [f"truth={tmp_path / 'targets'}", f"references={tmp_path / 'references'}"]
+    words += [
+        "methods.network=wdsr_b_x4",
+        "methods.bicubic=bicubic",
+        "inputs=degraded",
+        "degradation=pil_bicubic",
+    ]
+    words += [
+        f"protocol={protocol}",
+        "metric=[psnr]",
+        "pictures=1",
+        "runtime.device=cpu",
+        "runtime.threads=1",
+        "resamples=99",
+    ]
+    assert main(["compare", *words, f"folder={tmp_path / 'out'}"]) == 0
+    if protocol == "masa":  # 45×54 to 64×64, in the middle, the odd pixel below
+        framed = np.pad(target, ((9, 10), (5, 5), (0, 0)), "edge")
+        part = (slice(9, 54), slice(5, 59))
+    else:  # cut to 44×52; C2-Matching's then as large as the reference
+        high, wide = (48, 52) if protocol == "c2_matching" else (44, 52)
+        framed = np.zeros((high, wide, 3), np.uint8)
+        framed[:44, :52] = target[:44, :52]
+        part = (slice(0, 44), slice(0, 52))
+    H, W = framed.shape[:2]
+    enlarged = resized(resized(framed, H // 4, W // 4), H, W)
+    one, other = (
+        16 + x[part].astype(float) @ [65.481, 128.553, 24.966] / 255 for x in (enlarged, framed)
+    )
+    if protocol != "masa":
+        one, other = one[4:-4, 4:-4], other[4:-4, 4:-4]
+    expected = 10 * np.log10(255**2 / np.mean((one - other) ** 2))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["values"]["target"]["bicubic"]["psnr"] == pytest.approx(expected, abs=1e-5)
+    assert (tmp_path / "out" / "differences.md").exists(), "the paired test"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["methods.b=bicubic"], "how large the inputs are"),
+        (["methods.n=wdsr_b_x4", "methods.m=wdsr_b_x2"], "n ×4, m ×2"),
+        (["methods.n=wdsr_b_x4", "protocol=masa"], "give references=FOLDER"),
+    ],
+)
+def test_what_cannot_be_degraded_is_one_sentence(change, said, tmp_path: Path, capsys):
+    write(tmp_path / "targets" / "a.png", photo("coffee", 24, 24))
+    line = [
+        "compare",
+        f"truth={tmp_path / 'targets'}",
+        "inputs=degraded",
+        "degradation=pil_bicubic",
+        *change,
+    ]
+    assert (
+        main(
+            [
+                *line,
+                f"folder={tmp_path / 'out'}",
+                "runtime.device=cpu",
+                "runtime.threads=1",
+                "resamples=99",
+            ]
+        )
+        == 2
+    )
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

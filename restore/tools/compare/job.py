@@ -18,16 +18,18 @@ from restore.images.io import by_name
 from restore.metrics import selection
 from restore.metrics.legend import Legend
 from restore.metrics.protocol import MeasurementProtocol
-from restore.models import weights
+from restore.models import bundled, weights
 from restore.models.weights import Loaded
 from restore.tools.compare import sources
+from restore.tools.compare.degraded import Degraded
 from restore.tools.compare.measuring import REGIONS, MethodResults, Pictures, usable
-from restore.tools.compare.methods import Drawn, Filled, Method, Trained
+from restore.tools.compare.methods import Bicubic, Drawn, Filled, Method, Trained
 from restore.tools.compare.sources import MatchedPictures, PictureFolder, Problems
 from restore.tools.compare.tables import Layout
 from restore.types import Dataset
 
 _LOOKED_AT = 16  # images whose masks are held against Palette's before work begins
+DEGRADED = "degraded"  # inputs that are made of the targets
 SAME = 0.9  # intersection over union above which holes count as the same
 
 
@@ -96,8 +98,9 @@ class CompareJob:
         self.masker = self._masker()
         self.inputs, self.references = self._for_makers()
         self.matching = self._matching()
-        self.pictures = self._pictures()
         self.protocol: MeasurementProtocol = registry.instantiate(setting.protocol, "protocol")
+        self.degraded = self._degraded()
+        self.pictures = self._pictures()
         self.layout: Layout = registry.instantiate(setting.layout, "layout")
         self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
         self.legend = Legend(self.metrics.directions())
@@ -195,6 +198,10 @@ class CompareJob:
                 references = self.problems.reference
             if references is None:
                 raise UserError(f"{needing} needs references: give references=FOLDER")
+        if setting.inputs == DEGRADED:
+            if references is None and setting.references is not None:
+                references = sources.plain("references", setting.references)
+            return next(iter(self.truths.values())), references
         if setting.inputs is not None:
             return sources.plain("inputs", setting.inputs), references
         if self.problems is not None and self.problems.low is not None and not self.masks:
@@ -222,14 +229,42 @@ class CompareJob:
     def _read(self, source: PictureFolder, title: str) -> Callable[[str], Tensor]:
         return lambda key: source.read[self.matching.names[key][title]]()
 
+    def _degraded(self) -> Degraded | None:
+        """Where inputs are made of the targets, what makes them."""
+        setting = self.setting
+        if setting.inputs != DEGRADED:
+            return None
+        if self.inputs is None or self.masks or self.masker or len(self.truths) > 1:
+            raise UserError(
+                f"inputs={DEGRADED} is for methods that are run here, and one folder of targets "
+                "without holes: give truth=FOLDER"
+            )
+        truth, source = next(iter(self.truths.items()))
+        references = None
+        if self.references is not None:
+            references = self._read(self.references, "references")
+        return Degraded(
+            self._read(source, f"truth {truth}"),
+            references,
+            registry.instantiate(setting.degradation, "degradation"),
+            self.protocol.frame,
+            _scale(self.methods),
+        )
+
     def _pictures(self) -> Pictures:
         methods: dict[str, Any] = {}
+        degraded = self.degraded
         for title, method in self.methods.items():
             if isinstance(method, PictureFolder):
                 methods[title] = self._read(method, title)
                 continue
             assert self.inputs is not None
             references = None
+            if degraded is not None:
+                if method.needs_reference:
+                    references = degraded.reference
+                methods[title] = MethodResults(method, degraded.low, references, degraded.measured)
+                continue
             if method.needs_reference:
                 assert self.references is not None
                 references = self._read(self.references, "references")
@@ -239,9 +274,12 @@ class CompareJob:
             if title != self.masker and source.palette is not None:
                 there = {key: name[title] for key, name in self.matching.names.items()}
                 shown[title] = (source.palette, there)
+        truths: dict[str, Any] = {t: self._read(s, f"truth {t}") for t, s in self.truths.items()}
+        if degraded is not None:
+            truths = dict.fromkeys(truths, degraded.target)
         return Pictures(
             methods,
-            {t: self._read(s, f"truth {t}") for t, s in self.truths.items()},
+            truths,
             self._mask if self.masks or self.masker is not None else None,
             shown,
         )
@@ -311,21 +349,39 @@ def _methods(setting: Compare, device: torch.device) -> dict[str, Any]:
     if not nodes:
         raise UserError("there is nothing to compare: give methods.NAME=FOLDER")
     methods: dict[str, Any] = {}
+    bicubic: list[str] = []
     for title, node in nodes.items():
         if not isinstance(node, str):
             methods[title] = Filled(registry.instantiate(node, f"methods.{title}"))
             continue
         path = Path(node)
-        if node in registry.names("method"):
+        if node == "bicubic":
+            bicubic.append(title)
+            methods[title] = None  # in its place, until the scale is known
+        elif node in registry.names("method"):
             methods[title] = Filled(registry.build("method", node, command="compare"))
-        elif path.is_file() or (path / "checkpoints").is_dir():
-            loaded = weights.load(path, pretrained=setting.pretrained)
+        elif bundled.named(node) or path.is_file() or (path / "checkpoints").is_dir():
+            loaded = weights.load(node, pretrained=setting.pretrained)
             methods[title] = _trained(loaded, setting, device)
         elif not path.exists() and "/" not in node:
             raise UserError(
                 f"methods.{title}={node}: there is no such folder, nor a baseline of that name; "
-                f"baselines are {', '.join(registry.names('method'))}"
+                f"baselines are bicubic, {', '.join(registry.names('method'))}"
             )
         else:
             methods[title] = sources.results(f"methods.{title}", node)
+    if bicubic:
+        scale = _scale({title: method for title, method in methods.items() if method is not None})
+        methods |= dict.fromkeys(bicubic, Bicubic(scale))
     return methods
+
+
+def _scale(methods: Mapping[str, Any]) -> int:
+    """The one that all networks enlarge by."""
+    scales = {title: m.task.scale for title, m in methods.items() if isinstance(m, Trained)}
+    if len({*scales.values()}) != 1:
+        given = ", ".join(f"{title} ×{scale}" for title, scale in scales.items()) or "none"
+        raise UserError(
+            f"how large the inputs are is told by networks that enlarge, all alike; given: {given}"
+        )
+    return int(next(iter(scales.values())))

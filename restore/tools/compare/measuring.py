@@ -31,6 +31,7 @@ class MethodResults:
     maker: Method
     inputs: Read
     references: Read | None
+    measured: Callable[[str, Tensor], Tensor] | None = None  # the part that is
 
     def asked(self, key: str, hole_HW: Tensor | None) -> Asked:
         """What it is asked of an image; UserError for an input that is broken."""
@@ -40,7 +41,8 @@ class MethodResults:
     def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
         """The result, uint8 3HW; UserError as `Method.make`, or for an input that is broken."""
         asked = self.asked(key, hole_HW)
-        return self.maker.make(asked.given_3HW, asked.hole_HW, asked.reference_3HW, key)
+        made = self.maker.make(asked.given_3HW, asked.hole_HW, asked.reference_3HW, key)
+        return made if self.measured is None else self.measured(key, made)
 
 
 @dataclass

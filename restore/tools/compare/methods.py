@@ -101,6 +101,34 @@ class Filled:
         return type(self.inpainter).__name__ + (f" ({about})" if about else "")
 
 
+class Bicubic:
+    """PIL's bicubic enlargement of 8-bit pictures.
+
+    Args:
+        scale: how many times each side becomes longer.
+    """
+
+    needs_holes = needs_reference = False
+
+    def __init__(self, scale: int):
+        self.scale = scale
+
+    def make(
+        self,
+        given_3HW: Tensor,
+        hole_HW: Tensor | None,
+        reference_3HW: Tensor | None,
+        key: str = "picture",
+    ) -> Tensor:
+        """See `Method.make`."""
+        height, width = given_3HW.shape[-2:]
+        return pil_resize(given_3HW, height * self.scale, width * self.scale)
+
+    def sentence(self) -> str:
+        """See `Method.sentence`."""
+        return f"PIL's bicubic ×{self.scale}"
+
+
 class Trained:
     """Trained weights with the task that they were trained for.
 

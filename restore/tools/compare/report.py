@@ -77,7 +77,9 @@ def write(folder: Path, job: CompareJob, results: Measured) -> None:
     files.write_text(folder / "summary.json", files.to_json(summary))
     for line in lists:
         log.warning(line)
-    log.info("\n%s", tables["table"].markdown())
+    for name in ("table", "differences"):
+        if name in tables:
+            log.info("\n%s", tables[name].markdown())
     log.info("tables (csv, md, tex, html), images.csv, pictures and index.html in %s", folder)
 
 
@@ -99,7 +101,12 @@ def _facts(job: CompareJob) -> list[str]:
     for title, method in job.methods.items():
         if not isinstance(method, PictureFolder):
             assert job.inputs is not None
-            lines.append(f"{title}: {method.sentence()}, run here on {job.inputs.folder}{outside}")
+            made = ""
+            if job.degraded is not None:
+                made = f"pictures made by {type(job.degraded.degradation).__name__} of "
+            lines.append(
+                f"{title}: {method.sentence()}, run here on {made}{job.inputs.folder}{outside}"
+            )
     return lines
 
 
