@@ -60,17 +60,17 @@ class Family:
         """Measures, prints a table, and writes it as csv."""
         rows: list[Row] = []
         for size in self.sizes:
-            cases = [("attention", name) for name in self.matchings]
+            cases: list[tuple[str, str]] = [("attention", name) for name in self.matchings]
             cases += [("backbone", name) for name in self.networks]
             for kind, name in cases:
                 row = compared(__name__, kind, name, size, size, self.repeats, device.type)
                 rows.append({"what": f"{kind}={name}", "size": f"{size}×{size}", **row})
                 log.info("%s", rows[-1])
-        for name in self.networks if self.large else []:
-            case = ("ours", "backbone", name, 2040, 1356, 1, device.type)
+        for network in self.networks if self.large else []:
+            case = ("ours", "backbone", network, 2040, 1356, 1, device.type)
             measured = in_process(__name__, *case)
             row = {f"ours {unit}": round(value) for unit, value in measured.items()}
-            rows.append({"what": f"backbone={name}", "size": "2040×1356", **row})
+            rows.append({"what": f"backbone={network}", "size": "2040×1356", **row})
             log.info("%s", rows[-1])
         write_table(rows, ["what", "size", *COMPARED], folder, "family")
 

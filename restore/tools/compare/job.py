@@ -240,6 +240,8 @@ class CompareJob:
                 "without holes: give truth=FOLDER"
             )
         truth, source = next(iter(self.truths.items()))
+        if setting.degradation is None:
+            raise UserError(f"inputs={DEGRADED}: how is not said; give degradation=pil_bicubic")
         references = None
         if self.references is not None:
             references = self._read(self.references, "references")
@@ -259,7 +261,7 @@ class CompareJob:
                 methods[title] = self._read(method, title)
                 continue
             assert self.inputs is not None
-            references = None
+            references: Callable[[str], Tensor] | None = None
             if degraded is not None:
                 if method.needs_reference:
                     references = degraded.reference
