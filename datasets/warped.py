@@ -101,6 +101,10 @@ class Warped:
     ):
         if corners >= 0.25:
             raise UserError(f"data.corners={corners}: it must be below 0.25, or corners could meet")
+        if unrelated + black > 1:
+            raise UserError(
+                f"data.unrelated={unrelated} and data.black={black}: together more than all"
+            )
         if scale[0] > scale[1]:
             raise UserError(f"data.scale={[*scale]}: the smallest comes first")
         self.photos, self.size, self.seed = photos, size, seed

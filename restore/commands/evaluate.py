@@ -20,7 +20,7 @@ from restore.images.io import save_png
 from restore.inference import reference_table
 from restore.inference.drawn import KeepingRunner
 from restore.inference.evaluation import EvaluationResult, Evaluator, Options
-from restore.inference.runner import Runner
+from restore.inference.runner import Runner, check_scale
 from restore.metrics import holes, samples, selection
 from restore.metrics.legend import Legend
 from restore.models import weights
@@ -44,6 +44,7 @@ class EvaluateJob:
         node = setting.protocol or self.loaded.config["protocol"]
         self.protocol = registry.instantiate(node, "protocol")
         task = self.loaded.task(_changes(setting))
+        check_scale(self.model, task)
         if isinstance(task, SplitAware):
             task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]

@@ -126,7 +126,10 @@ def check_part(path: str, node: Mapping[str, Any]) -> None:
             try:
                 adapter = TypeAdapter(hints[name], config=_ANY_CLASS)
             except (PydanticUserError, SchemaError):
-                continue  # a type that only code can make
+                # A type that only code can make: a part. What a yaml or a line can say is none.
+                if inspect.isclass(hints[name]) and isinstance(value, str | int | float | None):
+                    raise UserError(f"{path}.{name}={value}: a part belongs here") from None
+                continue
             _read(adapter, value, f"{path}.{name}")
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty and parameter.kind not in (

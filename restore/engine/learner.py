@@ -18,7 +18,7 @@ from restore.config import registry, settings
 from restore.data.loading import Batch
 from restore.engine.objectives import ModelObjective, ScheduledStage
 from restore.errors import NonFinite, UserError
-from restore.inference.runner import Runner
+from restore.inference.runner import Runner, check_scale
 from restore.losses import Loss
 from restore.models import checkpoint, weights
 from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task
@@ -52,6 +52,7 @@ class Learner:
         self.models: dict[str, nn.Module] = {
             "backbone": registry.instantiate(setting.backbone, "backbone")
         }
+        check_scale(self.models["backbone"], task)
         for name in setting.schedule:
             for title, node in setting.stages[name].models.items():
                 if title not in self.models:

@@ -1,5 +1,6 @@
 """A network run on a problem: its precision, and evaluation mode while it lasts."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +11,23 @@ from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from restore.config.settings import Runtime
 from restore.errors import UserError
-from restore.types import Problem, Restoration, map_tensors
+from restore.types import InpaintingTask, Problem, Restoration, Task, map_tensors
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_scale(model: nn.Module, task: Task) -> None:
+    """Raises UserError when a network enlarges the low picture by something else than the task."""
+    scale = getattr(model, "scale", None)
+    takes_low = "low" in inspect.signature(model.forward).parameters
+    if scale is None or not takes_low or getattr(model, "takes_scale", False):
+        return
+    wanted = task.scale * (task.shrink if isinstance(task, InpaintingTask) else 1)
+    if scale != wanted:
+        raise UserError(
+            f"task.scale={task.scale}: the task wants low pictures enlarged by {wanted:g}, and "
+            f"{type(model).__name__} enlarges by {scale}"
+        )
 
 
 class Runner:

@@ -143,7 +143,8 @@ class Aligned(Hard):
         And the cosine there, N1HW in [0, 1].
         """
         H, W = key.shape[-2:]
-        column, row = places.detach().round().unbind(1)
+        # What is no number has its place nowhere; the cosine there is no number either.
+        column, row = places.detach().nan_to_num().round().unbind(1)
         column, row = column.clamp(0, W - 1), row.clamp(0, H - 1)
         flat = key.flatten(2)
         cosines, around = [], []

@@ -96,3 +96,12 @@ def test_gradients_reach_what_is_transferred_and_what_is_compared():
     for one in (query, key, value):
         assert one.grad.isfinite().all()
         assert one.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_number_in_the_end_and_no_place(bad):
+    query, value = field(8, 8, 8, seed=0), field(3, 8, 8, seed=1)
+    query[:, 3] = bad
+    assert (
+        not transfer(Aligned(), query, [field(8, 8, 8, seed=2)], [[value]]).score.isfinite().all()
+    )
