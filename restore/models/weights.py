@@ -135,6 +135,7 @@ def load(
         origin += f", {', '.join([*network.assumed, *model])}"
     if beside := [*beside, *network.beside]:
         origin += f", without what is not the model: {_some(beside)}"
+    origin += "; whether and how it was trained the file does not say"
     return Loaded(config, state, path, mark, origin)
 
 
