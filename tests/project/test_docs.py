@@ -65,7 +65,7 @@ BLOCKS = once_a_page(command for page in PAGES for command in pages.commands(pag
 MENTIONED = once_a_page(command for page in PAGES for command in pages.mentioned(page))
 # What is not run here: the Makefile's commands are those of the pages, and the measurements are run
 # in small by tests/tools/test_bench.py and tests/tools/test_prepare_sr_raw.py.
-MEASURED = ("matching", "forward", "train_step", "backbone", "data", "diffusion")
+MEASURED = ("matching", "forward", "train_step", "backbone", "data", "diffusion", "family")
 ELSEWHERE = ("make", "pip", "pytest", *(f"restore bench benchmark={name}" for name in MEASURED))
 RUN = [c for c in BLOCKS if c.needs is None and not c.text.startswith(ELSEWHERE)]
 
@@ -209,6 +209,15 @@ def composed(command: str, arguments: list[str]) -> None:
         assert set(arguments[1:]) <= {"watch=true", "watch=false"}
     elif "--cfg" in arguments:
         assert main([command, *arguments]) == 0
+    elif "-m" in arguments and command != "train":
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if a != "-m"])
+        first = [
+            f"{o.key_or_group}={next(o.sweep_string_iterator())}"
+            if o.is_sweep_override()
+            else literal(o.input_line or "")
+            for o in parsed
+        ]
+        check(plain(compose(command, first)), SETTINGS[command])
     elif "-m" in arguments:
         seen: set[str] = set()
         for job in jobs(arguments):
