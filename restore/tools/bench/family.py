@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from restore.config import registry
+from restore.errors import UserError
 from restore.models.backbones.ttsr import TTSR
 from restore.tools.bench import plain_family, plain_ttsr
 from restore.tools.bench.measure import (
@@ -57,7 +58,13 @@ class Family:
         self.sizes, self.repeats, self.large = sizes, repeats, large
 
     def run(self, folder: Path, device: torch.device) -> None:
-        """Measures, prints a table, and writes it as csv."""
+        """Measures, prints a table, and writes it as csv.
+
+        Raises UserError for a network that is not there or takes no reference.
+        """
+        for name in self.networks:
+            if not registry.build("backbone", name, *_RANDOM).takes_reference:
+                raise UserError(f"benchmark.networks: {name} takes no reference")
         rows: list[Row] = []
         for size in self.sizes:
             cases: list[tuple[str, str]] = [("attention", name) for name in self.matchings]
