@@ -238,10 +238,15 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         with signals.held_back():  # else one that comes while workers begin would end those
             batches = iter(self.loader)
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield {name: _as_tensors(value) for name, value in batch.items()}
+        try:
+            for batch in batches:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield {name: _as_tensors(value) for name, value in batch.items()}
+        finally:
+            # The traceback of an error would keep it, and with it the workers: found by the
+            # collector of cycles, it waits five seconds for each of them.
+            del batches
 
 
 # Where torch puts what processes hand to each other; where it is full, workers die or hang.

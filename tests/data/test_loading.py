@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -215,6 +216,8 @@ def test_a_broken_image_stops_with_its_name_and_the_reason(broken: Path, workers
         assert caught.value.path in (str(broken / "3.png"), str(broken / "5.png"))
         assert caught.value.reason in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1, "a traceback instead of a sentence"
+        # The error is still held here, and with it every frame that it came through.
+        assert not multiprocessing.active_children(), "workers wait for the collector of cycles"
     assert caught.value.path == str(broken / "3.png"), "evaluation goes in order"
     assert "truncated" in caught.value.reason
 
