@@ -28,7 +28,7 @@ from restore.metrics.legend import Legend
 from restore.metrics.perceptual import kernel
 from restore.models.weights import Loaded
 from restore.tools.compare.measuring import Measured
-from restore.tools.compare.methods import Trained
+from restore.tools.compare.methods import Asked, Trained
 from restore.tools.compare.pages import choices
 from restore.tools.compare.palette import PaletteFolder, locate
 from restore.tools.compare.sources import match
@@ -550,8 +550,10 @@ def test_a_network_whose_task_hands_no_reference_needs_none():
         made[task] = Trained(loaded, runtime, torch.device("cpu"))
     assert not made["single_sr"].needs_reference
     assert made["reference_sr"].needs_reference
-    restored = made["single_sr"].make(given, None, torch.zeros(3, 8, 8, dtype=torch.uint8))
-    assert torch.equal(restored, made["single_sr"].make(given, None, None))
+    restored = made["single_sr"].make(
+        Asked(given, reference_3HW=torch.zeros(3, 8, 8, dtype=torch.uint8))
+    )
+    assert torch.equal(restored, made["single_sr"].make(Asked(given)))
     assert restored.shape == (3, 24, 36)
 
 

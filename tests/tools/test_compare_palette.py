@@ -13,7 +13,7 @@ from restore.images.io import read_rgb
 from restore.images.masks import agreement
 from restore.models import weights
 from restore.models.backbones.palette import Palette
-from restore.tools.compare.methods import Drawn
+from restore.tools.compare.methods import Asked, Drawn
 from restore.tools.compare.palette import PaletteFolder, from_noise
 from tests.helpers import palette
 
@@ -64,17 +64,17 @@ def test_what_is_missing_is_drawn_and_kept_as_palette_s_own(tmp_path: Path, monk
 
     given = read_rgb(tmp_path / "truth" / "a.png")
     result = read_rgb(kept / "results" / "test" / "0" / "Out_a.png")
-    assert torch.equal(method().make(given, hole, None, "a"), result)
+    assert torch.equal(method().make(Asked(given, hole, None, "a")), result)
     assert len(drawn) == 1, "what is there is not drawn again"
-    assert torch.equal(method(batch_size=1).make(given, hole, None, "a"), result)
+    assert torch.equal(method(batch_size=1).make(Asked(given, hole, None, "a")), result)
     assert len(drawn) == 1, "nor for another batch size"
     for part in ("GT", "Out"):
         path = kept / "results" / "test" / "0" / f"{part}_a.png"
         path.write_bytes(path.read_bytes()[:60])
-        again = method().make(given, hole, None, "a")
+        again = method().make(Asked(given, hole, None, "a"))
         assert (again.int() - result.int()).abs().max() <= 1
     assert len(drawn) == 3, "but where a file of it is damaged"
-    assert not torch.equal(method().make(given.flip(1), hole, None, "a"), result)
+    assert not torch.equal(method().make(Asked(given.flip(1), hole, None, "a")), result)
     assert len(drawn) == 4, "and for another picture of the same name"
-    assert not torch.equal(method(seed=5).make(given, hole, None, "a"), result)
+    assert not torch.equal(method(seed=5).make(Asked(given, hole, None, "a")), result)
     assert len(list((tmp_path / "drawn").iterdir())) == 2, "other samplers keep theirs elsewhere"

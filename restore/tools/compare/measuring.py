@@ -40,9 +40,8 @@ class MethodResults:
 
     def picture(self, key: str, hole_HW: Tensor | None) -> Tensor:
         """The result, uint8 3HW; UserError as `Method.make`, or for an input that is broken."""
-        asked = self.asked(key, hole_HW)
-        made = self.maker.make(asked.given_3HW, asked.hole_HW, asked.reference_3HW, key)
-        return made if self.measured is None else self.measured(key, made)
+        result = self.maker.make(self.asked(key, hole_HW))
+        return result if self.measured is None else self.measured(key, result)
 
 
 @dataclass

@@ -28,6 +28,23 @@ from restore.utils import files
 from restore.utils.files import make_folder
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a method makes a result of.
+
+    Args:
+        given_3HW: uint8; nothing of it from inside the holes is looked at.
+        hole_HW: bool, or None.
+        reference_3HW: uint8, of any size, or None.
+        key: the image's name, which seeds a network that draws its results.
+    """
+
+    given_3HW: Tensor
+    hole_HW: Tensor | None = None
+    reference_3HW: Tensor | None = None
+    key: str = "picture"
+
+
 class Method(Protocol):
     """Makes a result of a picture with holes.
 
@@ -37,23 +54,10 @@ class Method(Protocol):
     needs_holes: bool
     needs_reference: bool
 
-    def make(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str = "picture",
-    ) -> Tensor:
+    def make(self, asked: Asked) -> Tensor:
         """The result, uint8 3HW, as large as the holes where there are any.
 
-        Args:
-            given_3HW: uint8; nothing of it from inside the holes is looked at.
-            hole_HW: bool, or None.
-            reference_3HW: uint8, of any size, or None.
-            key: the image's name, of which a network that draws its results makes its chance.
-
-        Raises:
-            UserError: the sizes do not fit each other, or nothing is known of the picture.
+        Raises UserError when the sizes do not fit each other, or nothing is known of the picture.
         """
         ...
 
@@ -75,14 +79,9 @@ class Filled:
         self.inpainter = inpainter
         self.needs_reference = inpainter.needs_reference
 
-    def make(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str = "picture",
-    ) -> Tensor:
+    def make(self, asked: Asked) -> Tensor:
         """See `Method.make`."""
+        given_3HW, hole_HW, reference_3HW = asked.given_3HW, asked.hole_HW, asked.reference_3HW
         assert hole_HW is not None
         (height, width), own = hole_HW.shape, given_3HW.shape[-2:]
         factor = height // own[0]
@@ -113,16 +112,10 @@ class Bicubic:
     def __init__(self, scale: int):
         self.scale = scale
 
-    def make(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str = "picture",
-    ) -> Tensor:
+    def make(self, asked: Asked) -> Tensor:
         """See `Method.make`."""
-        height, width = given_3HW.shape[-2:]
-        return pil_resize(given_3HW, height * self.scale, width * self.scale)
+        height, width = asked.given_3HW.shape[-2:]
+        return pil_resize(asked.given_3HW, height * self.scale, width * self.scale)
 
     def sentence(self) -> str:
         """See `Method.sentence`."""
@@ -147,30 +140,19 @@ class Trained:
         self.needs_reference = model.takes_reference and self.task.takes_reference
         self.runner = Runner(model, runtime, device)
 
-    def make(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str = "picture",
-    ) -> Tensor:
+    def make(self, asked: Asked) -> Tensor:
         """See `Method.make`."""
-        problem = self.problem(given_3HW, hole_HW, reference_3HW, key)
+        problem = self.problem(asked)
         with evaluating(self.runner.model):
             restored = self.task.postprocess(self.runner(problem), problem).image[0]
-        return self.as_given(restored, given_3HW)
+        return self.as_given(restored, asked.given_3HW)
 
-    def problem(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str,
-    ) -> Problem:
-        """What the network is asked; the arguments are those of `Method.make`."""
-        sample = Sample(key=key, low=given_3HW.contiguous())
-        if self.needs_reference and reference_3HW is not None:
-            sample["reference"] = reference_3HW
+    def problem(self, asked: Asked) -> Problem:
+        """The same as the network takes it: a batch of one."""
+        given_3HW, hole_HW = asked.given_3HW, asked.hole_HW
+        sample = Sample(key=asked.key, low=given_3HW.contiguous())
+        if self.needs_reference and asked.reference_3HW is not None:
+            sample["reference"] = asked.reference_3HW
         if hole_HW is not None:
             if hole_HW.shape != given_3HW.shape[-2:]:
                 raise UserError(f"the input is {size(given_3HW)}, the mask {size(hole_HW)}")
@@ -195,16 +177,6 @@ class Trained:
         return self.loaded.sentence()
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a result is asked for: see `Method.make`."""
-
-    given_3HW: Tensor
-    hole_HW: Tensor | None
-    reference_3HW: Tensor | None
-    key: str
-
-
 class Drawn(Trained):
     """Weights of a network that draws its results, which are kept in Palette's own layout.
 
@@ -225,16 +197,10 @@ class Drawn(Trained):
         self.folder = folder / mark / "results" / "test" / "0"
         self._about = folder / mark / "drawn.json"
 
-    def make(
-        self,
-        given_3HW: Tensor,
-        hole_HW: Tensor | None,
-        reference_3HW: Tensor | None,
-        key: str = "picture",
-    ) -> Tensor:
+    def make(self, asked: Asked) -> Tensor:
         """See `Method.make`."""
-        self.draw([Asked(given_3HW, hole_HW, reference_3HW, key)])
-        return read_rgb(self.folder / palette.file_name("Out", flat(key)))
+        self.draw([asked])
+        return read_rgb(self.folder / palette.file_name("Out", flat(asked.key)))
 
     def draw(self, every: Iterable[Asked]) -> None:
         """Draws what is missing, as many results at once as the network is best asked for."""
@@ -271,7 +237,7 @@ class Drawn(Trained):
         if not some:
             return
         begun = time.perf_counter()
-        problems = [self.problem(x.given_3HW, x.hole_HW, x.reference_3HW, x.key) for x in some]
+        problems = [self.problem(asked) for asked in some]
         with evaluating(self.runner.model):
             answers = self.runner.each(problems, frames=palette.FRAMES - 1)
         seconds = (time.perf_counter() - begun) / len(some)
