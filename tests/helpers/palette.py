@@ -70,7 +70,7 @@ def tiny(steps: int | None = None, eta: float = 1.0, size: int = 16, **more: Any
     torch.manual_seed(7)
     network = UNet(features=32, multipliers=[1, 1], blocks=1, attention=[], dropout=0.1)
     noise = schedule("linear", 20, 1e-4, 0.4)
-    own = {name: more.pop(name) for name in ("known", "predicts") if name in more}
+    own = {name: more.pop(name) for name in ("known", "predicts", "residual") if name in more}
     return Palette(network, noise, sampler(noise, steps, eta, **more), size, **own).eval()
 
 

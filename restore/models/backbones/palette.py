@@ -47,6 +47,10 @@ class Palette(Backbone):
             `noise`: ε, as published; `velocity`: √γ·ε − √(1−γ)·x (Salimans, Ho, "Progressive
             Distillation for Fast Sampling of Diffusion Models", ICLR 2022), whose errors are not
             magnified where little of the picture is left.
+        residual: what is drawn: None: the picture, as published; a number: its difference from the
+            task's smooth filling, which the network is shown instead of noise in the holes, as Li
+            et al., "SRDiff" (Neurocomputing 2022), do it for super-resolution. Differences of more
+            than the number are cut off; it is in units of [-1, 1].
     """
 
     scale = 1
@@ -62,6 +66,7 @@ class Palette(Backbone):
         size: Annotated[int, Field(ge=1)] = 256,
         known: Literal["kept", "restored"] = "kept",
         predicts: Literal["noise", "velocity"] = "noise",
+        residual: Annotated[float, Field(gt=0, le=2)] | None = None,
     ):
         super().__init__()
         if size % network.multiple:
@@ -71,7 +76,7 @@ class Palette(Backbone):
             )
         self.denoise_fn = network
         self.schedule, self.sampler, self.size, self.known = schedule, sampler, size, known
-        self.predicts, self.at_once = predicts, sampler.batch_size
+        self.predicts, self.residual, self.at_once = predicts, residual, sampler.batch_size
         self.needs_mask = known == "kept"
 
     def forward(
@@ -121,11 +126,29 @@ class Palette(Backbone):
     def _learn(self, low_up: Tensor, hole: Tensor, region: Tensor, target: Tensor) -> Restoration:
         """Chance is torch's own, which the loop seeds for each step."""
         N, device = len(target), target.device
-        clean = 2 * target - 1
-        condition = torch.where(hole, torch.randn_like(clean), 2 * low_up - 1)
+        clean = self._drawn_of(target, low_up).clamp(-1, 1)
+        condition = self._condition(low_up, hole, torch.randn_like(clean))
         step = torch.randint(1, len(self.schedule), (N,), device=device)
         share, noise = torch.rand(N, 1, device=device), torch.randn_like(clean)
-        return self.denoised(condition, clean, region, step, share, noise)
+        restored = self.denoised(condition, clean, region, step, share, noise)
+        restored.image = self._picture_of(restored.image, low_up)
+        return restored
+
+    # What is drawn, in [-1, 1], is the picture or its difference from what is given.
+
+    def _condition(self, low_up: Tensor, hole: Tensor, noise: Tensor) -> Tensor:
+        given = 2 * low_up.float() - 1
+        return torch.where(hole, noise, given) if self.residual is None else given
+
+    def _drawn_of(self, picture: Tensor, low_up: Tensor) -> Tensor:
+        if self.residual is None:
+            return 2 * picture.float() - 1
+        return 2 * (picture.float() - low_up.float()) / self.residual
+
+    def _picture_of(self, drawn: Tensor, low_up: Tensor) -> Tensor:
+        if self.residual is None:
+            return (drawn + 1) / 2
+        return low_up.float() + drawn * self.residual / 2
 
     def denoised(
         self,
@@ -136,11 +159,11 @@ class Palette(Backbone):
         share_N1: Tensor,
         noise: Tensor,
     ) -> Restoration:
-        """The estimate of a picture, of what it is with noise; all pictures N3HW in [-1, 1].
+        """The estimate of what is drawn, of what it is with noise; all N3HW in [-1, 1].
 
         Args:
             condition: the damaged picture, noise in its holes.
-            clean: the picture.
+            clean: the picture, or its difference from what is given.
             region: N1HW, true where it is to be drawn; elsewhere it stays clean.
             step_N: of the schedule, from 1.
             share_N1: how far from γ of the step before (0) to that of the step (1) γ is.
@@ -155,9 +178,7 @@ class Palette(Backbone):
         target = noise if self.predicts == "noise" else kept * noise - added * clean
         estimate = (noisy - added * self._noise(predicted, noisy, gamma_N1)) / kept
         estimate = torch.where(region, estimate.clamp(-1, 1), clean)
-        return Restoration(
-            (estimate + 1) / 2, predicted=predicted * region, to_predict=target * region
-        )
+        return Restoration(estimate, predicted=predicted * region, to_predict=target * region)
 
     # Sampling -------------------------------------------------------------------------------
 
@@ -178,10 +199,11 @@ class Palette(Backbone):
             shape = low_up.shape[1:]
             return torch.stack([torch.randn(shape, generator=c) for c in chances]).to(low_up.device)
 
-        known = 2 * low_up.float() - 1
-        condition = torch.where(hole, noise(), known)
+        known = self._drawn_of(low_up, low_up)
+        begun = noise()
+        condition = self._condition(low_up, hole, begun)
         # As published: holes begin with the very noise that the network is shown there.
-        start = condition if self.known == "kept" else noise()
+        start = torch.where(hole, begun, known) if self.known == "kept" else noise()
         steps = bar(
             self.frames(condition, known, region, start, noise),
             "sample",
@@ -195,12 +217,15 @@ class Palette(Backbone):
         way = [torch.where(region, start, known)] if frames else []
         for number, y in enumerate(steps, 1):
             way += [y] * (shown.count(number) + (number == total))
-        return [torch.where(region, (y + 1) / 2, low_up.float()).clamp(0, 1) for y in way]
+        return [
+            torch.where(region, self._picture_of(y, low_up), low_up.float()).clamp(0, 1)
+            for y in way
+        ]
 
     def frames(
         self, condition: Tensor, known: Tensor, region: Tensor, start: Tensor, noise: Any
     ) -> Iterator[Tensor]:
-        """What each step of the sampler gives, N3HW in [-1, 1] but for the noise.
+        """What each step of the sampler gives of what is drawn, N3HW in [-1, 1] but for the noise.
 
         Args:
             condition: what the network is shown, N3HW.

@@ -56,6 +56,11 @@ class Sampler:
         top = count - 1
         if steps is not None:  # few are not wasted on what is nothing but noise
             top = max(steps - 1, int((schedule.gammas >= _NOISE).sum()) - 1)
+        if not schedule.gammas[top]:
+            raise UserError(
+                "sampler.schedule leaves nothing of the picture in the end, from where no step "
+                "leads back: take fewer steps than it has (sampler.steps=…)"
+            )
         places = np.linspace(top, 0, steps or count).round().astype(int)
         # Steps of the schedule, from noise to picture.
         self.places: list[int] = places.tolist()

@@ -9,6 +9,7 @@ from pydantic import Field
 from restore.errors import UserError
 
 Variance = Annotated[float, Field(gt=0, lt=1)]
+Shape = Literal["linear", "quadratic", "warmup10", "warmup50", "constant", "jsd", "cosine"]
 
 
 class Schedule:
@@ -20,15 +21,16 @@ class Schedule:
 
     Args:
         shape: how the variances rise: `linear`; `quadratic`: their roots do; `warmup10` and
-            `warmup50`: linear over the first 10 or 50 %, then constant; `constant`; `cosine`: by
-            Nichol and Dhariwal (ICML 2021), without `first` and `last`.
+            `warmup50`: linear over the first 10 or 50 %, then constant; `constant`; without
+            `first` and `last`, `jsd`: 1/T, 1/(T − 1), …, 1, by which γ falls evenly to 0
+            (Sohl-Dickstein et al., ICML 2015), and `cosine` (Nichol, Dhariwal, ICML 2021).
         steps: how many.
         first, last: variances.
     """
 
     def __init__(
         self,
-        shape: Literal["linear", "quadratic", "warmup10", "warmup50", "constant", "cosine"],
+        shape: Shape,
         steps: Annotated[int, Field(ge=2, le=1_000_000)],
         first: Variance,
         last: Variance,
@@ -43,9 +45,11 @@ class Schedule:
         return len(self.gammas)
 
 
-def _variances(shape: str, steps: int, first: float, last: float) -> np.ndarray:
+def _variances(shape: Shape, steps: int, first: float, last: float) -> np.ndarray:
     if shape == "quadratic":
         return np.linspace(math.sqrt(first), math.sqrt(last), steps) ** 2
+    if shape == "jsd":
+        return 1 / np.linspace(steps, 1, steps)
     if shape == "constant":
         return np.full(steps, last)
     if shape == "cosine":

@@ -1,7 +1,6 @@
 """Palette's U-Net written out plainly: attention by its whole table, no fused operations.
 
-What it takes is a state dict under the published names, without `denoise_fn.`; heads have 32
-channels.
+What it takes is a state dict under the published names, without `denoise_fn.`.
 """
 
 import math
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 State = Mapping[str, Tensor]
-_HEAD = 32
 
 
 def _norm(state: State, name: str, x: Tensor) -> Tensor:
@@ -48,12 +46,12 @@ def _block(state: State, name: str, x: Tensor, level: Tensor, resample: str) -> 
     return x + y
 
 
-def _attention(state: State, name: str, x: Tensor) -> Tensor:
+def _attention(state: State, name: str, x: Tensor, head: int) -> Tensor:
     N, C, H, W = x.shape
     y = _norm(state, f"{name}.norm", x).reshape(N, C, H * W)
     qkv = F.conv1d(y, state[f"{name}.qkv.weight"], state[f"{name}.qkv.bias"])
-    query, key, value = qkv.reshape(N * C // _HEAD, 3 * _HEAD, H * W).split(_HEAD, dim=1)
-    factor = 1 / math.sqrt(math.sqrt(_HEAD))
+    query, key, value = qkv.reshape(N * C // head, 3 * head, H * W).split(head, dim=1)
+    factor = 1 / math.sqrt(math.sqrt(head))
     weights = torch.einsum("bct,bcs->bts", query * factor, key * factor)
     weights = torch.softmax(weights.float(), dim=-1).type(weights.dtype)
     attended = torch.einsum("bts,bcs->bct", weights, value).reshape(N, C, H * W)
@@ -61,7 +59,9 @@ def _attention(state: State, name: str, x: Tensor) -> Tensor:
     return x + out.reshape(N, C, H, W)
 
 
-def _steps(state: State, place: str, x: Tensor, level: Tensor, resample: str = "") -> Tensor:
+def _steps(
+    state: State, place: str, x: Tensor, level: Tensor, head: int, resample: str = ""
+) -> Tensor:
     number = 0
     while True:
         name = f"{place}.{number}"
@@ -69,7 +69,7 @@ def _steps(state: State, place: str, x: Tensor, level: Tensor, resample: str = "
             # Of two blocks at a place, the second one enlarges.
             x = _block(state, name, x, level, "up" if place[0] == "o" and number else resample)
         elif f"{name}.qkv.weight" in state:
-            x = _attention(state, name, x)
+            x = _attention(state, name, x, head)
         elif f"{name}.weight" in state:
             x = _conv(state, name, x)
         else:
@@ -81,8 +81,11 @@ def _count(state: State, part: str) -> int:
     return len({name.split(".")[1] for name in state if name.startswith(f"{part}.")})
 
 
-def whole(state: State, x: Tensor, gamma_N1: Tensor, blocks: int) -> Tensor:
-    """The noise in `x` N6HW, of a network with so many blocks at each resolution."""
+def whole(state: State, x: Tensor, gamma_N1: Tensor, blocks: int, head: int = 32) -> Tensor:
+    """The noise in `x` N6HW, of a network with so many blocks at each resolution.
+
+    `head` is how many channels each head of its attention has.
+    """
     half = state["cond_embed.0.weight"].shape[1] // 2
     places = torch.arange(half, dtype=torch.float32, device=x.device)
     angles = gamma_N1 * torch.exp(-math.log(10000) * places / half)[None]
@@ -91,15 +94,11 @@ def whole(state: State, x: Tensor, gamma_N1: Tensor, blocks: int) -> Tensor:
     kept = []
     for place in range(_count(state, "input_blocks")):
         down = "down" if place and place % (blocks + 1) == 0 else ""
-        x = _steps(state, f"input_blocks.{place}", x, level, down)
+        x = _steps(state, f"input_blocks.{place}", x, level, head, down)
         kept.append(x)
-    x = _steps_of_the_middle(state, x, level)
-    for place in range(_count(state, "output_blocks")):
-        x = _steps(state, f"output_blocks.{place}", torch.cat([x, kept.pop()], 1), level)
-    return _conv(state, "out.2", _silu(_norm(state, "out.0", x)))
-
-
-def _steps_of_the_middle(state: State, x: Tensor, level: Tensor) -> Tensor:
     x = _block(state, "middle_block.0", x, level, "")
-    x = _attention(state, "middle_block.1", x)
-    return _block(state, "middle_block.2", x, level, "")
+    x = _attention(state, "middle_block.1", x, head)
+    x = _block(state, "middle_block.2", x, level, "")
+    for place in range(_count(state, "output_blocks")):
+        x = _steps(state, f"output_blocks.{place}", torch.cat([x, kept.pop()], 1), level, head)
+    return _conv(state, "out.2", _silu(_norm(state, "out.0", x)))

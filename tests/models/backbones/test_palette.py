@@ -102,6 +102,58 @@ class TestVelocity:
         torch.testing.assert_close(restored.to_predict, (noise - clean) * 0.5**0.5)
 
 
+class TestResidual:
+    """A network that looks at the noisy picture alone shows what is made of its answer."""
+
+    @staticmethod
+    def model(residual: float | None):
+        model = palette.tiny(steps=4, residual=residual)
+        model.denoise_fn = Drawn()
+        return model
+
+    def test_around_grey_is_the_picture(self):
+        given = problem(2, 16, 16)
+        given["low_up"].fill_(0.5)
+        both = [drawn(self.model(r), given) for r in (None, 1.0)]
+        torch.testing.assert_close(both[1], both[0], atol=1e-5, rtol=0)
+        target, answers = torch.rand(2, 3, 16, 16) * 0.8 + 0.1, []
+        for residual in (None, 1.0):
+            torch.manual_seed(2)
+            answers.append(self.model(residual).train()(**given, target=target))
+        torch.testing.assert_close(answers[1].to_predict, answers[0].to_predict)
+        hole = given["mask_up"].expand_as(target) > 0
+        torch.testing.assert_close(answers[1].image[hole], answers[0].image[hole])
+
+    def test_is_added_to_the_filling_in_its_unit(self):
+        given = problem(2, 16, 16)
+        given["low_up"] = given["low_up"] * 0.2 + 0.4
+        brighter = {**given, "low_up": given["low_up"] + 0.1}
+        small, large = (drawn(self.model(r), given) - given["low_up"] for r in (0.2, 0.4))
+        torch.testing.assert_close(2 * small, large, atol=1e-5, rtol=0)
+        assert (large.abs() > 0.01).any()
+        assert large.abs().max() <= 0.2 + 1e-6
+        moved = drawn(self.model(0.4), brighter) - brighter["low_up"]
+        torch.testing.assert_close(moved, large, atol=1e-5, rtol=0)
+
+    def test_what_is_learnt_is_the_difference(self):
+        given, model = problem(1, 16, 16), self.model(0.5)
+        seen = []
+        model.denoise_fn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model.schedule.gammas = np.full(20, 1 - 1e-9)  # hardly any noise
+        target = (given["low_up"] + 0.05 * given["mask_up"]).clamp(0, 1)
+        model.train()(**given, target=target)
+        torch.testing.assert_close(seen[0][:, :3], 2 * given["low_up"] - 1)
+        expected = (target - given["low_up"]) * 4
+        torch.testing.assert_close(seen[0][:, 3:], expected, atol=1e-3, rtol=0)
+
+
+class Drawn(nn.Module):
+    multiple = 2
+
+    def forward(self, x, gamma_N1):
+        return torch.tanh(x[:, 3:] * (1 + gamma_N1[:, :, None, None]))
+
+
 class Velocity(nn.Module):
     """What a network that predicts noise says, by way of the picture that follows from it."""
 
@@ -265,7 +317,7 @@ class TestPublishedFiles:
         ("network.head=7", "network.head=7 does not divide"),
         ("schedule.steps=1000000000000", "less than or equal to 1000000"),
         ("sampler.schedule.steps=1000000000000", "less than or equal to 1000000"),
-        ("network.features=33", "multiple of 32"),
+        ("network.features=33", "no multiple of 32"),
     ],
 )
 def test_senseless_settings_are_refused_before_memory(setting: str, words: str):

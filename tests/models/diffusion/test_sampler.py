@@ -45,6 +45,11 @@ def test_shapes_of_schedules():
     angle = (np.arange(1, 40) / 40 + 0.008) / 1.008 * np.pi / 2
     first = np.cos(0.008 / 1.008 * np.pi / 2) ** 2
     assert gammas[:-1] == pytest.approx(np.cos(angle) ** 2 / first, rel=1e-6)
+    even = Schedule("jsd", 40, 0.01, 0.2)
+    assert even.gammas == pytest.approx(np.arange(39, -1, -1) / 40)
+    with pytest.raises(UserError, match="leaves nothing of the picture"):
+        palette.sampler(even)
+    assert palette.sampler(even, steps=5).places == [38, 28, 19, 10, 0]
     with pytest.raises(UserError, match="more than"):
         Schedule("linear", 4, 0.5, 0.1)
 
@@ -66,20 +71,21 @@ def test_sampling_of_the_public_implementation():
 
 @settings(max_examples=15, deadline=None)
 @given(
-    count=st.integers(2, 12),
+    shape=st.sampled_from(["linear", "quadratic", "warmup10", "warmup50", "constant", "cosine"]),
+    count=st.integers(2, 50),
     first=st.floats(1e-5, 0.05),
     last=st.floats(0.06, 0.6),
     height=st.integers(1, 5),
     width=st.integers(1, 5),
     seed=st.integers(0, 999),
 )
-def test_all_steps_are_ancestral_sampling(count, first, last, height, width, seed):
+def test_all_steps_are_ancestral_sampling(shape, count, first, last, height, width, seed):
     rng = np.random.default_rng(seed)
-    shape = (2, 3, height, width)
-    known, start = rng.uniform(-1, 1, shape), rng.standard_normal(shape)
+    sizes = (2, 3, height, width)
+    known, start = rng.uniform(-1, 1, sizes), rng.standard_normal(sizes)
     hole = rng.random((2, 1, height, width)) < 0.5
-    noises = [rng.standard_normal(shape) for _ in range(count - 1)]
-    schedule = Schedule("linear", count, first, last)
+    noises = [rng.standard_normal(sizes) for _ in range(count - 1)]
+    schedule = Schedule(shape, count, first, last)
 
     def estimate(y, gamma):  # any function of what the network is given
         return np.tanh(y * (1 + gamma)) - 0.3 * known

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from restore.models.diffusion.unet import UNet, embedding
 from restore.tools.bench import plain_unet
@@ -31,6 +33,12 @@ def test_forward_pass_of_the_public_implementation():
     torch.testing.assert_close(out, case["out"], atol=1e-4, rtol=0)
 
 
+def test_an_odd_embedding_ends_in_zero():
+    level = embedding(torch.tensor([0.3, 0.9]), 5)
+    assert level[:, 4].tolist() == [0, 0]
+    torch.testing.assert_close(level[:, :4], embedding(torch.tensor([0.3, 0.9]), 4))
+
+
 def test_the_published_size_has_the_published_tensors():
     held = json.loads((GOLDEN / "palette_inpainting.json").read_text())
     with torch.device("meta"):
@@ -50,15 +58,28 @@ def test_bf16_tells_nearly_the_same(layout):
     assert (out - case["out"]).square().mean().sqrt() < 0.05 * case["out"].std()
 
 
-@pytest.mark.parametrize(("multipliers", "attention"), [([1, 2], [2]), ([1, 1, 2], [1, 4])])
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_is_the_plain_formulation(multipliers, attention, blocks):
+@settings(max_examples=8, deadline=None)
+@given(
+    features=st.sampled_from([16, 32]),
+    multipliers=st.lists(st.sampled_from([2, 4]), min_size=1, max_size=3),
+    blocks=st.integers(1, 2),
+    attention=st.lists(st.sampled_from([1, 2, 4, 16]), max_size=2),
+    head=st.sampled_from([8, 16, 32]),
+    sides=st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    count=st.integers(1, 2),
+    seed=st.integers(0, 999),
+)
+def test_is_the_plain_formulation(
+    features, multipliers, blocks, attention, head, sides, count, seed
+):
     """The one that `restore bench` measures against, itself held against the public outputs."""
-    torch.manual_seed(blocks)
-    network = UNet(6, 3, 32, multipliers, blocks, attention).eval()
-    x, gamma = torch.randn(2, 6, 12, 20), torch.tensor([[0.9], [0.2]])
+    torch.manual_seed(seed)
+    multipliers = [m * 16 // features for m in multipliers]
+    network = UNet(6, 3, features, multipliers, blocks, attention, head).eval()
+    height, width = (side * network.multiple for side in sides)
+    x, gamma = torch.randn(count, 6, height, width), torch.rand(count, 1)
     with torch.inference_mode():
-        plain = plain_unet.whole(dict(network.named_parameters()), x, gamma, blocks)
+        plain = plain_unet.whole(dict(network.named_parameters()), x, gamma, blocks, head)
         torch.testing.assert_close(network(x, gamma), plain, atol=1e-4, rtol=1e-4)
 
 
