@@ -36,6 +36,7 @@ def load(
     *,
     scale: float | None = None,
     takes_reference: bool = False,
+    fills_holes: bool = False,
     device: str | torch.device = "auto",
     precision: Precision = "fp32",
     model: Sequence[str] = (),
@@ -57,6 +58,7 @@ def load(
         scale: enlargement of each side; None: the network's own, or the one it was validated with.
         takes_reference: with no `source`, whether the network of the scale shall be the one that a
             reference is given to.
+        fills_holes: the same of a mask; the scale is 1 then.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, or torch's.
         precision: number format of the network.
         model: configuration overrides for a published file that fits several models.
@@ -71,7 +73,7 @@ def load(
     runtime = check(node, settings.Runtime)
     place = _device(device)
     if source is None:
-        source = bundled.choose(scale, takes_reference=takes_reference)
+        source = bundled.choose(scale, None, takes_reference, fills_holes)
     elif bundled.named(source) is None and not Path(at_home(source)).exists():
         known = ", ".join(network.name for network in bundled.networks(bundled.FOLDER))
         raise UserError(

@@ -230,7 +230,7 @@ class PartialSR:
     ) -> PartialItem:
         """Everything else that is made of the crops."""
         if "low_up" not in cut:
-            cut["low_up"] = zoomed_out(cut["target"], self.degradation.zoom)
+            cut["low_up"] = zoomed_out(cut["target"], self.degradation.zoom(noise))
         mask, small = self._holes(cut, split, rng)
         whole = cut.get("whole", cut["low_up"])
         item: PartialItem = {**cut} if "whole" in cut else {**cut, "low_up": _filled(whole, mask)}

@@ -76,10 +76,11 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     launcher.refuse_compile(setting.runtime)
     if setting.runtime.threads:
         torch.set_num_threads(setting.runtime.threads)
+    chosen = setting.weights is None
     if setting.weights is None:
         place = None if setting.networks is None else Path(setting.networks)
-        with_reference = setting.reference is not None
-        setting.weights = str(bundled.choose(setting.scale, place, with_reference))
+        takes = setting.reference is not None, setting.mask is not None
+        setting.weights = str(bundled.choose(setting.scale, place, *takes))
     if setting.output is None:
         setting.output = str(beside(Path(setting.input), setting.suffix))
     given = weights.load(setting.weights, setting.model, setting.pretrained)
@@ -92,6 +93,8 @@ def main(config: dict[str, Any], overrides: list[str]) -> int:
     if setting.reference is None and pipeline.stand_in is not None:
         setting.reference = pipeline.stand_in
         log.info("reference=%s, as these weights were trained", pipeline.stand_in)
+    if setting.reference is None and pipeline.takes_reference and chosen:
+        setting.reference = "none"
     pipeline.check_tile(setting.tile)
     mark = _Mark(setting, loaded.fingerprint)
     goes_on = mark.there()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
 from restore.models.backbones.blocks import within
+from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.view import MatchedView, mean_view
 from restore.models.extractors import Extractor
@@ -25,7 +26,7 @@ class Found:
 
     `textures` N, C, h, w of each scale, in place unless there is a `flow` (see
     `restore.models.attention.Transfer`); `score` N1HW; `index` and `grids` as a `Restoration` has
-    them.
+    them; `view` N3(4H)(4W) the picture that the textures were taken of, where there is one.
     """
 
     textures: dict[int, Tensor]
@@ -33,6 +34,7 @@ class Found:
     score: Tensor
     index: Tensor | None
     grids: list[tuple[int, int]]
+    view: Tensor | None = None
 
 
 class ReferenceBackbone(Backbone):
@@ -143,6 +145,7 @@ class ReferenceBackbone(Backbone):
         reference_low_up: Pictures | None = None,
         reference_low: Pictures | None = None,
         memory: Memory | None = None,
+        masks: tuple[Tensor, Tensor] | None = None,
     ) -> Found:
         """What the reference, or the `memory` of it, offers; zeros where there is none.
 
@@ -151,20 +154,22 @@ class ReferenceBackbone(Backbone):
             low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
             reference, reference_low_up, reference_low: see `encode_reference`.
             memory: what that returned, instead of the three.
+            masks: holes of `low`, N1HW, and of `low_up`, N1(4H)(4W), where the view heeds them.
         """
+        picture = None
         if memory is None and reference is not None:
             assert reference_low_up is not None, "a reference comes with its low_up"
             memory = self.encode_reference(reference, reference_low_up, reference_low)
         if memory is None:
             matched = self._nothing(low)
         elif self.view is not None:
-            matched = self._viewed(self.view, low, low_up, memory)
+            matched, picture = self._viewed(self.view, low, low_up, memory, masks)
         else:
             query = self.extractor.query(low, low_up)
             matched = (self.attention.locate if self.looks else self.attention)(query, memory)
         grids = [(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else []
         textures = dict(zip(self.textures, matched.textures))
-        return Found(textures, matched.flow, matched.score, matched.index, grids)
+        return Found(textures, matched.flow, matched.score, matched.index, grids, picture)
 
     def answer(self, image: Tensor, matched: Found, **more: Any) -> Restoration:
         """The result; outside training its picture is kept within [0, 1]."""
@@ -178,12 +183,20 @@ class ReferenceBackbone(Backbone):
             **more,
         )
 
-    def _viewed(self, view: MatchedView, low: Tensor, low_up: Tensor, memory: Memory) -> Transfer:
-        """Textures of the mean of the references' views, the better ones weighing more."""
+    def _viewed(
+        self,
+        view: MatchedView,
+        low: Tensor,
+        low_up: Tensor,
+        memory: Memory,
+        masks: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Transfer, Tensor]:
+        """Textures of the mean of the references' views, the better ones weighing more, and it."""
+        holes = masks if masks is not None and isinstance(view, PartialView) else ()
         query = self.extractor.query(low, low_up)
         transfers = self.attention.places(query, memory)
         views = [
-            view(reference, transfer.textures[0], low, low_up, transfer.score)
+            view(reference, transfer.textures[0], low, low_up, transfer.score, *holes)
             for transfer, (reference,) in zip(transfers, memory.pictures)
         ]
         picture, score = mean_view(views)
@@ -195,7 +208,7 @@ class ReferenceBackbone(Backbone):
                 index = torch.where(best == number, transfer.index + before, index)
                 before += reference.shape[-2] * reference.shape[-1] // self.scale**2
         features = dict(zip((4, 2, 1), self.extractor(picture)))
-        return Transfer(score, [features[scale] for scale in self.textures], index)
+        return Transfer(score, [features[scale] for scale in self.textures], index), picture
 
     def _nothing(self, low: Tensor) -> Transfer:
         """What is transferred when there is no reference."""

@@ -20,6 +20,7 @@ from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.base import Base
 from restore.models.backbones.blocks import conv, keep_variance, shrink, within
 from restore.models.backbones.fusion import Gate, PlainFusion
+from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import upsample
@@ -221,7 +222,8 @@ class TTSR(ReferenceBackbone):
             `base`. Not in the paper.
         base: a network without a reference, whose picture takes the place of `low_up`; see
             `restore.models.backbones.base`. Not in the paper.
-        view: see `ReferenceBackbone`. Not in the paper.
+        view: see `ReferenceBackbone`. Not in the paper. A `PartialView` takes the place of `low_up`
+            in what the network adds to (`global_skip`), and the finest scale sees both.
         gate: makes of the score a factor on what the network adds to `low_up`, so it goes with
             `global_skip`; see `restore.models.backbones.fusion.Gate`. With `base`, what no
             reference fits is as `base` has it. Not in the paper.
@@ -258,7 +260,9 @@ class TTSR(ReferenceBackbone):
         super().__init__(attention, extractor, textures, view)
         self.shallow = ShallowFeatures(features, blocks[0], trunk, inputs)
         self.inputs, self.takes_mask = inputs, inputs == 4
-        self.details = conv(inputs, features) if details else None
+        self.composes = isinstance(view, PartialView)
+        fine = inputs + (3 if self.composes else 0)
+        self.details = conv(fine, features) if details else None
         channels = self.transferred
         self.stages = nn.ModuleList(
             ScaleStage(
@@ -356,27 +360,31 @@ class TTSR(ReferenceBackbone):
             )
         if self.base is not None:
             low_up = self.base(low)
-        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        masks = None if mask is None or mask_up is None else (mask, mask_up)
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory, masks)
+        start = matched.view if self.composes and matched.view is not None else low_up
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, block_masks = self.shallow(seen * 2 - 1)
-        xs, masks = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
+        xs, gates = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
         details = None
         if self.details is not None:
             fine = low_up if mask_up is None else torch.cat([low_up, mask_up], dim=1)
+            if self.composes:
+                fine = torch.cat([fine, start], dim=1)
             details = F.relu_(self.details(fine * 2 - 1))
         for place, stage in enumerate(self.stages):
             last = place == len(self.stages) - 1
             xs, more = stage(xs, matched, details if last else None)
-            masks |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
+            gates |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
         image = self.merge(xs).float()
         if self.gate is not None:
             image = image * F.interpolate(
                 self.gate(matched.score), scale_factor=4, mode="bilinear", align_corners=False
             )
         if self.global_skip:
-            image = image + (low_up * 2 - 1)
+            image = image + (start * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2
-        return self.answer(image, matched, block_masks=masks)
+        return self.answer(image, matched, block_masks=gates)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

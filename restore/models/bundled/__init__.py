@@ -12,6 +12,8 @@ from restore.utils import foreign
 
 WEIGHTS, CARD = "weights.pt", "card.json"
 FOLDER = Path(__file__).parent
+# What a network can be given beside the picture; a card that does not say so: it cannot.
+_TAKES = ("takes_reference", "fills_holes")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class BundledNetwork:
     path: Path
     scale: int | None
     takes_reference: bool
+    fills_holes: bool
 
 
 def networks(folder: Path) -> list[BundledNetwork]:
@@ -35,8 +38,8 @@ def networks(folder: Path) -> list[BundledNetwork]:
         path = card.with_name(WEIGHTS)
         if not path.is_file():
             raise UserError(f"{path} is missing although its card is there: install restore again")
-        takes_reference = about.get("takes_reference", False)
-        listed.append(BundledNetwork(card.parent.name, path, about["scale"], takes_reference))
+        takes = (about.get(name, False) for name in _TAKES)
+        listed.append(BundledNetwork(card.parent.name, path, about["scale"], *takes))
     return listed
 
 
@@ -46,8 +49,8 @@ def _read(card: Path) -> dict[str, Any]:
         scale, mark = values["scale"], values["sha256"]
         if (scale is not None and not isinstance(scale, int)) or not isinstance(mark, str):
             raise ValueError("scale or sha256 is of another kind")
-        if not isinstance(values.get("takes_reference", False), bool):
-            raise ValueError("takes_reference is of another kind")
+        if wrong := [name for name in _TAKES if not isinstance(values.get(name, False), bool)]:
+            raise ValueError(f"{wrong[0]} is of another kind")
     return values
 
 
@@ -77,13 +80,20 @@ def named(name: str | Path) -> Path | None:
     return FOLDER / name if str(name) in {n.name for n in networks(FOLDER)} else None
 
 
-def choose(scale: float | None, folder: Path | None = None, takes_reference: bool = False) -> Path:
+def choose(
+    scale: float | None,
+    folder: Path | None = None,
+    takes_reference: bool = False,
+    fills_holes: bool = False,
+) -> Path:
     """The weights for a scale: those of a network of that scale alone, else of one of any scale.
 
     Args:
-        scale: enlargement of each side.
+        scale: enlargement of each side; None: 1 where holes are to be filled.
         folder: where to look; None: the package's.
-        takes_reference: whether a reference is to be given.
+        takes_reference: whether a reference is to be given. A network that fills holes is also
+            taken without one.
+        fills_holes: whether a mask is to be given.
 
     Raises:
         UserError: no scale, or nothing for it.
@@ -91,15 +101,21 @@ def choose(scale: float | None, folder: Path | None = None, takes_reference: boo
     place = folder or FOLDER
     if folder is not None and not folder.is_dir():
         raise UserError(f"networks={folder}: there is no such folder")
+    if scale is None and fills_holes:
+        scale = 1
     if scale is None:
         raise UserError("without weights=… the network is chosen by the scale: give scale=…")
     known = networks(place)
-    for wanted in (scale, None):
-        for network in known:
-            if (network.scale, network.takes_reference) == (wanted, takes_reference):
-                return network.path
+    for with_reference in (takes_reference, takes_reference or fills_holes):
+        for wanted in (scale, None):
+            for network in known:
+                if (network.scale, network.takes_reference) == (wanted, with_reference) and (
+                    network.fills_holes or not fills_holes
+                ):
+                    return network.path
     listed = ", ".join(f"{n.name} ({_about(n)})" for n in known) or "none"
-    what = "network that takes a reference" if takes_reference else "network"
+    takes = ["takes a reference"] * takes_reference + ["fills holes"] * fills_holes
+    what = " ".join(["network", *(["that", " and ".join(takes)] if takes else [])])
     raise UserError(
         f"scale={scale:g}: no {what} for it comes with this installation (in {place}: {listed}); "
         "give weights=…"
@@ -107,4 +123,5 @@ def choose(scale: float | None, folder: Path | None = None, takes_reference: boo
 
 
 def _about(network: BundledNetwork) -> str:
-    return f"×{network.scale or 'any'}{' with a reference' if network.takes_reference else ''}"
+    reference = " with a reference" if network.takes_reference else ""
+    return f"×{network.scale or 'any'}{reference}{', fills holes' if network.fills_holes else ''}"

@@ -8,6 +8,7 @@ import torch
 
 from restore.errors import UserError
 from restore.models import bundled, checkpoint, weights
+from restore.types import InpaintingTask
 from restore.utils import files, foreign
 
 # What evaluation and application read of a run's configuration.
@@ -58,6 +59,7 @@ class PackageFormat:
             "network": config["backbone"]["_target_"].rpartition(".")[2],
             "scale": None if self.loaded.takes_scale() else self.loaded.task().scale,
             "takes_reference": backbone.takes_reference,
+            "fills_holes": isinstance(self.loaded.task(), InpaintingTask),
             "parameters": sum(p.numel() for p in backbone.parameters()),
             "precision": "fp16",
             "averaged": entries["ema"] is not None,
