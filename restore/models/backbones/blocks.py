@@ -43,6 +43,10 @@ class ResidualTrunk(nn.ModuleList):
     Like every trunk, it is called with features NCHW and returns features of the same shape and
     the masks (N1HW, one a block) of where its blocks were executed: none, as these skip nothing.
 
+    Attributes:
+        reach: how far, in positions, a feature is felt; a trunk without it needs the whole picture.
+        step: rows begin at multiples of this, where a trunk is given some of a picture's alone.
+
     Args:
         features: channels.
         count: blocks.
@@ -51,6 +55,7 @@ class ResidualTrunk(nn.ModuleList):
 
     def __init__(self, features: int, count: int, residual_scale: float = 1.0):
         super().__init__(ResidualBlock(features, residual_scale) for _ in range(count))
+        self.reach, self.step = 2 * count, 1
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         for block in self:

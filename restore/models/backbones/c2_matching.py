@@ -4,6 +4,7 @@ Jiang, Chan, Wang, Loy, Liu: "Robust Reference-based Super-Resolution via C2-Mat
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from restore.models.attention import Memory, TextureAttention
 from restore.models.backbones import family_layouts
 from restore.models.backbones.blocks import conv
-from restore.models.backbones.reference import Aggregation, ReferenceBackbone
+from restore.models.backbones.reference import Aggregation, Found, ReferenceBackbone
+from restore.models.backbones.rows import Rows, together
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
 from restore.types import Pictures, Restoration
@@ -71,12 +73,34 @@ class C2Matching(ReferenceBackbone):
         x, trunk_masks = self.content(F.leaky_relu_(self.head(low), _LEAK))
         masks = {f"content.{i}": mask for i, mask in enumerate(trunk_masks)}
         for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
-            x, trunk_masks = stage(x, scale, matched)
-            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
-            if place < 2:
-                x = F.leaky_relu(F.pixel_shuffle(self.enlarge[place](x), 2), _LEAK)
-        image = self.tail2(F.leaky_relu_(self.tail1(x), _LEAK)).float()
-        return self.answer(image + bilinear(low, 4), matched, block_masks=masks)
+            assert isinstance(stage, Aggregation)
+            make = partial(self._stage, place, scale, x, matched, masks)
+            # Beside the stage, what enlarges and the last two convolutions.
+            reach = stage.reach(scale, beside=4)
+            parts = self.in_parts(low, scale, x.shape[1], reach, stage.step)
+            x = together(make, parts, scale)
+        return self.answer(x.float() + bilinear(low, 4), matched, block_masks=masks)
+
+    def _stage(
+        self,
+        place: int,
+        scale: int,
+        x: Tensor,
+        matched: Found,
+        masks: dict[str, Tensor],
+        some: Rows,
+    ) -> Tensor:
+        """Some rows of a scale's features, of the last one's picture, made of those before."""
+        if place:
+            y = F.pixel_shuffle(self.enlarge[place - 1](some.of(x, scale // 2)), 2)
+            y = F.leaky_relu_(y, _LEAK)
+        else:
+            y = some.of(x)
+        y, trunk_masks = self.stages[place](y, scale, matched, top=some.first * scale)
+        masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
+        if place == 2:
+            y = self.tail2(F.leaky_relu_(self.tail1(y), _LEAK))
+        return some.wanted(y, scale)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

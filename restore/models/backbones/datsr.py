@@ -5,6 +5,7 @@ Attention Transformer", ECCV 2022.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from restore.models.attention import Memory, TextureAttention
 from restore.models.backbones import family_layouts
 from restore.models.backbones.blocks import ResidualTrunk, conv
 from restore.models.backbones.c2_matching import bilinear
-from restore.models.backbones.reference import Aggregation, ReferenceBackbone
+from restore.models.backbones.reference import Aggregation, Found, ReferenceBackbone
+from restore.models.backbones.rows import Rows, together
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
 from restore.types import Pictures, Restoration
@@ -54,6 +56,7 @@ class DATSR(ReferenceBackbone):
         unused_blocks: Annotated[int, Field(ge=0)] | None = None,
     ):
         super().__init__(attention, extractor)
+        self.features = features
         self.head = conv(3, features)
         if unused_blocks is not None:
             self.unused = nn.Sequential(conv(3, features), ResidualTrunk(features, unused_blocks))
@@ -78,21 +81,56 @@ class DATSR(ReferenceBackbone):
         """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
         matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
         start = bilinear(low, 4)
-        x = self.head(start)
         masks: dict[str, Tensor] = {}
-        skips: list[Tensor] = []
+        x = between = start
         for place, (scale, stage) in enumerate(zip(PATH, self.stages)):
-            down, up = place < 2, place > 2
-            if down:
-                skips.append(x)
-            x, trunk_masks = stage(x, scale, matched, skips.pop() if up else None)
-            masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
-            if down:
-                x = self.shrink[place](x)
-            elif place < 4:
-                x = F.leaky_relu(F.pixel_shuffle(self.enlarge[place - 2](x), 2), _LEAK)
-        image = self.tail2(F.leaky_relu_(self.tail1(x), _LEAK)).float()
-        return self.answer(image + start, matched, block_masks=masks)
+            assert isinstance(stage, Aggregation)
+            make = partial(self._stage, place, x, start, between, matched, masks)
+            # Beside the stage, what resizes and the first or the last convolutions.
+            reach = stage.reach(scale, beside=4)
+            parts = self.in_parts(low, scale, self.features, reach, stage.step)
+            x = together(make, parts, scale // 2 if place < 2 else scale)
+            if place == 0:
+                between = x
+        return self.answer(x.float() + start, matched, block_masks=masks)
+
+    def _stage(
+        self,
+        place: int,
+        x: Tensor,
+        start: Tensor,
+        between: Tensor,
+        matched: Found,
+        masks: dict[str, Tensor],
+        some: Rows,
+    ) -> Tensor:
+        """Some rows of what a step of the path makes: the features for the next, or the picture.
+
+        Args:
+            place: of the step.
+            x: what the step before made.
+            start: the enlarged picture.
+            between: features at ×2 on the way down.
+            matched, masks: of the whole picture.
+            some: rows of the low picture.
+        """
+        scale, skip = PATH[place], None
+        if place == 0:
+            y = self.head(some.of(start, scale))
+        elif place < 3:
+            y = some.of(x, scale)
+        else:
+            y = F.pixel_shuffle(self.enlarge[place - 3](some.of(x, scale // 2)), 2)
+            y = F.leaky_relu_(y, _LEAK)
+            # The features on the way down at ×4 are of one convolution: rather made again.
+            skip = some.of(between, scale) if place == 3 else self.head(some.of(start, scale))
+        y, trunk_masks = self.stages[place](y, scale, matched, skip, some.first * scale)
+        masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
+        if place < 2:
+            return some.wanted(self.shrink[place](y), scale // 2)
+        if place == 4:
+            y = self.tail2(F.leaky_relu_(self.tail1(y), _LEAK))
+        return some.wanted(y, scale)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

@@ -1,6 +1,7 @@
 """How a scale takes in its texture."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +11,23 @@ from torch import Tensor, nn
 from restore.models.backbones.blocks import conv
 from restore.models.backbones.upsampling import upsample
 
+_NORM_EPS = 1e-5
+
 
 class PlainFusion(nn.Module):
     """F + conv(cat(F, T)): the texture as it is, whatever its score.
+
+    Attributes:
+        whole_picture: it takes means over the whole picture.
+        score_reach: how far, in positions of the score, one is felt.
 
     Args:
         features: channels of F.
         texture: channels of T.
     """
+
+    whole_picture: ClassVar[bool] = False
+    score_reach: ClassVar[int] = 0
 
     def __init__(self, features: int, texture: int):
         super().__init__()
@@ -34,6 +44,8 @@ class PlainFusion(nn.Module):
 
 class ScoreFusion(PlainFusion):
     """F + conv(cat(F, T)) · S, the score S upsampled to the scale (TTSR equation 7)."""
+
+    score_reach = 2
 
     def taken(self, both: Tensor, score: Tensor) -> Tensor:
         ratio = int(both.shape[-1] // score.shape[-1])  # plain, where torch writes down sizes
@@ -131,6 +143,30 @@ class MergedFusion(PlainFusion):
         return F.leaky_relu_(self.conv(torch.cat([x, texture.to(x.dtype)], 1)), self.slope)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance NC11 of each channel over `count` positions, float32."""
+
+    count: int
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Moments":
+        """Those of a map NCHW."""
+        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+        return cls(x.shape[-2] * x.shape[-1], mean, variance)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Of both together (Chan, Golub, LeVeque 1979)."""
+        count = self.count + other.count
+        share = other.count / count
+        apart = other.mean - self.mean
+        variance = torch.lerp(self.variance, other.variance, share)
+        variance = variance + apart.square() * (share * (1 - share))
+        return Moments(count, self.mean + apart * share, variance)
+
+
 class SpatialAdaptation(nn.Module):
     """A texture brought to the features' distribution, place by place (MASA-SR, section 3.3).
 
@@ -148,12 +184,19 @@ class SpatialAdaptation(nn.Module):
         self.shared = conv(2 * features, features)
         self.gamma, self.beta = conv(features, features), conv(features, features)
 
-    def forward(self, x: Tensor, texture: Tensor) -> Tensor:
-        """The texture adapted to features of its shape."""
+    def forward(
+        self, x: Tensor, texture: Tensor, moments: "tuple[Moments, Moments] | None" = None
+    ) -> Tensor:
+        """The texture adapted to features of its shape.
+
+        `moments` are those of the whole picture's features and texture, of which these are some
+        rows.
+        """
+        own, their = (Moments.of(x), Moments.of(texture)) if moments is None else moments
         both = F.relu_(self.shared(torch.cat([x, texture.to(x.dtype)], 1)))
-        deviation, mean = torch.std_mean(x.float(), dim=(2, 3), keepdim=True)
-        texture = F.instance_norm(texture.float())
-        return texture * (self.gamma(both) + deviation) + (self.beta(both) + mean)
+        deviation = (own.variance * own.count / max(1, own.count - 1)).sqrt()
+        texture = (texture - their.mean) * (their.variance + _NORM_EPS).rsqrt()
+        return texture * (self.gamma(both) + deviation) + (self.beta(both) + own.mean)
 
 
 class AdaptedFusion(PlainFusion):

@@ -5,6 +5,8 @@ Image Super-Resolution", CVPR 2021.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from restore.models.attention import Memory, TextureAttention
 from restore.models.backbones import family_layouts
 from restore.models.backbones.blocks import conv
-from restore.models.backbones.fusion import DualAggregation, SpatialAdaptation, as_many
-from restore.models.backbones.reference import ReferenceBackbone
+from restore.models.backbones.fusion import DualAggregation, Moments, SpatialAdaptation, as_many
+from restore.models.backbones.reference import Found, ReferenceBackbone
+from restore.models.backbones.rows import Rows, together
 from restore.models.backbones.upsampling import upsample
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
@@ -103,18 +106,70 @@ class MASA(ReferenceBackbone):
             x = torch.cat([_twice(x), own], 1)
             x = through(place, F.relu_(self.contexts[place](x)))
         for place, scale in enumerate(self.transferred):
-            seen = _twice(x) if place else x
-            texture = self.transfers[place](
-                seen, matched.textures[scale], matched.flow, matched.score
-            )
-            texture = self.adapt(seen, self.projections[place](texture))
-            if place:
-                x = self.aggregations[place - 1](x, texture)
-            else:
-                x = self.fusion(x, texture, matched.score)
-            x = through(3 + place, x)
-        image = self.tail(x).float() + upsample(low, 4)
+            step: int = getattr(self.trunks[3 + place], "step", 1)
+            parts = self.in_parts(low, scale, x.shape[1], self._reach(place), step)
+            moments = None
+            if len(parts) > 1:  # means over the picture, before its rows are made one after another
+                moments = self._moments(place, x, matched, parts)
+            make = partial(self._stage, place, x, matched, moments, through)
+            x = together(make, parts, scale)
+        image = x.float() + upsample(low, 4)
         return self.answer(image[..., : 4 * height, : 4 * width], matched, block_masks=masks)
+
+    def _reach(self, place: int) -> int | None:
+        """How far, in positions of a scale, features are felt but for what `_moments` says."""
+        trunk: int | None = getattr(self.trunks[3 + place], "reach", None)
+        if trunk is None or (place == 0 and self.fusion.whole_picture):
+            return None
+        # Enlarged, adapted, aggregated or taken in, and the last convolution.
+        beside = 2 + 2 + 4 + self.fusion.score_reach + 1
+        return self.transfers[place].reach + trunk + beside  # type: ignore[operator, return-value]
+
+    def _seen(
+        self, place: int, x: Tensor, matched: Found, some: Rows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some rows of the scale before's features, the same at this one, and of its texture."""
+        scale = self.textures[place]
+        before = some.of(x, scale // 2 or 1)
+        seen = _twice(before) if place else before
+        texture = self.transfers[place](
+            seen, matched.textures[scale], matched.flow, matched.score, some.first * scale
+        )
+        return before, seen, self.projections[place](texture)
+
+    def _moments(
+        self, place: int, x: Tensor, matched: Found, parts: list[Rows]
+    ) -> tuple[Moments, Moments]:
+        """Of the whole picture's features and texture at a scale."""
+        scale = self.textures[place]
+        of_parts = []
+        for some in parts:
+            _, *both = self._seen(place, x, matched, some)
+            of_parts.append([Moments.of(some.wanted(y, scale)) for y in both])
+        own, their = (reduce(add, several) for several in zip(*of_parts))
+        return own, their
+
+    def _stage(
+        self,
+        place: int,
+        x: Tensor,
+        matched: Found,
+        moments: tuple[Moments, Moments] | None,
+        through: Callable[[int, Tensor], Tensor],
+        some: Rows,
+    ) -> Tensor:
+        """Some rows of a scale's features, of the last one's picture, made of those before."""
+        scale = self.textures[place]
+        before, seen, texture = self._seen(place, x, matched, some)
+        texture = self.adapt(seen, texture, moments)
+        del seen
+        if place:
+            y = self.aggregations[place - 1](before, texture)
+        else:
+            y = self.fusion(before, texture, some.of(matched.score))
+        del texture
+        y = through(3 + place, y)
+        return some.wanted(self.tail(y) if place == 2 else y, scale)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

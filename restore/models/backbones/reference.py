@@ -1,5 +1,6 @@
 """What networks that restore with a reference have in common."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +14,7 @@ from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
 from restore.models.backbones.blocks import within
 from restore.models.backbones.partial_view import PartialView
+from restore.models.backbones.rows import Rows, cut
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.view import MatchedView, mean_view
 from restore.models.extractors import Extractor
@@ -57,6 +59,8 @@ class ReferenceBackbone(Backbone):
     takes_reference = True
     attention: TextureAttention
     extractor: Extractor
+    # Numbers of a map of features that are held at once where nothing is trained.
+    largest_map = 1 << 26
 
     def __init__(
         self,
@@ -183,6 +187,24 @@ class ReferenceBackbone(Backbone):
             **more,
         )
 
+    def in_parts(
+        self, low: Tensor, scale: int, channels: int, reach: int | None, step: int = 1
+    ) -> list[Rows]:
+        """Rows of the low picture whose features at a scale are made together.
+
+        Args:
+            low: N3HW.
+            scale: of the features.
+            channels: of the features.
+            reach: how far, in positions, features of the scale are felt; None: everywhere.
+            step: in positions of the scale, rows begin at multiples of it.
+        """
+        N, _, height, width = low.shape
+        if reach is None or torch.is_grad_enabled() or low.device.type != "cpu":
+            return cut(height, height, 0)
+        most = self.largest_map // (N * channels * scale**2 * width)
+        return cut(height, most, -(-reach // scale), step // math.gcd(step, scale))
+
     def _viewed(
         self,
         view: MatchedView,
@@ -235,13 +257,40 @@ class Aggregation(nn.Module):
         self.fusion = fusion(features, texture)
         self.trunk = trunk(features, blocks)
 
+    @property
+    def step(self) -> int:
+        """Rows begin at multiples of this where x is of some of a picture's alone."""
+        return getattr(self.trunk, "step", 1)
+
+    def reach(self, scale: int, beside: int) -> int | None:
+        """How far, in positions of a scale, features are felt; None: everywhere.
+
+        `beside` is how far they are in what is done beside this.
+        """
+        trunk = getattr(self.trunk, "reach", None)
+        if trunk is None or self.fusion.whole_picture:
+            return None
+        return self.transfer.reach + 1 + scale * self.fusion.score_reach + trunk + beside
+
     def forward(
-        self, x: Tensor, scale: int, matched: Found, skip: Tensor | None = None
+        self,
+        x: Tensor,
+        scale: int,
+        matched: Found,
+        skip: Tensor | None = None,
+        top: int = 0,
     ) -> tuple[Tensor, list[Tensor]]:
         """Features of x's shape, and the masks of the trunk's blocks.
 
-        `skip` is added where the texture is taken in, and not around the trunk.
+        `skip` is added where the texture is taken in, and not around the trunk. x is of a picture's
+        rows from `top`, a multiple of the scale.
         """
-        texture = self.transfer(x, matched.textures[scale], matched.flow, matched.score)
-        y, masks = self.trunk(self.fusion(x if skip is None else x + skip, texture, matched.score))
+        score = matched.score[..., top // scale : (top + x.shape[-2]) // scale, :]
+        y, masks = self.trunk(
+            self.fusion(
+                x if skip is None else x + skip,
+                self.transfer(x, matched.textures[scale], matched.flow, matched.score, top),
+                score,
+            )
+        )
         return y + x, masks

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from restore.models.backbones import rows
 from restore.models.backbones.blocks import conv
 from restore.models.backbones.deformable import deformable_conv
 
@@ -23,6 +24,7 @@ class FoldedTransfer(nn.Module):
     Attributes:
         looks: it looks at the reference's own textures with a flow, see
             `restore.models.attention.TextureAttention.locate`.
+        reach: how far, in positions, features are felt in the texture.
 
     Args:
         features: channels of the network that takes the texture in.
@@ -30,21 +32,25 @@ class FoldedTransfer(nn.Module):
     """
 
     looks: ClassVar[bool] = False
+    reach: ClassVar[int] = 0
 
     def __init__(self, features: int, texture: int):
         super().__init__()
 
-    def forward(self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+    ) -> Tensor:
         """The texture in its place, N, `texture`, H, W.
 
         Args:
-            x: features N, `features`, H, W.
+            x: features N, `features`, H, W: some rows of a picture's.
             texture: N, `texture`, H', W'; with a flow, the reference's own.
             flow: N2hw, steps down and right in positions of the coarsest grid; None: the texture is
                 in place.
             score: N1hw of the coarsest grid.
+            top: the first of the rows; all else is of the whole picture.
         """
-        return texture.to(x.dtype)
+        return texture[..., top : top + x.shape[-2], :].to(x.dtype)
 
 
 class WarpedTransfer(FoldedTransfer):
@@ -52,8 +58,10 @@ class WarpedTransfer(FoldedTransfer):
 
     looks = True
 
-    def forward(self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor) -> Tensor:
-        return warped(texture.to(x.dtype), flow, x.shape[-2], x.shape[-1])
+    def forward(
+        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+    ) -> Tensor:
+        return warped(texture.to(x.dtype), flow, x.shape[-2], x.shape[-1], top)
 
 
 class DeformableTransfer(FoldedTransfer):
@@ -70,6 +78,7 @@ class DeformableTransfer(FoldedTransfer):
     """
 
     looks = True
+    reach = 3  # of three convolutions
     table = 1 << 21  # numbers of offsets and weights that are held at a time where none is trained
 
     def __init__(self, features: int, texture: int, groups: Annotated[int, Field(ge=1)] = 8):
@@ -98,37 +107,37 @@ class DeformableTransfer(FoldedTransfer):
         """
         return raw[:, : 18 * self.groups], torch.sigmoid(raw[:, 18 * self.groups :])
 
-    def forward(self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+    ) -> Tensor:
         texture = texture.to(x.dtype)
-        height = x.shape[-2]
-        rows = height
+        most = height = x.shape[-2]
         if not torch.is_grad_enabled() and x.device.type == "cpu":
             # Offsets and weights have several times as many channels as anything else.
-            rows = max(_LEAST_ROWS, self.table // (27 * self.groups * len(x) * x.shape[-1]))
-        parts = [
-            self._rows(x, texture, flow, score, top, min(top + rows, height))
-            for top in range(0, height, rows)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+            most = self.table // (27 * self.groups * len(x) * x.shape[-1])
+            most = max(_LEAST_ROWS, most) + 2 * self.reach
+
+        def part(some: rows.Rows) -> Tensor:
+            return self._rows(some, x, texture, flow, score, top)
+
+        return rows.together(part, rows.cut(height, most, self.reach))
 
     def _rows(
         self,
+        some: rows.Rows,
         x: Tensor,
         texture: Tensor,
         flow: Tensor | None,
         score: Tensor,
         top: int,
-        bottom: int,
     ) -> Tensor:
-        """What `forward` returns, from row `top` to before `bottom`."""
-        height, width = x.shape[-2:]
-        # Three convolutions see as many rows around.
-        first, last = max(0, top - 3), min(height, bottom + 3)
-        kept = slice(top - first, bottom - first)
-        y = self.seen(x[..., first:last, :], texture, flow, first)
+        """Some of the rows that `forward` returns."""
+        width = x.shape[-1]
+        y = self.seen(some.of(x), texture, flow, top + some.first)
         y = F.leaky_relu_(self.offset1(y), _LEAK)
         y = F.leaky_relu_(self.offset2(y), _LEAK)
-        raw = self.offset_mask(y)[..., kept, :]
+        raw = some.wanted(self.offset_mask(y))
+        top, bottom = top + some.top, top + some.bottom
         ratio = width // score.shape[-1]
         offsets, mask = self.offsets_and_mask(raw, _rows_of(score, ratio, top, bottom))
         if flow is not None:
@@ -203,7 +212,7 @@ def warped(texture: Tensor, flow: Tensor | None, height: int, width: int, top: i
     `height` rows of it, of which the first is `top`.
     """
     if flow is None:
-        return texture
+        return texture[..., top : top + height, :]
     ratio = width // flow.shape[-1]
     steps = _rows_of(flow, ratio, top, top + height) * ratio
     down, right = steps.to(texture.dtype).unbind(1)

@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from restore.config import registry
 from restore.errors import UserError
+from restore.images.tiling import Window, tiled
+from restore.inference.pipeline import automatic_tile
 from restore.models.backbones.ttsr import TTSR
+from restore.models.protocol import Backbone
 from restore.tools.bench import plain_family, plain_ttsr
 from restore.tools.bench.measure import (
     COMPARED,
@@ -92,13 +96,26 @@ def _network(method: str, name: str, width: int, height: int, device: str) -> Ca
     inputs["reference"] = torch.rand(1, 3, height, width, device=device)
     if method == "ours":
         network.to(memory_format=torch.channels_last)
-        return lambda: network(**inputs)
+        return lambda: _restored(network, **inputs)
     if isinstance(network, TTSR):
         state = plain_ttsr.published(network, [16, 16, 8, 4])
         del inputs["reference_low"]
         return lambda: plain_ttsr.whole(state, **inputs)
     plain_family.published(network, "windows" if name == "masa" else "inside")
     return lambda: network(**inputs)
+
+
+def _restored(network: Backbone, low: Tensor, low_up: Tensor, **reference: Tensor) -> Tensor:
+    """As `restore apply` does it: in tiles where the picture is large and the network allows it."""
+    height, width = low.shape[-2:]
+    memory = network.encode_reference(**reference)
+
+    def part(window: Window) -> Tensor:
+        restored: Tensor = network(window.of(low), window.of(low_up, 4), memory=memory).image
+        return restored
+
+    tile = automatic_tile(height, width, network.reach)
+    return tiled(part, height, width, tile=tile, overlap=network.reach or 0, scale=4)
 
 
 def _matching(method: str, name: str, size: int, device: str) -> Callable[[], object]:

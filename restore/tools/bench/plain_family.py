@@ -14,6 +14,7 @@ from torchvision.ops import deform_conv2d
 from restore.models.attention import Memory, Transfer
 from restore.models.backbones.datsr import DATSR
 from restore.models.backbones.reference import ReferenceBackbone
+from restore.models.backbones.swin import SwinTrunk
 from restore.models.backbones.transfer import DeformableTransfer
 from restore.tools.bench.plain import attend
 
@@ -147,7 +148,10 @@ def published(network: ReferenceBackbone, matching: str) -> ReferenceBackbone:
         matching: `hard`, `windows` or `inside`.
     """
     network.attention = PlainAttention(matching)  # type: ignore[assignment]
+    network.largest_map = sys.maxsize
     for part in network.modules():
+        if isinstance(part, SwinTrunk):
+            part.in_place = False
         if isinstance(part, DeformableTransfer):
             part.table = sys.maxsize  # all rows at once
             part.aggregated = _aggregated.__get__(part)  # type: ignore[method-assign]

@@ -1,0 +1,71 @@
+"""Working through the rows of large feature maps, with the result of working on them whole."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Rows of a picture: `top` to before `bottom` are wanted, `first` to before `last` computed."""
+
+    top: int
+    bottom: int
+    first: int
+    last: int
+
+    def of(self, x: Tensor, times: int = 1) -> Tensor:
+        """The rows that are computed, of a map with `times` as many rows."""
+        return x[..., self.first * times : self.last * times, :]
+
+    def wanted(self, y: Tensor, times: int = 1) -> Tensor:
+        """Those that are wanted, of what was made of those that are computed."""
+        return y[..., (self.top - self.first) * times : (self.bottom - self.first) * times, :]
+
+
+def cut(height: int, most: int, reach: int, step: int = 1) -> list[Rows]:
+    """Rows that together are all, from the top.
+
+    Args:
+        height: of the picture.
+        most: rows that may be computed together. Where they are few, still as many are wanted as
+            are computed beside them.
+        reach: how far rows beside those that are wanted are felt in them.
+        step: rows that are computed begin at multiples of it, and end there or with the picture.
+    """
+    if height <= most:
+        return [Rows(0, height, 0, height)]
+    beside = -(-reach // step) * step
+    high = max(step, beside, (most - 2 * beside) // step * step)
+    return [
+        Rows(top, min(top + high, height), max(0, top - beside), min(top + high + beside, height))
+        for top in range(0, height, high)
+    ]
+
+
+def together(make: Callable[[Rows], Tensor], parts: list[Rows], times: int = 1) -> Tensor:
+    """What is made of rows, one below the other.
+
+    Args:
+        make: of `Rows` those that are wanted, N, C, `times` · (bottom − top), W.
+        parts: from `cut`.
+        times: see `make`.
+    """
+    if len(parts) == 1:
+        return make(parts[0])
+    result: Tensor | None = None
+    for part in parts:
+        some = make(part)
+        if result is None:  # lies in memory as the parts do: channels first or last
+            last = some.shape[1] > 1 and some.stride(1) == 1
+            result = torch.empty(
+                (*some.shape[:2], parts[-1].bottom * times, some.shape[-1]),
+                dtype=some.dtype,
+                device=some.device,
+                memory_format=torch.channels_last if last else torch.contiguous_format,
+            )
+        result[..., part.top * times : part.bottom * times, :] = some
+        del some  # before the next are made
+    assert result is not None
+    return result
