@@ -145,7 +145,7 @@ def transferred(
     picture = gather(value.rows.view(-1, s * C), lines.view(-1, 9))
     if by_count:
         given = (places != len(value.rows) - 1).sum(1).clamp_min(1)
-        picture = picture / given.view(N, H, 1, W).expand(-1, -1, s, -1).reshape(-1, 1)
+        picture = picture.div_(given.view(N, H, 1, W).expand(-1, -1, s, -1).reshape(-1, 1))
     else:
         picture = picture.div_(9)
     return picture.view(N, H * s, W * s, C).permute(0, 3, 1, 2)

@@ -60,7 +60,8 @@ class Windows(Hard):
         for value in values:
             s = value.scale
             texture = transferred(value, places, size, by_count=True)
-            texture = texture * self._enlarged(score, s)
+            larger = self._enlarged(score, s)
+            texture = texture * larger if torch.is_grad_enabled() else texture.mul_(larger)
             textures.append(texture[..., : s * height, : s * width])
         return score[:, None, :height, :width], textures, index[:, :height, :width]
 

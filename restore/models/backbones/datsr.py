@@ -90,8 +90,8 @@ class DATSR(ReferenceBackbone):
             reach = stage.reach(scale, beside=4)
             parts = self.in_parts(low, scale, self.features, reach, stage.step)
             x = together(make, parts, scale // 2 if place < 2 else scale)
-            if place == 0:
-                between = x
+            if place in (0, 3):  # from then on needed, and no longer
+                between = x if place == 0 else start
         return self.answer(x.float() + start, matched, block_masks=masks)
 
     def _stage(

@@ -196,7 +196,9 @@ class SpatialAdaptation(nn.Module):
         both = F.relu_(self.shared(torch.cat([x, texture.to(x.dtype)], 1)))
         deviation = (own.variance * own.count / max(1, own.count - 1)).sqrt()
         texture = (texture - their.mean) * (their.variance + _NORM_EPS).rsqrt()
-        return texture * (self.gamma(both) + deviation) + (self.beta(both) + own.mean)
+        # What a convolution has made is nobody else's: it is changed in place.
+        factor = self.gamma(both).float().add_(deviation)
+        return torch.addcmul(self.beta(both).float().add_(own.mean), texture, factor)
 
 
 class AdaptedFusion(PlainFusion):

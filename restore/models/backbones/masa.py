@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class MASA(ReferenceBackbone):
     """
 
     reference_multiple = 16
+    largest_map = 1 << 25  # adapting and aggregating hold many
 
     def __init__(
         self,
@@ -118,12 +119,14 @@ class MASA(ReferenceBackbone):
 
     def _reach(self, place: int) -> int | None:
         """How far, in positions of a scale, features are felt but for what `_moments` says."""
+        transfer: Any = self.transfers[place]
+        fusion: Any = self.fusion
         trunk: int | None = getattr(self.trunks[3 + place], "reach", None)
-        if trunk is None or (place == 0 and self.fusion.whole_picture):
+        if trunk is None or (place == 0 and fusion.whole_picture):
             return None
         # Enlarged, adapted, aggregated or taken in, and the last convolution.
-        beside = 2 + 2 + 4 + self.fusion.score_reach + 1
-        return self.transfers[place].reach + trunk + beside  # type: ignore[operator, return-value]
+        beside: int = transfer.reach + 2 + 2 + 4 + fusion.score_reach + 1
+        return trunk + beside
 
     def _seen(
         self, place: int, x: Tensor, matched: Found, some: Rows

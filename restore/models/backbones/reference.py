@@ -200,7 +200,9 @@ class ReferenceBackbone(Backbone):
             step: in positions of the scale, rows begin at multiples of it.
         """
         N, _, height, width = low.shape
-        if reach is None or torch.is_grad_enabled() or low.device.type != "cpu":
+        # Operations that are written down for other programs must not depend on sizes.
+        written = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if reach is None or written or torch.is_grad_enabled() or low.device.type != "cpu":
             return cut(height, height, 0)
         most = self.largest_map // (N * channels * scale**2 * width)
         return cut(height, most, -(-reach // scale), step // math.gcd(step, scale))

@@ -91,19 +91,24 @@ class SwinTrunk(nn.Module):
                     _change(z, block)
                 else:
                     z = block(z)
-            y = convolution(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).add_(y)
+            more = convolution(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = y.add_(more) if in_place else y + more
         return self.norm(y)[:, :height, :width].permute(0, 3, 1, 2), []
 
 
 def _reach(count: int, depth: int, window: int) -> int:
-    """How many rows from a cut between two windows are not as they are without it, at most."""
-    rows = 0
-    for _ in range(count):
-        for place in range(depth):
-            shift = 0 if place % 2 == 0 else window // 2
-            rows = -(-(rows - shift) // window) * window + shift
-        rows += 1
-    return rows
+    """How far, in positions, a feature is felt, wherever in a window it lies."""
+
+    def felt(rows: int) -> int:
+        """Of so many rows beside a cut between windows that are wrong, how many become wrong."""
+        for _ in range(count):
+            for place in range(depth):
+                shift = 0 if place % 2 == 0 else window // 2
+                rows = -(-(rows - shift) // window) * window + shift
+            rows += 1
+        return rows
+
+    return max(felt(rows) - rows for rows in range(window))
 
 
 def _change(x: Tensor, block: SwinTransformerBlock) -> None:

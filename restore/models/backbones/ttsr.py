@@ -4,10 +4,11 @@ Yang, Yang, Fu, Lu, Guo: "Learning Texture Transformer Network for Image Super-R
 CVPR 2020 (below: TTSR), figures 2-4.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from restore.models.backbones.blocks import conv, keep_variance, shrink, within
 from restore.models.backbones.fusion import Gate, PlainFusion
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.reference import Found, ReferenceBackbone
+from restore.models.backbones.rows import Rows, together
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import upsample
 from restore.models.backbones.view import MatchedView
@@ -145,17 +147,22 @@ class ScaleStage(nn.Module):
         xs: list[Tensor],
         matched: Found,
         details: Tensor | None = None,
+        top: int = 0,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Features of the scales that go on, and masks by the names of their blocks.
 
-        `details` are added to the features that are made here.
+        `details` are added to the features that are made here. All are of a picture's rows from
+        `top`, in low pixels.
         """
         x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
         if details is not None:
             x = x + details
         if self.fusion is not None and self.transfer is not None:
-            texture = self.transfer(x, matched.textures[self.scale], matched.flow, matched.score)
-            x = self.fusion(x, texture, matched.score)
+            texture, first = matched.textures[self.scale], top * self.scale
+            texture = self.transfer(x, texture, matched.flow, matched.score, first)
+            rows = slice(top, top + x.shape[-2] // self.scale)
+            x = self.fusion(x, texture, matched.score[..., rows, :])
+            del texture
         coarser = xs[: len(self.trunks) - 1]
         xs = [*coarser, x]
         ys = xs if self.exchange is None else self.exchange(xs)
@@ -166,6 +173,16 @@ class ScaleStage(nn.Module):
             results.append(tail(y).add_(x))
             masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(block_masks)}
         return results, masks
+
+    def reach(self) -> int | None:
+        """How far, in low pixels, features before and the score are felt in those that go on."""
+        trunks: list[int | None] = [getattr(trunk, "reach", None) for trunk in self.trunks]
+        whole = any(reach is None for reach in trunks)
+        if whole or (self.fusion is not None and self.fusion.whole_picture):
+            return None
+        # The coarsest scale's are felt farthest. What enlarges, the transfer's convolutions and the
+        # fusion, the score, what brings fine features down, the merging, the tail.
+        return max(reach for reach in trunks if reach is not None) + 1 + 1 + 2 + 2 + 1 + 1
 
 
 class Merge(nn.Module):
@@ -229,6 +246,8 @@ class TTSR(ReferenceBackbone):
             reference fits is as `base` has it. Not in the paper.
     """
 
+    largest_map = 1 << 25  # the exchange holds many
+
     def __init__(
         self,
         attention: TextureAttention,
@@ -276,6 +295,8 @@ class TTSR(ReferenceBackbone):
             )
             for i, scale in enumerate(scales)
         )
+        # Scales of the features that the last stage begins with.
+        self.before_last = [*scales[:-1]] if exchange is not None else [*scales[-2:-1]]
         self.merge = Merge(features, [*scales] if exchange is not None else [scales[-1]])
         if variance_init:
             ends: list[nn.Module] = [self.shallow.tail]
@@ -372,11 +393,19 @@ class TTSR(ReferenceBackbone):
             if self.composes:
                 fine = torch.cat([fine, start], dim=1)
             details = F.relu_(self.details(fine * 2 - 1))
-        for place, stage in enumerate(self.stages):
-            last = place == len(self.stages) - 1
-            xs, more = stage(xs, matched, details if last else None)
+        for place, stage in enumerate(self.stages[:-1]):
+            xs, more = stage(xs, matched)
             gates |= {f"stages.{place}.{name}": mask for name, mask in more.items()}
-        image = self.merge(xs).float()
+
+        def last(some: Rows) -> Tensor:
+            """Some rows of the picture, of the features before the last scale's."""
+            cut_xs = [some.of(x, scale) for x, scale in zip(xs, self.before_last)]
+            cut_details = None if details is None else some.of(details, self.scale)
+            ys, more = self.stages[-1](cut_xs, matched, cut_details, some.first)
+            gates.update({f"stages.{len(self.stages) - 1}.{n}": mask for n, mask in more.items()})
+            return some.wanted(self.merge(ys), self.scale)
+
+        image = together(last, self._last_parts(low, xs), self.scale).float()
         if self.gate is not None:
             image = image * F.interpolate(
                 self.gate(matched.score), scale_factor=4, mode="bilinear", align_corners=False
@@ -385,6 +414,15 @@ class TTSR(ReferenceBackbone):
             image = image + (start * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2
         return self.answer(image, matched, block_masks=gates)
+
+    def _last_parts(self, low: Tensor, xs: list[Tensor]) -> list[Rows]:
+        last: Any = self.stages[-1]
+        reach = last.reach()
+        if reach is not None:
+            reach = self.scale * (reach + 4)  # bicubic, and three more convolutions
+        steps = [getattr(trunk, "step", 1) for trunk in last.trunks]
+        # Every scale's rows begin at multiples of their trunk's.
+        return self.in_parts(low, self.scale, xs[-1].shape[1], reach, self.scale * math.lcm(*steps))
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:

@@ -117,8 +117,15 @@ class PlainAttention(nn.Module):
     def forward(self, query: Tensor, memory: Memory) -> Transfer:
         """Textures in their places."""
         search = windows if self.name == "windows" else attend
-        score, textures, index = search(query, memory.keys[0], memory.pictures[0])
-        return Transfer(score, textures, index)
+        one_by_one = [
+            search(query[n : n + 1], memory.keys[0][n : n + 1], [x[n : n + 1] for x in values])
+            for values in memory.pictures[:1]
+            for n in range(len(query))
+        ]
+        scores, textures, indices = zip(*one_by_one)
+        return Transfer(
+            torch.cat(scores), [torch.cat(parts) for parts in zip(*textures)], torch.cat(indices)
+        )
 
     def locate(self, query: Tensor, memory: Memory) -> Transfer:
         """Where they are: of C2-Matching's flow that of each patch's middle."""
@@ -137,7 +144,14 @@ def _aggregated(
 ) -> Tensor:
     """By torchvision's operation, which holds all samples at once."""
     weight, bias = part.aggregate.weight, part.aggregate.bias
-    return deform_conv2d(texture, offsets, weight, bias, padding=1, mask=mask)
+    height, width = offsets.shape[-2:]
+    # It wants one size for both: zeros continue the smaller.
+    high, wide = max(height, texture.shape[-2]), max(width, texture.shape[-1])
+    texture, offsets, mask = (
+        F.pad(x, (0, wide - x.shape[-1], 0, high - x.shape[-2])) for x in (texture, offsets, mask)
+    )
+    all_rows = deform_conv2d(texture, offsets, weight, bias, padding=1, mask=mask)
+    return all_rows[..., :height, :width]
 
 
 def published(network: ReferenceBackbone, matching: str) -> ReferenceBackbone:

@@ -152,27 +152,34 @@ RANDOM = ["pretrained.vgg19=random", "pretrained.contrastive=random"]
 @settings(max_examples=4, deadline=None)
 @given(
     name=st.sampled_from(["masa", "c2_matching", "datsr"]),
-    rows=st.integers(2, 5),
-    columns=st.integers(2, 5),
+    sides=st.tuples(*[st.integers(9, 22)] * 2),
+    reference_sides=st.tuples(*[st.integers(4, 24)] * 2),
+    batch=st.integers(1, 2),
     groups=st.sampled_from([1, 4, 8]),
     table=st.sampled_from([1, 1 << 21]),
+    largest_map=st.sampled_from([1, 1 << 26]),
+    gain=st.sampled_from([0.7, 1.0, 1.4]),
     seed=st.integers(0, 2**31),
 )
 @torch.no_grad()
-def test_they_are_the_plain_formulation(name, rows, columns, groups, table, seed):
+def test_they_are_the_plain_formulation(
+    name, sides, reference_sides, batch, groups, table, largest_map, gain, seed
+):
     torch.manual_seed(seed)
     words = [*SMALL[name], *RANDOM, *([] if name == "masa" else [f"transfer.groups={groups}"])]
     network = registry.build("backbone", name, *words).eval()
     for part in network.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.weight.mul_(gain)
         if isinstance(part, DeformableTransfer):  # which begin without offsets
             torch.nn.init.normal_(part.offset_mask.weight, std=0.05)
             part.table = table  # how many rows at a time changes nothing
-    high, wide = 8 * rows, 8 * columns
+    network.largest_map = largest_map
     inputs = {}
-    for of in ("", "reference_"):
-        inputs[f"{of}low"] = torch.rand(1, 3, high, wide)
-        inputs[f"{of}low_up"] = torch.rand(1, 3, 4 * high, 4 * wide)
-    inputs["reference"] = torch.rand(1, 3, 4 * high, 4 * wide)
+    for of, (high, wide) in (("", sides), ("reference_", reference_sides)):
+        inputs[f"{of}low"] = torch.rand(batch, 3, high, wide)
+        inputs[f"{of}low_up"] = torch.rand(batch, 3, 4 * high, 4 * wide)
+    inputs["reference"] = torch.rand_like(inputs["reference_low_up"])
     ours = network(**inputs)
     plain = plain_family.published(network, "windows" if name == "masa" else "inside")(**inputs)
     torch.testing.assert_close(ours.image, plain.image, atol=1e-4, rtol=1e-4)
@@ -229,6 +236,29 @@ def test_every_part_goes_with_every_network(name: str, parts: list[str]):
         )
         assert torch.equal(network(low, inputs["low_up"], memory=memory).image, with_it)
     assert not torch.equal(alone, with_it), "the reference is not looked at"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ttsr", ["backbone.details=true"]),
+        ("ttsr", ["backbone.exchange=null", "transfer=deformable", "fusion=merged"]),
+        ("masa", ["trunk=swin", "trunk.heads=2", "trunk.depth=2", "transfer=warped"]),
+        ("c2_matching", ["fusion=score", "transfer=warped_deformable"]),
+        ("datsr", ["transfer=folded", "attention=topk"]),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_bands_of_rows_are_the_whole(name: str, parts: list[str]):
+    torch.manual_seed(0)
+    network = registry.build("backbone", name, *SMALL[name], *LIGHT, *parts).eval()
+    low, reference = torch.rand(2, 3, 61, 5), torch.rand(2, 3, 44, 20)
+    lows = F.interpolate(reference, scale_factor=0.25)
+    inputs = (low, F.interpolate(low, scale_factor=4), reference, reference, lows)
+    whole = network(*inputs).image
+    network.largest_map = 1
+    torch.testing.assert_close(network(*inputs).image, whole, atol=2e-5, rtol=0)
 
 
 def test_a_network_takes_several_references_together():
