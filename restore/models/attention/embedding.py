@@ -93,7 +93,7 @@ class Reduced(Pixels):
         return self.reduce(features_NCHW)
 
     def values(self, values: list[Tensor]) -> list[Tensor]:
-        return [self.reduce(values[0]), *values[1:]] if self.in_values else values
+        return [self.reduce(values[0]), *values[1:]] if self.in_values and values else values
 
     def channels(self, channels: list[int]) -> list[int]:
         if not self.in_values:

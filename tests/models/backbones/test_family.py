@@ -194,6 +194,7 @@ PARTS = [
     ["attention=reduced", "attention.embedding.channels=4", "transfer=warped"],
     ["transfer=deformable"],
     ["transfer=warped_deformable", "attention=straight_through"],
+    ["transfer=warped", "attention=reduced_published", "attention.embedding.channels=4"],
     ["fusion=adapted"],
 ]
 
@@ -243,7 +244,7 @@ def test_every_part_goes_with_every_network(name: str, parts: list[str]):
     [
         ("ttsr", ["backbone.details=true"]),
         ("ttsr", ["backbone.exchange=null", "transfer=deformable", "fusion=merged"]),
-        ("masa", ["trunk=swin", "trunk.heads=2", "trunk.depth=2", "transfer=warped"]),
+        ("masa", ["transfer=warped_deformable"]),
         ("c2_matching", ["fusion=score", "transfer=warped_deformable"]),
         ("datsr", ["transfer=folded", "attention=topk"]),
     ],

@@ -43,6 +43,19 @@ def test_one_end_of_a_picture_is_not_felt_at_the_other():
     assert 0 < felt.max() <= 7  # two windows, and the convolution
 
 
+@pytest.mark.parametrize("wrong", range(5))
+@torch.no_grad()
+def test_what_is_wrong_at_a_cut_is_felt_no_farther_than_it_says(wrong: int):
+    torch.manual_seed(0)
+    trunk = SwinTrunk(8, 2, depth=3, heads=2, window=4).eval()
+    x = torch.randn(1, 8, 56, 6)
+    part = x[..., 8:, :].clone()
+    part[..., :wrong, :] += 1
+    first = wrong + trunk.reach
+    torch.testing.assert_close(trunk(part)[0][..., first:, :], trunk(x)[0][..., 8 + first :, :])
+    assert part.shape[-2] - first > 10, "nothing was compared"
+
+
 def test_windows_allow_no_tiles():
     small = ["backbone.blocks=[1,1,1,1]", "backbone.features=8", "pretrained.vgg19=random"]
     assert registry.build("backbone", "ttsr", *small).reach is not None
