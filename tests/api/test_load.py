@@ -88,7 +88,7 @@ def test_the_command_takes_a_name_too(net: restore.Pipeline, tmp_path: Path):
 
 
 BAD = [
-    (lambda: restore.load("wdsr"), "no network of that name: asdn, ttsr_x4, wdsr_b_x2"),
+    (lambda: restore.load("wdsr"), "no network of that name: asdn, ttsr_partial, ttsr_x4"),
     (lambda: restore.load(), "scale"),
     (lambda: restore.load("wdsr_b_x4", scale=3), "enlarges by 4"),
     (lambda: restore.load("wdsr_b_x4", precision="fp8"), "precision=fp8"),  # type: ignore[arg-type]

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
+import skimage.transform
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -127,6 +129,16 @@ def test_the_network_is_chosen_by_the_scale(root: Path, scale, name):
     assert path == root / "networks" / name / bundled.WEIGHTS
 
 
+def test_holes_choose_the_network_that_fills_them(tmp_path: Path):
+    own = bundled.FOLDER / "ttsr_partial" / bundled.WEIGHTS
+    for takes_reference in (True, False):
+        assert bundled.choose(None, None, takes_reference, fills_holes=True) == own
+    assert bundled.choose(1, takes_reference=True) == own
+    assert bundled.choose(4, takes_reference=True).parent.name == "ttsr_x4"
+    with pytest.raises(UserError, match="scale=4: no network that takes a reference and fills"):
+        bundled.choose(4, takes_reference=True, fills_holes=True)
+
+
 def test_apply_needs_no_weights_and_no_output(root: Path, tmp_path: Path, capfd):
     source = write(tmp_path / "photo.jpg", photo(height=16, width=21))
     line = [f"input={source}", f"networks={root / 'networks'}", *QUIET]
@@ -214,9 +226,9 @@ def test_what_does_not_ship_is_refused(root: Path, tmp_path: Path, capfd):
 
 
 def test_what_comes_with_the_package_fits_its_card():
-    """Each loads, is small, and is of its card's scale; there is one for 2, 3, 4 and any."""
+    """Each loads, is small, and is of its card's scale; there is one for 1, 2, 3, 4 and any."""
     networks = bundled.networks(bundled.FOLDER)
-    assert {network.scale for network in networks} == {2, 3, 4, None}
+    assert {network.scale for network in networks} == {1, 2, 3, 4, None}
     for network in networks:
         small = network.scale and not network.takes_reference
         assert network.path.stat().st_size <= (1e6 if small else 4e6)
@@ -224,8 +236,9 @@ def test_what_comes_with_the_package_fits_its_card():
         assert loaded.takes_scale() == (network.scale is None)
         model = loaded.backbone()
         assert model.takes_reference == network.takes_reference
+        assert model.takes_mask == network.fills_holes
         if network.scale:
-            assert model.scale == network.scale
+            assert loaded.task().scale == network.scale
         card = json.loads(network.path.with_name(bundled.CARD).read_text(encoding="utf-8"))
         assert card["sha256"] == loaded.fingerprint
 
@@ -288,3 +301,30 @@ def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
             assert values[kind] > values["true"] - 0.1, kind
     assert min(gains) > 0.5
     assert sum(gains) / 2 > 1.5
+
+
+def test_the_network_that_fills_holes_takes_a_true_reference_and_leaves_others(tmp_path: Path):
+    """On a photo with holes and another view of the scene; and by the command, without one."""
+    photos = skimage.data.astronaut()
+    whole, holes = photos[60:156, 160:272], np.zeros((96, 112), bool)
+    holes[30:54, 40:66] = holes[72:77, 10:90] = True
+    picture = np.where(holes[..., None], np.uint8(255), whole)
+    turn = skimage.transform.AffineTransform(rotation=0.06, translation=(156, 50), scale=0.96)
+    view = skimage.transform.warp(photos, turn, output_shape=(112, 128), order=3).clip(0, 1)
+    references = {"true": (view * 0.9 * 255).round().astype(np.uint8), "black": "black"}
+    references |= {"unrelated": skimage.data.coffee()[100:196, 200:312], "none": "none"}
+    net = restore.load(fills_holes=True, device="cpu")
+    made = {kind: net(picture, mask=holes, reference=one) for kind, one in references.items()}
+    for place, gain in ((holes, 5), (~holes, 0.3)):
+        none, true, *others = (
+            peak_signal_noise_ratio(whole[place], made[kind][place])
+            for kind in ("none", "true", "black", "unrelated")
+        )
+        assert true > none + gain
+        assert min(others) > none - 0.05
+    write(tmp_path / "photo.png", picture)
+    write(tmp_path / "mask.png", holes.astype(np.uint8) * 255)
+    line = [f"input={tmp_path / 'photo.png'}", f"mask={tmp_path / 'mask.png'}", *QUIET]
+    assert main(["apply", *line]) == 0
+    written = read_rgb(tmp_path / "photo_restored.png").permute(1, 2, 0).numpy()
+    assert np.array_equal(written, made["none"])
