@@ -83,7 +83,8 @@ class Matcher(nn.Module):
         state = {k: x.float() if x.is_floating_point() else x for k, x in state.items()}
         checkpoint.load_into(self, state, f"{setting}={path}")
         mark = checkpoint.fingerprint(path)
-        self.provenance = Provenance(name, "file", str(path), mark, bundled)
+        kind = "bundled" if bundled else "file"
+        self.provenance = Provenance(name, kind, str(path), mark)
 
 
 def _network(entries: dict[str, Any]) -> dict[str, Tensor]:

@@ -292,7 +292,8 @@ def _cache_of_libraries(folder: str | None) -> Iterator[None]:
 class Provenance:
     """Where a network's weights come from.
 
-    `kind` is `imagenet`, `file` or `random`; `official` whether the file is the published one.
+    `kind` is `imagenet`, `file`, `bundled` (comes with the package) or `random`; `official` whether
+    the file is the published one.
     """
 
     name: str
@@ -306,6 +307,8 @@ class Provenance:
         if self.kind == "random":
             return f"{self.name}: RANDOM weights (seed 0), not trained on anything"
         which = "the published file" if self.official else "not the published file"
+        if self.kind == "bundled":
+            which = "ships with restore"
         return f"{self.name}: weights of {self.path} (sha256 {self.fingerprint}…, {which})"
 
 

@@ -1,5 +1,6 @@
 """The matching network: its vectors, its training by the loop, and TTSR with it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from restore.cli import main
 from restore.config import registry
 from restore.errors import UserError
-from restore.models import checkpoint
+from restore.models import checkpoint, matching_network
 from restore.models.backbones.fusion import GatedFusion
 from restore.models.extractors.contrastive import ContrastiveStems
 from restore.models.extractors.matching import MatchingExtractor
@@ -111,6 +112,15 @@ def test_its_picture_is_made_of_the_reference(trained):
     assert restored.image.shape == (1, 3, 32, 32)
     assert restored.image.min() >= 0
     assert restored.image.max() <= reference.max()
+
+
+def test_the_output_says_which_weights_came_with_the_package(tmp_path):
+    bundled = MatchingNetwork(weights="bundled")
+    assert "ships with restore" in bundled.provenance.sentence()
+    copy = tmp_path / "w.pt"
+    shutil.copy(matching_network.BUNDLED, copy)
+    assert "not the published file" in MatchingNetwork(weights=str(copy)).provenance.sentence()
+    assert "RANDOM" in MatchingNetwork(weights="random").provenance.sentence()
 
 
 def test_weights_of_something_else_are_refused(tmp_path):
