@@ -246,7 +246,7 @@ def _pairs(node: Any, path: tuple[str | int, ...]) -> Iterator[Pair]:
             if not path and key == "hydra":
                 continue
             if key == "defaults" and isinstance(value, list):
-                yield from _put(value)
+                yield from _put(value, path)
                 continue
             yield from _pairs(value, (*path, key))
     elif isinstance(node, list):
@@ -256,16 +256,19 @@ def _pairs(node: Any, path: tuple[str | int, ...]) -> Iterator[Pair]:
         yield _place(path), node
 
 
-def _put(defaults: list[Any]) -> Iterator[Pair]:
-    """Groups that a list of defaults puts in places of another name: `mapping@second: …`."""
+def _put(defaults: list[Any], path: tuple[str | int, ...]) -> Iterator[Pair]:
+    """Groups that a list of defaults puts in places of another name.
+
+    `mapping@second: …` names the group; `file@second` takes a file of the list's own.
+    """
     for entry in defaults:
-        for key in entry if isinstance(entry, dict) else ():
+        named = entry if isinstance(entry, dict) else [entry]
+        for key in named:
             group, put, place = str(key).removeprefix("override ").strip().partition("@")
             if put:
-                yield (
-                    _place(place.split(".")),
-                    "${" + group.strip("/").rpartition("/")[2] + "}",
-                )
+                if not isinstance(entry, dict):  # a file: the group that it lies in
+                    group = group.rpartition("/")[0] if group[0] == "/" else _place(path)
+                yield _place(place.split(".")), "${" + group.strip("/").rpartition("/")[2] + "}"
 
 
 def _short(value: Any) -> str:

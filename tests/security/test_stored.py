@@ -115,6 +115,7 @@ def test_every_configuration_of_ours_may_be_stored():
     for options in (
         ["backbone=ttsr", "attention=straight_through"],
         ["experiment=demo_inpainting"],
+        *(["backbone=ttsr", f"extractor={name}"] for name in names("extractor")),
     ):
         whole = plain(compose("train", [*options, "pretrained.vgg19=random"]))
         assert stored.stored(whole, "a file") == whole
