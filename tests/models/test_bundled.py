@@ -241,6 +241,8 @@ def test_what_comes_with_the_package_fits_its_card():
             assert loaded.task().scale == network.scale
         card = json.loads(network.path.with_name(bundled.CARD).read_text(encoding="utf-8"))
         assert card["sha256"] == loaded.fingerprint
+        base = "filled" if network.fills_holes else "bicubic"
+        assert all(base in measured for measured in card["measured"])
 
 
 @pytest.mark.parametrize(
