@@ -26,7 +26,7 @@ from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import upsample
-from restore.models.backbones.view import MatchedView
+from restore.models.backbones.view import MatchedView, unheld
 from restore.models.extractors import Extractor
 from restore.models.protocol import ExportForm, PictureInput, Recognised
 from restore.types import Pictures, Restoration
@@ -407,9 +407,15 @@ class TTSR(ReferenceBackbone):
 
         image = together(last, self._last_parts(low, xs), self.scale).float()
         if self.gate is not None:
+            factor = self.gate(matched.score)
+            judge = None if self.composes else self.view
+            if judge is not None and matched.view is not None:
+                factor = factor * judge.trust(matched.view, low, low_up)
             image = image * F.interpolate(
-                self.gate(matched.score), scale_factor=4, mode="bilinear", align_corners=False
+                factor, scale_factor=4, mode="bilinear", align_corners=False
             )
+            if judge is not None:  # the low picture says what it holds
+                image = unheld(image)
         if self.global_skip:
             image = image + (start * 2 - 1)
         image = (within(image, -1, 1) + 1) / 2

@@ -1,4 +1,4 @@
-"""Bicubic upsampling by whole ratios."""
+"""Bicubic upsampling and downsampling by whole ratios."""
 
 from functools import lru_cache
 
@@ -25,6 +25,22 @@ def kernel(ratio: int, slope: float = TORCH) -> Tensor:
     """Bicubic upsampling as one 5×5 convolution, before a pixel shuffle: (ratio², 5, 5)."""
     taps = torch.tensor(_taps(ratio, slope))
     return torch.einsum("ik,jl->ijkl", taps, taps).flatten(0, 1)
+
+
+def downsample(x_NCHW: Tensor, ratio: int, slope: float = MATLAB) -> Tensor:
+    """Bicubic with a kernel `ratio` times wider, as PIL makes pictures smaller; borders continued.
+
+    Sides must divide by `ratio`.
+    """
+    count = 4 * ratio - ratio % 2
+    distances = [abs(i - (count - 1) / 2) / ratio for i in range(count)]
+    taps = x_NCHW.new_tensor([_cubic(distance, slope) / ratio for distance in distances])
+    border, channels = (count - ratio) // 2, x_NCHW.shape[1]
+    x = F.pad(x_NCHW, (border,) * 4, mode="replicate")
+    for shape, stride in (((1, 1, 1, -1), (1, ratio)), ((1, 1, -1, 1), (ratio, 1))):
+        weight = taps.view(shape).expand(channels, -1, -1, -1)
+        x = F.conv2d(x, weight, stride=stride, groups=channels)
+    return x
 
 
 def _continued(x: Tensor, axis: int) -> Tensor:

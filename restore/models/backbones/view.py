@@ -1,12 +1,15 @@
 """The reference as the camera of the low picture would have seen it: in place, and in its light."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+
+from restore.models.backbones.upsampling import downsample, upsample
 
 # Values near the largest of 8 bits, where light has been cut off.
 _SATURATED = 0.97
@@ -16,6 +19,14 @@ _FLAT = 1e-4
 _NEAR, _UNNOTICED = 1.5, 1e-3
 # How much more the better of two views weighs: e to the power of this times the scores' difference.
 _DECIDED = 20.0
+# What a view can be made: sharper by unsharp masks of these amounts, softer by Gaussian blurs of
+# these deviations, in pixels of the view. The masks' own deviation.
+_SHARPENED, _SOFTENED, _MASK = (3.0, 1.0), tuple(0.5 * 2 ** (i / 2) for i in range(7)), 1.5
+# Energies of the finest band that differ by less than this share are alike, by twice it no more.
+_ALIKE = 0.1
+# Deviations of the filters that part bands of the low picture, in its pixels: the finest lies above
+# the first, the middle one between the other two. The window for energies; the least that counts.
+_FINEST, _MIDDLE, _REGION, _LEAST_ENERGY = 0.5, (0.8, 2.5), 8.0, 1e-5
 # A step towards the low picture, in low pixels, and how much faster than it places may change.
 _FARTHEST, _STEEPEST = 0.5, 2.0
 
@@ -23,7 +34,7 @@ _FARTHEST, _STEEPEST = 0.5, 2.0
 class MatchedView(nn.Module):
     """A reference sampled where attention says, in the input's light, and how well it then fits.
 
-    Made as small as the input, the view must look like it, so three things are corrected:
+    Made as small as the input, the view must look like it, so four things are corrected:
 
     1. Light differs between photos by the exposure and the balance of colours, which are a factor
        for each channel of the values (in linear light and, by another exponent, in those of a
@@ -35,7 +46,14 @@ class MatchedView(nn.Module):
     2. Places are moved by what brings the two together (Lucas and Kanade, "An Iterative Image
        Registration Technique", IJCAI 1981): least squares of the differences in a window, by the
        view's gradient, some times over.
-    3. Where it still looks otherwise the score is lowered: times a / (a + d), d the mean square of
+    3. Sharpness differs by the lens, the focus and the distance. What blurs a picture takes more
+       from the finest band that the low picture has than from the one below it, so the two bands'
+       energies, compared between low picture and view, say which of the two is softer, whatever
+       their contrasts are. A sharper view is blurred, a softer one sharpened by an unsharp mask,
+       until the bands agree. What no mask can bring back is not there: the more the view was
+       softer, and the less it has above the low picture's bands beside what `low_up` has there,
+       the lower is the score.
+    4. Where it still looks otherwise the score is lowered: times a / (a + d), d the mean square of
        the differences in a window of 1.5 low pixels, and a the input's variance there times
        `tolerance`.
 
@@ -46,6 +64,7 @@ class MatchedView(nn.Module):
         steps: how often places are moved.
         step_window: standard deviation of the window for that.
         tolerance: see above.
+        doubt: see `trust`.
     """
 
     def __init__(
@@ -54,14 +73,19 @@ class MatchedView(nn.Module):
         steps: Annotated[int, Field(ge=0)] = 2,
         step_window: Annotated[float, Field(gt=0, le=64)] = 2.5,
         tolerance: Annotated[float, Field(gt=0)] = 2.0,
+        doubt: Annotated[float, Field(ge=0)] = 1.0,
     ):
         super().__init__()
         self.window, self.steps, self.step_window = window, steps, step_window
-        self.tolerance = tolerance
+        self.tolerance, self.doubt = tolerance, doubt
         # Each comparison of light with its linear interpolation, each step with its gradients.
         light = len(_gaussian(window)) // 2 + 1
         self.reach = light + steps * (light + len(_gaussian(step_window)) // 2 + 2)
-        self.reach += len(_gaussian(_NEAR)) // 2
+        # What is like the input before sharpness and after it, bands, regions, and how they change;
+        # the trust in what is found. Two pixels of each are those of making smaller.
+        self.reach += 3 * (len(_gaussian(_NEAR)) // 2 + 2) + len(_gaussian(_SOFTENED[-1])) // 8 + 1
+        self.reach += len(_gaussian(_MIDDLE[1])) // 2 + len(_gaussian(_REGION)) // 2
+        self.reach += 2 * (len(_gaussian(1.0)) // 2) + 4
 
     def forward(
         self, reference: Tensor, places: Tensor, low: Tensor, low_up: Tensor, score: Tensor
@@ -83,8 +107,26 @@ class MatchedView(nn.Module):
                 shown = 1 - F.avg_pool2d(cut.amax(1, keepdim=True), 4)
                 places = _closer(places, F.avg_pool2d(lit, 4), low, shown, self.step_window)
             lit, cut = self._lit(reference, places, low, score)
-            view = _filled(lit, cut, low_up.detach().float())
-            return view, score * self._likeness(F.avg_pool2d(view, 4), low)
+            low_up = low_up.detach().float()
+            view = _filled(lit, cut, low_up)
+            weight = score * self._likeness(downsample(view, 4), low)
+            view, lowered = _as_sharp(view, low, low_up, weight)
+            return view, score * lowered * self._likeness(downsample(view, 4), low)
+
+    def trust(self, view: Tensor, low: Tensor, low_up: Tensor) -> Tensor:
+        """Which share of the difference between a view and `low_up` to believe, N1HW from 0 to 1.
+
+        In what the low picture does not hold, the two differ by the errors of both. Those of the
+        view are assumed to be `doubt` times those that are seen at the low picture's size, in mean
+        squares of windows of 1.5 low pixels. What they leave is the share of `low_up`'s errors, and
+        so what is best taken over of a difference (Wiener).
+        """
+        with torch.autocast(low.device.type, enabled=False):
+            view, low = view.float().mean(1, keepdim=True), low.float().mean(1, keepdim=True)
+            wrong = _blurred((low - downsample(view, 4)).square(), _NEAR)
+            apart = unheld(view - low_up.detach().float().mean(1, keepdim=True)).square()
+            apart = _blurred(F.avg_pool2d(apart, 4), _NEAR)
+            return (1 - self.doubt * wrong / (apart + 1e-7)).clamp(0, 1)
 
     def _likeness(self, small: Tensor, low: Tensor) -> Tensor:
         """How much a view made small is like the low picture, N1HW from 0 to 1."""
@@ -123,6 +165,56 @@ def mean_view(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     picture = sum(part * view for part, (view, _) in zip(finer.split(1, 1), views))
     assert isinstance(picture, Tensor)
     return picture, (weights * scores).sum(1, keepdim=True)
+
+
+def unheld(x: Tensor) -> Tensor:
+    """What a picture NC(4H)(4W) made four times smaller does not hold."""
+    return x - upsample(downsample(x, 4), 4)
+
+
+def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The view N3(4H)(4W) as sharp as the low picture, and a factor on the score, N1HW.
+
+    `weight`, N1HW, is how much each place counts.
+    """
+
+    def energies(grey: Tensor) -> tuple[Tensor, Tensor]:
+        finest = grey - _blurred(grey, _FINEST)
+        middle = _blurred(grey, _MIDDLE[0]) - _blurred(grey, _MIDDLE[1])
+        return _blurred(weight * finest**2, _REGION), _blurred(weight * middle**2, _REGION)
+
+    small = low.mean(1, keepdim=True)
+    finest, middle = energies(small)
+    fits = (2 * weight).clamp(max=1)  # elsewhere both are the same, so edges of it are none of both
+    mask = view - _blurred(view, _MASK)
+    levels = [view + amount * mask for amount in _SHARPENED] + [view]
+    levels += [_blurred(view, deviation) for deviation in _SOFTENED]
+    ratios: list[Tensor] = []  # of the energies; they rise from level to level
+    for level in levels:
+        seen = downsample(level.mean(1, keepdim=True), 4)
+        fine, coarse = energies(small + fits * (seen - small))
+        contrast = ((middle + _LEAST_ENERGY) / (coarse + _LEAST_ENERGY)).clamp(0.25, 4)
+        ratio = (finest + _LEAST_ENERGY) / (contrast * fine + _LEAST_ENERGY)
+        ratios.append(torch.maximum(ratio, ratios[-1]) if ratios else ratio)
+    # How many levels it is to that at which the ratio is 1.
+    steps = [
+        ((1 - one) / (other - one).clamp_min(1e-6)).clamp(0, 1) for one, other in pairwise(ratios)
+    ]
+    own = len(_SHARPENED)
+    change = sum(steps[own:]) - sum(1 - step for step in steps[:own])
+    softer = ratios[own]
+    unlike = torch.maximum(softer, 1 / softer) - 1
+    place = own + change * (unlike / _ALIKE - 1).clamp(0, 1)
+    finer = F.interpolate(_blurred(place, 1.0), scale_factor=4, mode="bilinear")
+    picture = torch.zeros_like(view)
+    for number, level in enumerate(levels):
+        picture = picture + level * (1 - (finer - number).abs()).clamp_min(0)
+    softer = (_blurred(softer, 1.0) - 1).clamp_min(0)
+    known, offered = (
+        _blurred(F.avg_pool2d(unheld(x.mean(1, keepdim=True)).square(), 4), 2 * _NEAR) + 1e-6
+        for x in (low_up, picture)
+    )
+    return picture, (1 - softer * known / offered).clamp(0, 1)
 
 
 def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:

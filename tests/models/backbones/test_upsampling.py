@@ -1,4 +1,4 @@
-"""Bicubic upsampling against torch's."""
+"""Bicubic upsampling and downsampling against torch's."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from restore.models.backbones.upsampling import upsample
+from restore.models.backbones.upsampling import downsample, upsample
 
 
 @settings(max_examples=30, deadline=None)
@@ -27,6 +27,16 @@ def test_equals_torch_with_gradients(seed, shape, ratio):
     weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (made, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+def test_made_smaller_as_torch_does_it_but_at_the_borders(ratio):
+    x = torch.rand(2, 3, 9 * ratio, 11 * ratio, dtype=torch.float64)
+    expected = F.interpolate(x, (9, 11), mode="bicubic", antialias=True)
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(downsample(x, ratio)[inner], expected[inner])
+    plain = torch.full_like(x, 0.3)
+    torch.testing.assert_close(downsample(plain, ratio), torch.full((2, 3, 9, 11), 0.3).double())
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
