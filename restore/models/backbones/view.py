@@ -79,7 +79,7 @@ class MatchedView(nn.Module):
         self.window, self.steps, self.step_window = window, steps, step_window
         self.tolerance, self.doubt = tolerance, doubt
         # Each comparison of light with its linear interpolation, each step with its gradients.
-        light = len(_gaussian(window)) // 2 + 1
+        light = len(_gaussian(window)) // 2 + 3
         self.reach = light + steps * (light + len(_gaussian(step_window)) // 2 + 2)
         # What is like the input before sharpness and after it, bands, regions, and how they change;
         # the trust in what is found. Two pixels of each are those of making smaller.
@@ -105,7 +105,7 @@ class MatchedView(nn.Module):
             for _ in range(self.steps):
                 lit, cut = self._lit(reference, places, low, score)
                 shown = 1 - F.avg_pool2d(cut.amax(1, keepdim=True), 4)
-                places = _closer(places, F.avg_pool2d(lit, 4), low, shown, self.step_window)
+                places = _closer(places, downsample(lit, 4), low, shown, self.step_window)
             lit, cut = self._lit(reference, places, low, score)
             low_up = low_up.detach().float()
             view = _filled(lit, cut, low_up)
@@ -146,7 +146,7 @@ class MatchedView(nn.Module):
         seen = _sampled(reference, places)
         cut = ((seen - _SATURATED) / (1 - _SATURATED)).clamp(0, 1)
         weight = score * (1 - F.avg_pool2d(cut, 4)) + 1e-3
-        there = _blurred(weight * F.avg_pool2d(seen, 4), self.window) + 1e-3
+        there = _blurred(weight * downsample(seen, 4), self.window) + 1e-3
         gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4)
         return seen * F.interpolate(gain, scale_factor=4, mode="bilinear"), cut
 
@@ -185,7 +185,8 @@ def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tupl
 
     small = low.mean(1, keepdim=True)
     finest, middle = energies(small)
-    fits = (2 * weight).clamp(max=1)  # elsewhere both are the same, so edges of it are none of both
+    # Elsewhere both are the same, so what does not fit has no edges in the bands of what does.
+    fits = (10 * weight - 3).clamp(0, 1)
     mask = view - _blurred(view, _MASK)
     levels = [view + amount * mask for amount in _SHARPENED] + [view]
     levels += [_blurred(view, deviation) for deviation in _SOFTENED]

@@ -138,7 +138,7 @@ def error(view: torch.Tensor, picture: torch.Tensor) -> float:
 
 
 @settings(deadline=None, max_examples=8)
-@given(seed=st.integers(0, 10**6), deviation=st.floats(0.7, 3.0), contrast=st.floats(0.8, 1.25))
+@given(seed=st.integers(0, 10**6), deviation=st.floats(1.0, 3.0), contrast=st.floats(0.8, 1.25))
 def test_a_view_that_is_too_sharp_is_blurred(seed, deviation, contrast):
     sharp = textured(seed)
     soft, score = softened(sharp, deviation), torch.full((1, 1, 24, 32), 0.8)
@@ -169,11 +169,11 @@ def test_what_a_view_shows_wrongly_says_how_much_of_it_to_believe():
     picture, view = textured(3), MatchedView()
     low, low_up = downsample(picture, 4), softened(picture, 2.0)
     assert view.trust(picture, low, low_up)[MIDDLE].min() > 0.99
-    # A view that is wrong, of a picture that is known: nothing.
-    wrong = picture + 0.1 * (textured(4) - 0.5)
+    # A view that is wrong where the low picture shows it, of a picture that is known: nothing.
+    wrong = picture + 0.1 * softened(textured(4) - 0.5, 3.0)
     assert view.trust(wrong, low, picture)[MIDDLE].max() < 0.1
     # As wrong as low_up, seen at the low picture's size and above it.
-    some = view.trust(picture + 0.3 * (textured(5) - 0.5), low, low_up)[MIDDLE].mean()
+    some = view.trust(picture + 0.6 * (textured(5) - 0.5), low, low_up)[MIDDLE].mean()
     assert 0.1 < some < 0.9
     assert MatchedView(doubt=0).trust(wrong, low, picture).min() == 1
 
