@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from restore.config import compose, plain, registry
 from restore.errors import UserError
+from restore.models import weights
 from restore.models.backbones.upsampling import downsample
 from restore.models.backbones.view import MatchedView, mean_view
 
@@ -224,6 +225,24 @@ def test_what_is_added_is_nothing_that_the_low_picture_holds():
         added = network(low, low_up, scenery, scenery).image - low_up
     assert added.std() > 1e-3
     assert downsample(added, 4)[..., 2:-2, 2:-2].abs().max() < 0.2 * added.abs().max()
+
+
+def test_the_bundled_network_with_a_reference_of_another_sharpness():
+    network = weights.load("ttsr_x4").backbone()
+    sharp = textured(11)
+
+    def gain(target_blur: float, reference_blur: float) -> float:
+        target = softened(sharp, target_blur)
+        reference = softened(sharp.roll((8, -12), (2, 3)), reference_blur)
+        low = downsample(target, 4)
+        with torch.no_grad():
+            without, given = (network(low, target, *two).image for two in ((), 2 * (reference,)))
+        return float(10 * torch.tensor(error(without, target) / error(given, target)).log10())
+
+    assert gain(0, 0) > 1
+    assert gain(1.5, 0) > -0.05
+    assert gain(0, 1) > -0.05
+    assert gain(0, 3) > -0.05
 
 
 @pytest.mark.parametrize(
