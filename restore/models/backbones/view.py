@@ -26,7 +26,7 @@ _SHARPENED, _SOFTENED, _MASK = (3.0, 1.0), tuple(0.5 * 2 ** (i / 2) for i in ran
 _ALIKE = 0.1
 # Deviations of the filters that part bands of the low picture, in its pixels: the finest lies above
 # the first, the middle one between the other two. The window for energies; the least that counts.
-_FINEST, _MIDDLE, _REGION, _LEAST_ENERGY = 0.5, (0.8, 2.5), 8.0, 1e-5
+_FINEST, _MIDDLE, _REGION, _LEAST_ENERGY = 0.5, (0.8, 2.5), 8.0, 1e-6
 # A step towards the low picture, in low pixels, and how much faster than it places may change.
 _FARTHEST, _STEEPEST = 0.5, 2.0
 
@@ -73,7 +73,7 @@ class MatchedView(nn.Module):
         steps: Annotated[int, Field(ge=0)] = 2,
         step_window: Annotated[float, Field(gt=0, le=64)] = 2.5,
         tolerance: Annotated[float, Field(gt=0)] = 2.0,
-        doubt: Annotated[float, Field(ge=0)] = 1.0,
+        doubt: Annotated[float, Field(ge=0)] = 2.0,
     ):
         super().__init__()
         self.window, self.steps, self.step_window = window, steps, step_window
@@ -190,12 +190,11 @@ def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tupl
     mask = view - _blurred(view, _MASK)
     levels = [view + amount * mask for amount in _SHARPENED] + [view]
     levels += [_blurred(view, deviation) for deviation in _SOFTENED]
+    seen = downsample(torch.cat([level.mean(1, keepdim=True) for level in levels], 1), 4)
+    fine, coarse = energies(small + fits * (seen - small))
+    contrast = ((middle + _LEAST_ENERGY) / (coarse + _LEAST_ENERGY)).clamp(0.25, 4)
     ratios: list[Tensor] = []  # of the energies; they rise from level to level
-    for level in levels:
-        seen = downsample(level.mean(1, keepdim=True), 4)
-        fine, coarse = energies(small + fits * (seen - small))
-        contrast = ((middle + _LEAST_ENERGY) / (coarse + _LEAST_ENERGY)).clamp(0.25, 4)
-        ratio = (finest + _LEAST_ENERGY) / (contrast * fine + _LEAST_ENERGY)
+    for ratio in ((finest + _LEAST_ENERGY) / (contrast * fine + _LEAST_ENERGY)).split(1, 1):
         ratios.append(torch.maximum(ratio, ratios[-1]) if ratios else ratio)
     # How many levels it is to that at which the ratio is 1.
     steps = [
