@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -176,21 +177,21 @@ def _windows(x: Tensor) -> list[float]:
     return [*larger, _MIDDLE, _SMALL]
 
 
-@lru_cache(maxsize=32)
-def _taps(length: int, deviation: float, power: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _taps(length: int, deviation: float, power: int) -> np.ndarray:
     """The matrix of a Gaussian filter times the distance to a power, in deviations."""
-    apart = torch.arange(length) - torch.arange(length)[:, None]
-    inside = apart.abs() <= 2.5 * deviation
-    steps = torch.arange(-int(2.5 * deviation), int(2.5 * deviation) + 1) / deviation
-    total = torch.exp(-(steps**2) / 2).sum()
-    apart = apart / deviation
-    return torch.exp(-(apart**2) / 2) * inside * apart**power / total
+    half = int(2.5 * deviation)
+    total = np.exp(-((np.arange(-half, half + 1) / deviation) ** 2) / 2).sum()
+    apart = np.arange(length) - np.arange(length)[:, None]
+    weights = np.exp(-((apart / deviation) ** 2) / 2) * (abs(apart) <= half) / total
+    taps: np.ndarray = (weights * (apart / deviation) ** power).astype(np.float32)
+    return taps
 
 
 def _summed(x: Tensor, deviation: float, across: int = 0, down: int = 0) -> Tensor:
     """Sums of NCHW in Gaussian windows, zeros beyond the borders, by distances to some powers."""
     rows, columns = (
-        _taps(side, deviation, power).to(x)
+        torch.from_numpy(_taps(side, deviation, power)).to(x)
         for side, power in zip(x.shape[-2:], (down, across), strict=True)
     )
     return rows @ (x @ columns.T)

@@ -109,6 +109,23 @@ def test_places_of_holes_go_on_as_around_them(seed):
     assert apart.median() < 0.1
 
 
+def test_it_learns_after_it_was_evaluated():
+    picture = scene(8, 64, 80)
+    mask, mask_up = holes(64, 80, 20, 30, 24)
+    low = F.avg_pool2d(picture, 4)
+    view = PartialView(Gate(15.0, 0.5))
+    given = picture, own_places(low), low, filled(picture, mask_up)
+    with torch.inference_mode():
+        view(*given, torch.full_like(mask, 0.9), mask, mask_up)
+    score = torch.full_like(mask, 0.9, requires_grad=True)
+    found, _ = view(*given, score, mask, mask_up)
+    ((found - picture).square() * mask_up).sum().backward()
+    for learned in (score, view.gate.threshold):
+        assert learned.grad is not None
+        assert learned.grad.isfinite().all()
+        assert learned.grad.any()
+
+
 def test_ratios_of_focal_lengths_are_drawn_between_two():
     zoomed = registry.build("degradation", "zoomed", "degradation.zoom=[1.2,3.0]")
     drawn = [zoomed.zoom(np.random.default_rng(i)) for i in range(200)]
