@@ -44,6 +44,8 @@ class DATSR(ReferenceBackbone):
             its files hold them. Here they are kept and not computed. None: there are none.
     """
 
+    largest_map = 3 << 24  # windows are felt far: few rows would mean most of them twice
+
     def __init__(
         self,
         attention: TextureAttention,

@@ -49,7 +49,6 @@ class MASA(ReferenceBackbone):
     """
 
     reference_multiple = 16
-    largest_map = 1 << 25  # adapting and aggregating hold many
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class ReferenceBackbone(Backbone):
     attention: TextureAttention
     extractor: Extractor
     # Numbers of a map of features that are held at once where nothing is trained.
-    largest_map = 1 << 26
+    largest_map = 1 << 25
 
     def __init__(
         self,

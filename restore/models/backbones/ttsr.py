@@ -246,8 +246,6 @@ class TTSR(ReferenceBackbone):
             reference fits is as `base` has it. Not in the paper.
     """
 
-    largest_map = 1 << 25  # the exchange holds many
-
     def __init__(
         self,
         attention: TextureAttention,

@@ -57,6 +57,6 @@ def test_what_is_wrong_at_a_cut_is_felt_no_farther_than_it_says(wrong: int):
 
 
 def test_windows_allow_no_tiles():
-    small = ["backbone.blocks=[1,1,1,1]", "backbone.features=8", "pretrained.vgg19=random"]
+    small = ["backbone.blocks=[1,1,1,1]", "backbone.features=8", "extractor=pyramid"]
     assert registry.build("backbone", "ttsr", *small).reach is not None
     assert registry.build("backbone", "ttsr", *small, "trunk=swin").reach is None
