@@ -12,7 +12,7 @@ from restore.errors import UserError
 from restore.images.filling import filled
 from restore.models.backbones.fusion import Gate
 from restore.models.backbones.partial_view import PartialView, _continued, _own
-from tests.models.backbones.test_view import own_places, scene
+from tests.helpers.scenes import own_places, scene
 
 
 def holes(height: int, width: int, top: int, left: int, side: int) -> tuple[torch.Tensor, ...]:
