@@ -20,8 +20,9 @@ from scipy import stats
 
 from restore.cli import main
 from restore.tools.report.comparable_groups import ComparableGroup, Row
+from restore.tools.report.runs import Run
 from restore.tools.report.statistics import compare
-from restore.tools.report.variants import Variant
+from restore.tools.report.variants import Variant, variants
 from tests.helpers.pictures import truncate, write
 from tests.helpers.report_scene import GRID, SIZE, block, chosen, evaluation, run
 
@@ -762,3 +763,21 @@ def test_hostile_names_fit_a_phone_and_stay_text(browser, hostile: Path):
             tab.page.select_option("#against", str(place))
     assert not tab.wrong
     tab.page.close()
+
+
+def test_parts_that_no_override_tells_apart_are_named_by_their_classes():
+    deep = {"_target_": "a.b.Deep", "textures": {"_target_": "a.Flat", "channels": 3}}
+    wide = {"_target_": "a.c.Wide", "weights": "x"}
+    runs = [
+        Run(Path(name), {"extractor": part, "rate": rate, "rule": rule}, {"attention": rule})
+        for name, part, rate, rule in [
+            ("a", deep, 0.1, "hard"),
+            ("b", wide, 1.1, "hard"),
+            ("c", wide, 1.1, "soft"),
+        ]
+    ]
+    assert [variant.label for variant in variants(runs)[0]] == [
+        "hard, extractor=Deep, rate=0.1",
+        "hard, extractor=Wide, rate=1.1",
+        "soft",
+    ]

@@ -15,6 +15,7 @@ _SAME = re.compile(
     r"|trainer\.(pictures|log_every|save_every))(\.|$)"
 )
 NOT_GIVEN = "–"  # stands for an override that a variant has none of
+_CLASS = "._target_"
 _NAMED = 3  # settings of a name, of those that no override tells
 
 
@@ -94,6 +95,22 @@ def _label(run: Run, overrides: Mapping[str, str]) -> str:
     return file.parent.parent.name if file.parent.name == "checkpoints" else file.stem
 
 
+def _outermost(keys: Sequence[str]) -> list[str]:
+    """Without the settings of parts that are of different classes: the classes tell them apart."""
+    parts = [key.removesuffix(_CLASS) for key in keys if key.endswith(_CLASS)]
+    return [
+        key
+        for key in keys
+        if not any(key.startswith(f"{part}.") and key != part + _CLASS for part in parts)
+    ]
+
+
+def _setting(key: str, value: Any) -> str:
+    if key.endswith(_CLASS):
+        key, value = key.removesuffix(_CLASS), str(value).rpartition(".")[2]
+    return f"{key.rpartition('.')[2]}={value}"
+
+
 def _make_unique(every: list[Variant]) -> None:
     """Where overrides leave two with one name, the settings that differ join it."""
     for label in {variant.label for variant in every}:
@@ -101,11 +118,9 @@ def _make_unique(every: list[Variant]) -> None:
         if len(alike) == 1:
             continue
         settings = [dict(leaves(variant.runs[0].config)) for variant in alike]
-        keys = [key for key in _differing(settings) if not _SAME.match(key)]
+        keys = _outermost([key for key in _differing(settings) if not _SAME.match(key)])
         for place, (variant, own) in enumerate(zip(alike, settings), 1):
-            settings_text = [
-                f"{key.rpartition('.')[2]}={own.get(key, '–')}" for key in keys[:_NAMED]
-            ]
+            settings_text = [_setting(key, own.get(key, NOT_GIVEN)) for key in keys[:_NAMED]]
             variant.label = ", ".join(
                 [label, *settings_text] if settings_text else [label, str(place)]
             )
