@@ -300,7 +300,8 @@ def test_the_network_with_a_reference_takes_a_true_one_and_leaves_others():
         for kind in ("none", "black", "unrelated"):
             assert values[kind] > best - 0.05, kind
         for kind in lights if index else ():
-            assert values[kind] > values["true"] - 0.1, kind
+            # What is cut off in the brighter one is known from nowhere.
+            assert values[kind] > values["true"] - (0.15 if kind == "brighter" else 0.1), kind
     assert min(gains) > 0.5
     assert sum(gains) / 2 > 1.5
 

@@ -16,7 +16,8 @@ from restore.models.backbones.blocks import within
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.rows import Rows, cut
 from restore.models.backbones.transfer import FoldedTransfer
-from restore.models.backbones.view import MatchedView, mean_view
+from restore.models.backbones.upsampling import downsample, upsample
+from restore.models.backbones.view import MatchedView, mean_view, resized
 from restore.models.extractors import Extractor
 from restore.models.protocol import Backbone, ExportForm
 from restore.types import Pictures, Restoration
@@ -116,9 +117,19 @@ class ReferenceBackbone(Backbone):
                 f"{type(self).__name__} needs a reference whose sides divide by 4, not "
                 f"{reference.shape[-1]}×{reference.shape[-2]} pixels: crop it"
             )
-        key = self.extractor.key(reference, reference_low_up, reference_low)
         if self.view is not None:
-            return self.attention.remember(key, [reference])
+            memories = []
+            for scale in self.view.scales:
+                if scale != 1:
+                    picture = resized(reference, scale)
+                    reference_low = downsample(picture, 4)
+                    reference_low_up = upsample(reference_low, 4)
+                else:
+                    picture = reference
+                key = self.extractor.key(picture, reference_low_up, reference_low)
+                memories.append(self.attention.remember(key, [picture]))
+            return reduce(add, memories)
+        key = self.extractor.key(reference, reference_low_up, reference_low)
         values = dict(zip((4, 2, 1), self.extractor(reference)))
         ordered = [values[scale] for scale in self.textures]
         return (self.attention.remember if self.looks else self.attention.encode_reference)(
@@ -171,7 +182,9 @@ class ReferenceBackbone(Backbone):
         else:
             query = self.extractor.query(low, low_up)
             matched = (self.attention.locate if self.looks else self.attention)(query, memory)
-        grids = [(key.shape[-2], key.shape[-1]) for key in memory.keys] if memory else []
+        copies = len(self.view.scales) if self.view is not None else 1
+        keys = memory.keys[::copies] if memory else []
+        grids = [(key.shape[-2], key.shape[-1]) for key in keys]
         textures = dict(zip(self.textures, matched.textures))
         return Found(textures, matched.flow, matched.score, matched.index, grids, picture)
 
@@ -227,10 +240,14 @@ class ReferenceBackbone(Backbone):
         index, before = transfers[0].index, 0
         if index is not None:
             best = torch.cat([one for _, one in views], 1).argmax(1)
-            for number, (transfer, (reference,)) in enumerate(zip(transfers, memory.pictures)):
+            copies = len(view.scales)
+            for number, (transfer, key) in enumerate(zip(transfers, memory.keys)):
                 assert transfer.index is not None, "one rule chose in all"
-                index = torch.where(best == number, transfer.index + before, index)
-                before += reference.shape[-2] * reference.shape[-1] // self.scale**2
+                own = memory.keys[number - number % copies].shape[-2:]  # of the reference itself
+                place = _regridded(transfer.index, key.shape[-2:], own)
+                index = torch.where(best == number, place + before, index)
+                if number % copies == copies - 1:
+                    before += own[0] * own[1]
         features = dict(zip((4, 2, 1), self.extractor(picture)))
         return Transfer(score, [features[scale] for scale in self.textures], index), picture
 
@@ -239,6 +256,15 @@ class ReferenceBackbone(Backbone):
         N, _, H, W = low.shape
         textures = [low.new_zeros(N, C, s * H, s * W) for s, C in self.transferred.items()]
         return Transfer(low.new_zeros(N, 1, H, W), textures, None)
+
+
+def _regridded(index: Tensor, grid: Sequence[int], other: Sequence[int]) -> Tensor:
+    """Row-major positions of a grid, in another one over the same picture."""
+    if tuple(grid) == tuple(other):
+        return index
+    row, column = index // grid[1], index % grid[1]
+    place = (2 * row + 1) * other[0] // (2 * grid[0]) * other[1]
+    return place + (2 * column + 1) * other[1] // (2 * grid[1])
 
 
 class Aggregation(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from restore.errors import UserError
 from restore.models.backbones.upsampling import downsample, upsample
 
 # Values near the largest of 8 bits, where light has been cut off.
@@ -65,6 +66,8 @@ class MatchedView(nn.Module):
         step_window: standard deviation of the window for that.
         tolerance: see above.
         doubt: see `trust`.
+        scales: sizes of the reference that it is searched at, relative to its own, which is first:
+            each is as a reference of its own (see `mean_view`).
     """
 
     def __init__(
@@ -74,10 +77,15 @@ class MatchedView(nn.Module):
         step_window: Annotated[float, Field(gt=0, le=64)] = 2.5,
         tolerance: Annotated[float, Field(gt=0)] = 2.0,
         doubt: Annotated[float, Field(ge=0)] = 2.0,
+        scales: Sequence[Annotated[float, Field(ge=0.1, le=10)]] = (1.0,),
     ):
+        if not scales or scales[0] != 1:
+            raise UserError(
+                f"backbone.view.scales={[*scales]}: the first is 1, the reference's own"
+            )
         super().__init__()
         self.window, self.steps, self.step_window = window, steps, step_window
-        self.tolerance, self.doubt = tolerance, doubt
+        self.tolerance, self.doubt, self._scales = tolerance, doubt, tuple(scales)
         # Each comparison of light with its linear interpolation, each step with its gradients.
         light = len(_gaussian(window)) // 2 + 3
         self.reach = light + steps * (light + len(_gaussian(step_window)) // 2 + 2)
@@ -86,6 +94,15 @@ class MatchedView(nn.Module):
         self.reach += 3 * (len(_gaussian(_NEAR)) // 2 + 2) + len(_gaussian(_SOFTENED[-1])) // 8 + 1
         self.reach += len(_gaussian(_MIDDLE[1])) // 2 + len(_gaussian(_REGION)) // 2
         self.reach += 2 * (len(_gaussian(1.0)) // 2) + 4
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """What a reference is searched at; its own alone in forms for other programs.
+
+        These are written down for all sizes, and resizing would be for one.
+        """
+        written = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        return (1.0,) if written else self._scales
 
     def forward(
         self, reference: Tensor, places: Tensor, low: Tensor, low_up: Tensor, score: Tensor
@@ -165,6 +182,15 @@ def mean_view(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     picture = sum(part * view for part, (view, _) in zip(finer.split(1, 1), views))
     assert isinstance(picture, Tensor)
     return picture, (weights * scores).sum(1, keepdim=True)
+
+
+def resized(reference: Tensor, scale: float) -> Tensor:
+    """A picture N3HW in [0, 1] at about a scale, with sides that divide by 4, of 16 at least."""
+    if scale == 1:
+        return reference
+    height, width = (max(16, 4 * round(side * scale / 4)) for side in reference.shape[-2:])
+    x = F.interpolate(reference.float(), (height, width), mode="bicubic", antialias=True)
+    return x.clamp(0, 1).to(reference.dtype)
 
 
 def unheld(x: Tensor) -> Tensor:

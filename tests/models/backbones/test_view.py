@@ -228,6 +228,33 @@ def test_the_bundled_network_with_a_reference_of_another_sharpness():
     assert gain(0, 3) > -0.05
 
 
+@pytest.mark.parametrize(("times", "most"), [(0.6, 0.9), (2.0, 0.8)])
+def test_the_bundled_network_with_a_reference_of_another_size(times, most):
+    network = weights.load("ttsr_x4").backbone()
+    target = textured(11)
+    reference = F.interpolate(target, scale_factor=times, mode="bicubic", antialias=True)
+    reference = reference.clamp(0, 1)[..., : 4 * int(reference.shape[-2] // 4), :]
+    reference = reference[..., : 4 * int(reference.shape[-1] // 4)]
+    low = downsample(target, 4)
+    low_up = F.interpolate(low, scale_factor=4, mode="bicubic")
+    with torch.no_grad():
+        without, given = (network(low, low_up, *two) for two in ((), 2 * (reference,)))
+    assert error(given.image, target) < most * error(without.image, target)
+    # What it says of places is of the reference as it was given.
+    assert given.grids == [(reference.shape[-2] // 4, reference.shape[-1] // 4)]
+    column, row = times * (own_places(low)[0] + 0.5) - 0.5
+    width = given.grids[0][1]
+    inner = (slice(2, -2), slice(2, -2))
+    found_row, found_column = (x[0][inner] for x in (given.index // width, given.index % width))
+    assert (found_row - row[inner]).abs().median() <= 1
+    assert (found_column - column[inner]).abs().median() <= 1
+
+
+def test_sizes_begin_with_the_reference_s_own():
+    with pytest.raises(UserError, match=r"backbone\.view\.scales=\[0.5, 1.0\]"):
+        MatchedView(scales=[0.5, 1.0])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
