@@ -27,6 +27,7 @@ RANDOM = {
     "vgg19": ["pretrained.vgg19=random"],
     "contrastive": ["pretrained.vgg19=random", "pretrained.contrastive=random"],
     "matching": ["extractor.matching.weights=random"],
+    "matching_vgg19": ["pretrained.vgg19=random", "extractor.matching.weights=random"],
     "pyramid": [],
 }
 
