@@ -769,7 +769,11 @@ def test_parts_that_no_override_tells_apart_are_named_by_their_classes():
     deep = {"_target_": "a.b.Deep", "textures": {"_target_": "a.Flat", "channels": 3}}
     wide = {"_target_": "a.c.Wide", "weights": "x"}
     runs = [
-        Run(Path(name), {"extractor": part, "rate": rate, "rule": rule}, {"attention": rule})
+        Run(
+            Path(name),
+            {"extractor": part, "backbone": {"extractor": part}, "rate": rate, "rule": rule},
+            {"attention": rule},
+        )
         for name, part, rate, rule in [
             ("a", deep, 0.1, "hard"),
             ("b", wide, 1.1, "hard"),

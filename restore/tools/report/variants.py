@@ -120,7 +120,8 @@ def _make_unique(every: list[Variant]) -> None:
         settings = [dict(leaves(variant.runs[0].config)) for variant in alike]
         keys = _outermost([key for key in _differing(settings) if not _SAME.match(key)])
         for place, (variant, own) in enumerate(zip(alike, settings), 1):
-            settings_text = [_setting(key, own.get(key, NOT_GIVEN)) for key in keys[:_NAMED]]
+            texts = dict.fromkeys(_setting(key, own.get(key, NOT_GIVEN)) for key in keys)
+            settings_text = [*texts][:_NAMED]
             variant.label = ", ".join(
                 [label, *settings_text] if settings_text else [label, str(place)]
             )
