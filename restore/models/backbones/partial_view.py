@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.models.backbones.fusion import Gate
-from restore.models.backbones.view import _SATURATED, MatchedView, _filled, _gradients
+from restore.models.backbones.view import _SATURATED, MatchedView, _filled, _finer, _gradients
 
 # Standard deviations of windows, in low pixels: each holds what a larger one says where it holds
 # little itself.
@@ -288,18 +288,6 @@ def _within(places: Tensor, reference: Tensor) -> Tensor:
     x, y = F.avg_pool2d(places, 4).unbind(1)
     H, W = reference.shape[-2:]
     return ((x > -1) & (x < W) & (y > -1) & (y < H))[:, None]
-
-
-def _finer(places: Tensor, ratio: int) -> Tensor:
-    """Places N2HW of pixels `ratio` times as small, in such pixels of the reference."""
-    for axis in (2, 3):
-        size = places.shape[axis]
-        first, last = places.narrow(axis, 0, 1), places.narrow(axis, size - 1, 1)
-        second = places.narrow(axis, min(1, size - 1), 1)
-        before = places.narrow(axis, max(0, size - 2), 1)
-        places = torch.cat([2 * first - second, places, 2 * last - before], axis)
-    finer = F.interpolate(places, scale_factor=ratio, mode="bilinear", align_corners=False)
-    return finer[..., ratio:-ratio, ratio:-ratio] * ratio + (ratio - 1) / 2
 
 
 def _own(x: Tensor) -> Tensor:

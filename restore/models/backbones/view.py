@@ -254,24 +254,25 @@ def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
 
 def _sampled(picture: Tensor, places: Tensor) -> Tensor:
     """A picture NC(4H')(4W') at places N2HW of its low version, four times as fine: NC(4H)(4W)."""
-    # Middles of low pixels are at 1.5 of the fine ones; beyond the last one places go on linearly.
-    finer = _enlarged(places) * 4 + 1.5
-    x, y = finer.unbind(1)
+    x, y = _finer(places, 4).unbind(1)
     H, W = picture.shape[-2:]
     grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)
     return F.grid_sample(picture, grid, "bicubic", "border", align_corners=False)
 
 
-def _enlarged(places: Tensor) -> Tensor:
-    """Linear interpolation of N2HW to N2(4H)(4W), continued beyond the outermost middles."""
+def _finer(places: Tensor, ratio: int) -> Tensor:
+    """Places N2HW of pixels `ratio` times as small, in such pixels of the reference.
+
+    Linear, and continued so beyond the outermost middles.
+    """
     for axis in (2, 3):
         size = places.shape[axis]
         first, last = places.narrow(axis, 0, 1), places.narrow(axis, size - 1, 1)
         second = places.narrow(axis, min(1, size - 1), 1)
         before = places.narrow(axis, max(0, size - 2), 1)
         places = torch.cat([2 * first - second, places, 2 * last - before], axis)
-    finer = F.interpolate(places, scale_factor=4, mode="bilinear", align_corners=False)
-    return finer[..., 4:-4, 4:-4]
+    finer = F.interpolate(places, scale_factor=ratio, mode="bilinear", align_corners=False)
+    return finer[..., ratio:-ratio, ratio:-ratio] * ratio + (ratio - 1) / 2
 
 
 def _closer(places: Tensor, small: Tensor, low: Tensor, shown: Tensor, window: float) -> Tensor:
