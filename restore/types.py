@@ -1,6 +1,6 @@
 """What is handed from dataset to task to backbone to losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, Required, TypedDict, get_args, runtime_checkable
 
@@ -120,7 +120,7 @@ class Restoration:
 
     image: Tensor
     score: Tensor | None = None
-    textures: list[Tensor] = field(default_factory=list)
+    textures: Sequence[Tensor] = ()
     index: Tensor | None = None
     grids: list[tuple[int, int]] = field(default_factory=list)
     block_masks: dict[str, Tensor] = field(default_factory=dict)

@@ -24,9 +24,7 @@ STAND_INS: tuple[StandIn, ...] = get_args(StandIn)
 
 Tile = int | Literal["auto"] | None
 
-# Side, in low pixels, of the largest square that is restored at once, and of the smallest tile.
-_WHOLE = 400
-_SMALLEST = 16
+_SMALLEST = 16  # side of a tile, in low pixels
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class Pipeline:
             mask: of the picture's size, black and white, or bool with true for a hole; one for all
                 pictures, or a list (NCHW: N1HW) with one for each. Only for tasks that fill holes.
             tile: largest side of tiles in pixels of the network's low picture; `auto`: tiles where
-                the picture is larger than 400×400; None: never.
+                the picture is larger than 400×400 (with a reference 512×512); None: never.
             ensemble: mean over eight flips and turns: eight times slower, a little better.
             holes_are: what masks paint holes with.
 
@@ -313,7 +311,8 @@ class Pipeline:
         self.check_tile(tile)
         height, width = picture.colour.shape[-2:]
         sides = self.restorer.works_on(height, width)
-        side = automatic_tile(*sides, self.restorer.reach) if tile == "auto" else tile
+        whole, reach = self.restorer.whole, self.restorer.reach
+        side = automatic_tile(*sides, reach, whole) if tile == "auto" else tile
         if colour is None:
             colours = self.restorer.bands(_pixels(picture), memory, side, ensemble, mask, key)
         else:
@@ -355,14 +354,15 @@ class Pipeline:
         return least[:, *at], most[:, *at]
 
 
-def automatic_tile(height: int, width: int, reach: int | None) -> int | None:
+def automatic_tile(height: int, width: int, reach: int | None, whole: int) -> int | None:
     """Tiles, where the network allows them, for pictures that would fill a laptop's memory.
 
-    A tile and what it overlaps are together no more than the largest picture that is taken whole.
+    A tile and what it overlaps are together no more than the largest picture that is taken whole,
+    a square of the side `whole`.
     """
-    if reach is None or height * width <= _WHOLE**2:
+    if reach is None or height * width <= whole**2:
         return None
-    return max(_WHOLE - 2 * reach, _WHOLE // 4)
+    return max(whole - 2 * reach, whole // 4)
 
 
 def _pixels(picture: Picture) -> Tensor:

@@ -34,7 +34,7 @@ class Restorer:
         self.scale: int = self.task.scale
         self.takes_reference = self.task.takes_reference and self.model.takes_reference
         # How far an input pixel is felt, in low pixels; None: everywhere, so tiles would differ.
-        self.reach = self.model.reach
+        self.reach, self.whole = self.model.reach, self.model.whole
         self.inpainting = self.task if isinstance(self.task, InpaintingTask) else None
         self.fills = self.inpainting is not None
         self.needs_mask = self.model.needs_mask

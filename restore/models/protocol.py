@@ -89,6 +89,7 @@ class Backbone(nn.Module):
         scale: enlargement of each side; of a network of any scale, what it does when not told.
         reach: how far, in low pixels, an input pixel is felt in the output, at most, so that tiles
             that overlap by it show no seam; None: everywhere, or unknown.
+        whole: side, in low pixels, of the largest square that is restored at once, not in tiles.
         takes_reference: `forward` takes `reference`, `reference_low_up` and `reference_low`, or
             `memory` of them.
         reference_multiple: references of any size are continued, by their last pixels, to sides
@@ -104,6 +105,7 @@ class Backbone(nn.Module):
 
     scale: int
     reach: int | None
+    whole: int = 400
     takes_reference: bool = False
     reference_multiple: ClassVar[int | None] = None
     takes_mask: bool = False

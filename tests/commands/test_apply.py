@@ -261,14 +261,14 @@ def test_tiles_show_no_seam(run, folder: Path):
     assert levels(read_rgb(folder / "tiles.png"), read_rgb(folder / "whole.png")) <= 1
 
 
-@pytest.mark.parametrize("size", [(200, 8000), (8000, 3), (401, 401)])
+@pytest.mark.parametrize("size", [(200, 8000), (8000, 3), (512, 512), (513, 513)])
 def test_large_pictures_go_by_tiles_unasked(restorer, size):
     height, width = size
-    tile = automatic_tile(height, width, restorer.reach)
-    assert (tile is None) == (height * width <= 400 * 400)
+    tile = automatic_tile(height, width, restorer.reach, restorer.whole)
+    assert (tile is None) == (height * width <= 512 * 512)
     most = max(c.height * c.width for c, _ in windows(height, width, tile or 9999, restorer.reach))
-    assert most <= 400 * 400
-    assert automatic_tile(height, width, None) is None, "tiles would change this network's result"
+    assert most <= 512 * 512
+    assert automatic_tile(height, width, None, 400) is None, "tiles would change the result"
 
 
 def test_tiles_where_the_network_takes_means_over_the_picture(folder: Path, capfd):

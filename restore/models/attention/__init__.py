@@ -42,14 +42,15 @@ class Memory:
 class Transfer:
     """What an input takes from the reference.
 
-    `score` N1HW; `textures` N, C, s·H, s·W for each value; `index` NHW row-major positions in the
-    key's grid, counted on through several references (the one of most weight, where a rule takes a
-    mean; −1: none), or None where a rule tells none. With `flow` (N2HW: how far down and right of a
-    position its match lies) the textures are the reference's own, not brought to their places.
+    `score` N1HW; `textures` N, C, s·H, s·W for each value (see `transfer.Textures`); `index` NHW
+    row-major positions in the key's grid, counted on through several references (the one of most
+    weight, where a rule takes a mean; −1: none), or None where a rule tells none. With `flow`
+    (N2HW: how far down and right of a position its match lies) the textures are the reference's
+    own, not brought to their places.
     """
 
     score: Tensor
-    textures: list[Tensor]
+    textures: Sequence[Tensor]
     index: Tensor | None
     flow: Tensor | None = None
 
@@ -114,7 +115,8 @@ class TextureAttention(nn.Module):
             for key, values in zip(memory.keys, memory.pictures)
         ]
         packed = [reduce(add, several) for several in zip(*parts)]
-        return self(query_NCHW, Memory(memory.keys, packed))
+        matched = self(query_NCHW, Memory(memory.keys, packed))
+        return replace(matched, textures=[*matched.textures])  # they are looked at as a whole
 
     def places(self, query_NCHW: Tensor, memory: Memory) -> list[Transfer]:
         """Where in each reference by itself what fits lies.
@@ -142,8 +144,8 @@ class TextureAttention(nn.Module):
             score, textures, index = self.matching(
                 query, memory.keys, memory.values, embedding.patch
             )
-        textures = [_merge(texture, heads) for texture in textures]
         if heads > 1:  # the heads' scores are averaged, and no one index tells their choices
+            textures = [_merge(texture, heads) for texture in textures]
             score, index = score.view(N, heads, H, W).mean(1, keepdim=True), None
         return Transfer(score, textures, index)
 

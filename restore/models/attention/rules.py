@@ -11,12 +11,13 @@ from restore.errors import UserError
 from restore.models.attention import all_pairs
 from restore.models.attention.search import box_sum, nearest_patch, nearest_pixel, patch_norm
 from restore.models.attention.transfer import (
+    Folded,
     Value,
     from_neighbours,
     gather,
+    made_later,
     neighbours,
     pack,
-    transferred,
 )
 
 
@@ -39,7 +40,7 @@ class MatchingRule(nn.Module):
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    ) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
@@ -83,7 +84,7 @@ class Hard(MatchingRule):
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    ) -> tuple[Tensor, Sequence[Tensor], Tensor]:
         """Compares patches of side `patch` (1 or 3) with those of all keys.
 
         Returns:
@@ -91,8 +92,8 @@ class Hard(MatchingRule):
         """
         score, index = self._choose(query_NCHW, keys, patch)
         places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys])
-        size = (index.shape[0], index.shape[1], index.shape[2])
-        return score[:, None], [transferred(value, places, size) for value in values], index
+        places = places.view(*index.shape, 9)
+        return score[:, None], made_later([Folded(value, places) for value in values]), index
 
     def all_pairs(
         self,
@@ -175,7 +176,7 @@ class StraightThrough(MatchingRule):
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    ) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
         """As `forward_rule`."""
         score, textures, index = self.forward_rule(query_NCHW, keys, values, patch)
         if torch.is_grad_enabled():

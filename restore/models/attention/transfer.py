@@ -1,11 +1,15 @@
 """Taking textures from where the search found them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from restore.models.backbones.rows import at_once
 
 
 @dataclass(frozen=True)
@@ -126,26 +130,77 @@ def gather(rows: Tensor, places: Tensor, weights: Tensor | None = None) -> Tenso
     )
 
 
-def transferred(
-    value: Value, places: Tensor, size: tuple[int, int, int], by_count: bool = False
-) -> Tensor:
-    """What every position gets of its neighbours, averaged, N, C, s·H, s·W (TTSR's transfer).
+@dataclass(frozen=True)
+class Folded:
+    """What every position gets of its neighbours, averaged (TTSR's transfer), made when asked for.
 
-    Args:
+    Attributes:
         value: from `pack`.
-        places: from `neighbours`.
-        size: N, H, W of the positions.
+        places: N, H, W, 9, from `neighbours`.
         by_count: mean over those neighbours that give something, rather than a ninth of the sum.
+        factor: N1(sH)(sW), which the result is multiplied by.
     """
-    N, H, W = size
-    s, C = value.scale, value.channels
-    # The cells' lines are gathered one by one, and so come out in the order of a picture's lines.
-    line = torch.arange(s, device=places.device)[:, None, None]
-    lines = places.view(N, H, 1, W, 9) * s + line
-    picture = gather(value.rows.view(-1, s * C), lines.view(-1, 9))
-    if by_count:
-        given = (places != len(value.rows) - 1).sum(1).clamp_min(1)
-        picture = picture.div_(given.view(N, H, 1, W).expand(-1, -1, s, -1).reshape(-1, 1))
-    else:
-        picture = picture.div_(9)
-    return picture.view(N, H * s, W * s, C).permute(0, 3, 1, 2)
+
+    value: Value
+    places: Tensor
+    by_count: bool = False
+    factor: Tensor | None = None
+
+    def rows(self, top: int = 0, bottom: int | None = None) -> Tensor:
+        """Some rows of the texture N, C, s·H, s·W, or all."""
+        N, H, W = self.places.shape[:3]
+        s, C = self.value.scale, self.value.channels
+        bottom = s * H if bottom is None else bottom
+        first, last = top // s, -(-bottom // s)
+        places = self.places[:, first:last]
+        # The cells' lines are gathered one by one, and so come out as a picture's lines do.
+        line = torch.arange(s, device=places.device)[:, None, None]
+        lines = places[:, :, None] * s + line
+        picture = gather(self.value.rows.view(-1, s * C), lines.view(-1, 9))
+        if self.by_count:
+            given = (places != len(self.value.rows) - 1).sum(-1).clamp_min(1)
+            picture = picture.div_(given[:, :, None].expand(-1, -1, s, -1).reshape(-1, 1))
+        else:
+            picture = picture.div_(9)
+        made = picture.view(N, -1, W * s, C).permute(0, 3, 1, 2)
+        made = made[..., top - first * s : bottom - first * s, :]
+        if self.factor is None:
+            return made
+        factor = self.factor[..., top:bottom, :]
+        return made * factor if torch.is_grad_enabled() else made.mul_(factor)
+
+
+Texture = Tensor | Folded
+
+
+class Textures(Sequence[Tensor]):
+    """Textures, of which those that are `Folded` are made when one asks for them."""
+
+    def __init__(self, parts: Sequence[Texture]):
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, place: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Textures": ...
+    def __getitem__(self, place: int | slice) -> "Tensor | Textures":
+        if isinstance(place, slice):
+            return Textures(self.parts[place])
+        return some_rows(self.parts[place])
+
+
+def some_rows(texture: Texture, top: int = 0, bottom: int | None = None) -> Tensor:
+    """Some rows of a texture, or all."""
+    if isinstance(texture, Folded):
+        return texture.rows(top, bottom)
+    return texture[..., top:bottom, :]
+
+
+def made_later(folded: list[Folded]) -> Sequence[Tensor]:
+    """Textures to be made when they are asked for; at once where something is trained."""
+    if at_once():
+        return [one.rows() for one in folded]
+    return Textures(folded)

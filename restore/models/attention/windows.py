@@ -1,5 +1,6 @@
 """Matching from coarse to fine: a window of the reference for each block, then a patch in it."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.models.attention.rules import Hard, MatchingRule
 from restore.models.attention.search import nearest_patch
-from restore.models.attention.transfer import Value, neighbours, transferred
+from restore.models.attention.transfer import Folded, Value, made_later, neighbours
 
 # Similarities of blocks and positions that are held at a time.
 _TABLE = 1 << 24
@@ -47,7 +48,7 @@ class Windows(Hard):
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    ) -> tuple[Tensor, Sequence[Tensor], Tensor]:
         """See `Hard`; `patch` is 3."""
         if patch != 3:
             raise UserError("attention.matching: windows are searched for 3×3 patches alone")
@@ -55,15 +56,13 @@ class Windows(Hard):
         query = F.pad(query_NCHW, (0, -width % self.block, 0, -height % self.block), "replicate")
         score, index = self._choose(query, keys, patch)
         places = neighbours(index, [(key.shape[-2], key.shape[-1]) for key in keys], self.block)
-        size = (index.shape[0], index.shape[1], index.shape[2])
-        textures = []
+        places = places.view(*index.shape, 9)[:, :height, :width]
+        folded = []
         for value in values:
-            s = value.scale
-            texture = transferred(value, places, size, by_count=True)
-            larger = self._enlarged(score, s)
-            texture = texture * larger if torch.is_grad_enabled() else texture.mul_(larger)
-            textures.append(texture[..., : s * height, : s * width])
-        return score[:, None, :height, :width], textures, index[:, :height, :width]
+            factor = self._enlarged(score, value.scale)
+            factor = factor[..., : value.scale * height, : value.scale * width]
+            folded.append(Folded(value, places, by_count=True, factor=factor))
+        return score[:, None, :height, :width], made_later(folded), index[:, :height, :width]
 
     all_pairs = MatchingRule.all_pairs  # there is no form of it for files
 

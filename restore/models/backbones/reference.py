@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.attention.transfer import Texture, Textures
 from restore.models.backbones.blocks import within
 from restore.models.backbones.partial_view import PartialView
-from restore.models.backbones.rows import Rows, cut
+from restore.models.backbones.rows import LARGEST_MAP, Rows, at_once, cut
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import downsample, upsample
 from restore.models.backbones.view import MatchedView, mean_view, resized
@@ -32,7 +33,7 @@ class Found:
     them; `view` N3(4H)(4W) the picture that the textures were taken of, where there is one.
     """
 
-    textures: dict[int, Tensor]
+    textures: dict[int, Texture]
     flow: Tensor | None
     score: Tensor
     index: Tensor | None
@@ -57,11 +58,12 @@ class ReferenceBackbone(Backbone):
 
     scale = 4
     reach: int | None = None
+    whole = 512  # the largest scale goes through bands
     takes_reference = True
     attention: TextureAttention
     extractor: Extractor
     # Numbers of a map of features that are held at once where nothing is trained.
-    largest_map = 1 << 25
+    largest_map = LARGEST_MAP
 
     def __init__(
         self,
@@ -185,7 +187,9 @@ class ReferenceBackbone(Backbone):
         copies = len(self.view.scales) if self.view is not None else 1
         keys = memory.keys[::copies] if memory else []
         grids = [(key.shape[-2], key.shape[-1]) for key in keys]
-        textures = dict(zip(self.textures, matched.textures))
+        given = matched.textures
+        parts = given.parts if isinstance(given, Textures) else given
+        textures = dict(zip(self.textures, parts))
         return Found(textures, matched.flow, matched.score, matched.index, grids, picture)
 
     def answer(self, image: Tensor, matched: Found, **more: Any) -> Restoration:
@@ -194,7 +198,7 @@ class ReferenceBackbone(Backbone):
         return Restoration(
             image if self.training else within(image, 0, 1),
             score=matched.score,
-            textures=list(matched.textures.values()) if matched.flow is None else [],
+            textures=Textures([*matched.textures.values()]) if matched.flow is None else [],
             index=matched.index,
             grids=matched.grids,
             **more,
@@ -213,9 +217,7 @@ class ReferenceBackbone(Backbone):
             step: in positions of the scale, rows begin at multiples of it.
         """
         N, _, height, width = low.shape
-        # Operations that are written down for other programs must not depend on sizes.
-        written = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if reach is None or written or torch.is_grad_enabled() or low.device.type != "cpu":
+        if reach is None or at_once() or low.device.type != "cpu":
             return cut(height, height, 0)
         most = self.largest_map // (N * channels * scale**2 * width)
         return cut(height, most, -(-reach // scale), step // math.gcd(step, scale))

@@ -6,6 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Numbers of a map of features that are held at once where nothing is trained.
+LARGEST_MAP = 1 << 25
+
+
+def at_once() -> bool:
+    """Whether all is made at once: what is trained, or written down for other programs."""
+    written = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return written or torch.is_grad_enabled()
+
 
 class Rows(NamedTuple):
     """Rows of a picture: `top` to before `bottom` are wanted, `first` to before `last` computed."""
@@ -69,3 +78,21 @@ def together(make: Callable[[Rows], Tensor], parts: list[Rows], times: int = 1) 
         del some  # before the next are made
     assert result is not None
     return result
+
+
+def quartered(
+    make: Callable[[Tensor], Tensor], image: Tensor, reach: int | None, channels: int
+) -> Tensor:
+    """Features at a quarter of a picture's resolution, in bands where that is large.
+
+    Args:
+        make: features N, C, h/4, w/4 of pictures N3hw.
+        image: N3HW.
+        reach: how far, in positions of the features, a pixel is felt; None: everywhere.
+        channels: that `make` has at full resolution.
+    """
+    if reach is None or at_once():
+        return make(image)
+    most = LARGEST_MAP // (len(image) * channels * 4 * image.shape[-1])
+    parts = cut(image.shape[-2] // 4, most, reach)
+    return together(lambda some: some.wanted(make(some.of(image, 4))), parts)

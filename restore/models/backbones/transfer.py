@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from restore.models.attention.transfer import Texture, some_rows
 from restore.models.backbones import rows
 from restore.models.backbones.blocks import conv
 from restore.models.backbones.deformable import deformable_conv
@@ -38,19 +39,20 @@ class FoldedTransfer(nn.Module):
         super().__init__()
 
     def forward(
-        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+        self, x: Tensor, texture: Texture, flow: Tensor | None, score: Tensor, top: int = 0
     ) -> Tensor:
         """The texture in its place, N, `texture`, H, W.
 
         Args:
             x: features N, `features`, H, W: some rows of a picture's.
-            texture: N, `texture`, H', W'; with a flow, the reference's own.
+            texture: N, `texture`, H', W'; with a flow, the reference's own. Of a transfer that does
+                not look it may be one that is made when asked for (`some_rows`).
             flow: N2hw, steps down and right in positions of the coarsest grid; None: the texture is
                 in place.
             score: N1hw of the coarsest grid.
             top: the first of the rows; all else is of the whole picture.
         """
-        return texture[..., top : top + x.shape[-2], :].to(x.dtype)
+        return some_rows(texture, top, top + x.shape[-2]).to(x.dtype)
 
 
 class WarpedTransfer(FoldedTransfer):
@@ -59,8 +61,9 @@ class WarpedTransfer(FoldedTransfer):
     looks = True
 
     def forward(
-        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+        self, x: Tensor, texture: Texture, flow: Tensor | None, score: Tensor, top: int = 0
     ) -> Tensor:
+        texture = some_rows(texture)
         return warped(texture.to(x.dtype), flow, x.shape[-2], x.shape[-1], top)
 
 
@@ -108,9 +111,9 @@ class DeformableTransfer(FoldedTransfer):
         return raw[:, : 18 * self.groups], torch.sigmoid(raw[:, 18 * self.groups :])
 
     def forward(
-        self, x: Tensor, texture: Tensor, flow: Tensor | None, score: Tensor, top: int = 0
+        self, x: Tensor, texture: Texture, flow: Tensor | None, score: Tensor, top: int = 0
     ) -> Tensor:
-        texture = texture.to(x.dtype)
+        texture = some_rows(texture).to(x.dtype)
         most = height = x.shape[-2]
         if not torch.is_grad_enabled() and x.device.type == "cpu":
             # Offsets and weights have several times as many channels as anything else.

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from restore.models.backbones.rows import quartered
+
 
 class Extractor(nn.Module):
     """Features of a picture at three resolutions: the contract.
@@ -34,7 +36,7 @@ class Extractor(nn.Module):
 
         TTSR: the coarsest features of the enlarged one.
         """
-        return self(low_up)[-1]
+        return self.coarsest(low_up)
 
     def key(
         self, reference: Tensor, reference_low_up: Tensor, reference_low: Tensor | None = None
@@ -46,4 +48,8 @@ class Extractor(nn.Module):
         TTSR: the coarsest features of the blurred one, since those of a sharp picture would be
         unlike those of the low one.
         """
-        return self(reference_low_up)[-1]
+        return self.coarsest(reference_low_up)
+
+    def coarsest(self, image: Tensor) -> Tensor:
+        """The features at a quarter of the resolution alone."""
+        return quartered(lambda some: self(some)[-1], image, self.reach, self.channels[0])

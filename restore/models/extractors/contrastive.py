@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.rows import Rows, cut, together
+from restore.models.backbones.rows import quartered
 from restore.models.matching_network import Matcher
 from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg_layers
 
@@ -32,7 +32,6 @@ class ContrastiveStems(Matcher):
 
     channels = 256
     reach = 5
-    largest_map = 1 << 25  # numbers of features that are held at once where nothing is trained
     known_files = (
         "neither C2-Matching's (feature_extraction_image1.model.conv1_1.weight …), nor one of "
         "backbone=matching_contrastive, nor torchvision's VGG16"
@@ -73,15 +72,7 @@ class ContrastiveStems(Matcher):
 
     def features(self, stem: nn.Module, image: Tensor) -> Tensor:
         """What a stem makes of a picture, not normalised."""
-        height, width = image.shape[-2] // 4, image.shape[-1]
-        most = height
-        if not torch.is_grad_enabled():
-            most = self.largest_map // (len(image) * 64 * 4 * width)
-
-        def make(some: Rows) -> Tensor:
-            return some.wanted(stem(some.of(image, 4) * self.factor + self.shift))
-
-        return together(make, cut(height, most, self.reach))
+        return quartered(lambda some: stem(some * self.factor + self.shift), image, self.reach, 64)
 
 
 # Places of VGG's convolutions by the names that the published file gives them.

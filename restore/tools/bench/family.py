@@ -114,7 +114,7 @@ def _restored(network: Backbone, low: Tensor, low_up: Tensor, **reference: Tenso
         restored: Tensor = network(window.of(low), window.of(low_up, 4), memory=memory).image
         return restored
 
-    tile = automatic_tile(height, width, network.reach)
+    tile = automatic_tile(height, width, network.reach, network.whole)
     return tiled(part, height, width, tile=tile, overlap=network.reach or 0, scale=4)
 
 
