@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from restore.models.backbones.rows import at_once
 
 
 def conv(
@@ -11,6 +14,25 @@ def conv(
 ) -> nn.Conv2d:
     """Convolution that keeps the size (stride 1) or divides it (rounding up)."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+
+
+def side_by_side(layer: nn.Conv2d, *maps: Tensor) -> Tensor:
+    """A convolution of the channels of several maps of one size.
+
+    On a CPU, where nothing is trained, they are convolved one after another and summed up, which
+    takes no longer than laying them side by side first, and less memory.
+    """
+    device = maps[0].device.type
+    if at_once() or device != "cpu" or torch.is_autocast_enabled(device):
+        return layer(torch.cat(maps, 1))
+    weights = layer.weight.split([x.shape[1] for x in maps], 1)
+    bias: Tensor | None = layer.bias
+    total: Tensor | None = None
+    for x, weight in zip(maps, weights, strict=True):
+        y = F.conv2d(x, weight, bias, layer.stride, layer.padding)
+        total, bias = y if total is None else total.add_(y), None
+    assert total is not None
+    return total
 
 
 def repeat(count: int, make: Callable[[], nn.Module]) -> nn.Sequential:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.models.backbones.blocks import conv
+from restore.models.backbones.blocks import conv, side_by_side
+from restore.models.backbones.rows import in_cache
 from restore.models.backbones.upsampling import upsample
 
 _NORM_EPS = 1e-5
@@ -35,11 +36,11 @@ class PlainFusion(nn.Module):
 
     def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
         """Features of x's shape; all NCHW, the score N1hw of the coarsest scale."""
-        return x + self.taken(torch.cat([x, texture.to(x.dtype)], dim=1), score)
+        return x + self.taken(x, texture.to(x.dtype), score)
 
-    def taken(self, both: Tensor, score: Tensor) -> Tensor:
-        """What is added to the features, of them and the texture side by side."""
-        return self.conv(both)
+    def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        """What is added to the features, of them and the texture."""
+        return side_by_side(self.conv, x, texture)
 
 
 class ScoreFusion(PlainFusion):
@@ -47,9 +48,9 @@ class ScoreFusion(PlainFusion):
 
     score_reach = 2
 
-    def taken(self, both: Tensor, score: Tensor) -> Tensor:
-        ratio = int(both.shape[-1] // score.shape[-1])  # plain, where torch writes down sizes
-        fused = self.conv(both)
+    def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        ratio = int(x.shape[-1] // score.shape[-1])  # plain, where torch writes down sizes
+        fused = super().taken(x, texture, score)
         return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
 
 
@@ -89,8 +90,8 @@ class GatedFusion(ScoreFusion):
         self.gain = nn.Parameter(torch.tensor(gain))
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
-    def taken(self, both: Tensor, score: Tensor) -> Tensor:
-        return super().taken(both, torch.sigmoid(self.gain * (score - self.threshold)))
+    def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        return super().taken(x, texture, torch.sigmoid(self.gain * (score - self.threshold)))
 
 
 class ChannelFusion(PlainFusion):
@@ -116,7 +117,8 @@ class ChannelFusion(PlainFusion):
         self.squeeze = conv(channels, channels // reduction, kernel=1)
         self.excite = conv(channels // reduction, channels, kernel=1)
 
-    def taken(self, both: Tensor, score: Tensor) -> Tensor:
+    def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
+        both = torch.cat([x, texture], dim=1)
         deviation, mean = torch.std_mean(both.float(), dim=(2, 3), correction=0, keepdim=True)
         factor = torch.sigmoid(self.excite(F.relu(self.squeeze(deviation + mean))))
         return self.conv(both * factor.to(both.dtype))
@@ -140,7 +142,7 @@ class MergedFusion(PlainFusion):
         self.slope = slope
 
     def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
-        return F.leaky_relu_(self.conv(torch.cat([x, texture.to(x.dtype)], 1)), self.slope)
+        return F.leaky_relu_(side_by_side(self.conv, x, texture.to(x.dtype)), self.slope)
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,15 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> "Moments":
-        """Those of a map NCHW."""
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-        return cls(x.shape[-2] * x.shape[-1], mean, variance)
+        """Those of a map NCHW.
+
+        In two passes: torch's `var_mean` is many times slower where channels lie last.
+        """
+        count = x.shape[-2] * x.shape[-1]
+        mean = x.float().mean((2, 3), keepdim=True)
+        apart = (some.of(x) - mean for some in in_cache(x))
+        squares = [part.square().sum((2, 3), keepdim=True) for part in apart]
+        return cls(count, mean, torch.stack(squares).sum(0) / count)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Of both together (Chan, Golub, LeVeque 1979)."""
@@ -192,13 +200,27 @@ class SpatialAdaptation(nn.Module):
         `moments` are those of the whole picture's features and texture, of which these are some
         rows.
         """
-        own, their = (Moments.of(x), Moments.of(texture)) if moments is None else moments
-        both = F.relu_(self.shared(torch.cat([x, texture.to(x.dtype)], 1)))
+        both = self.compared(x, texture)
+        if moments is None:
+            moments = Moments.of(x), Moments.of(texture)
+        return self.adapted(both, texture, moments)
+
+    def compared(self, x: Tensor, texture: Tensor) -> Tensor:
+        """What γ and β are made of."""
+        return F.relu_(side_by_side(self.shared, x, texture.to(x.dtype)))
+
+    def adapted(self, both: Tensor, texture: Tensor, moments: tuple[Moments, Moments]) -> Tensor:
+        """The result, of `compared`, the texture and both maps' moments."""
+        own, their = moments
         deviation = (own.variance * own.count / max(1, own.count - 1)).sqrt()
-        texture = (texture - their.mean) * (their.variance + _NORM_EPS).rsqrt()
+        scale = (their.variance + _NORM_EPS).rsqrt()
         # What a convolution has made is nobody else's: it is changed in place.
         factor = self.gamma(both).float().add_(deviation)
-        return torch.addcmul(self.beta(both).float().add_(own.mean), texture, factor)
+        result = self.beta(both).float().add_(own.mean)
+        for some in in_cache(result):
+            normalised = (some.of(texture) - their.mean) * scale
+            some.of(result).addcmul_(normalised, some.of(factor))
+        return result
 
 
 class AdaptedFusion(PlainFusion):
@@ -240,9 +262,9 @@ class DualAggregation(nn.Module):
 
     def forward(self, x: Tensor, texture: Tensor) -> Tensor:
         """Features of the texture's shape."""
-        one = texture + F.relu(self.up_a(F.relu(self.down_a(texture)) - x))
-        two = F.relu(self.up_b(x - F.relu(self.down_b(texture)) + x))
-        return F.relu_(self.merge(torch.cat([one, two], 1)))
+        one = F.relu_(self.up_a(F.relu_(self.down_a(texture)) - x)) + texture
+        two = F.relu_(self.up_b(x - F.relu_(self.down_b(texture)) + x))
+        return F.relu_(side_by_side(self.merge, one, two))
 
 
 def as_many(inputs: int, outputs: int) -> nn.Module:

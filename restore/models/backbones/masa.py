@@ -10,14 +10,13 @@ from operator import add
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from restore.models.attention import Memory, TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import conv
+from restore.models.backbones.blocks import conv, side_by_side
 from restore.models.backbones.fusion import DualAggregation, Moments, SpatialAdaptation, as_many
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
@@ -103,8 +102,8 @@ class MASA(ReferenceBackbone):
         fine, middle, coarse = self.extractor(low)
         x = through(0, F.relu_(self.contexts[0](coarse)))
         for place, own in ((1, middle), (2, fine)):
-            x = torch.cat([_twice(x), own], 1)
-            x = through(place, F.relu_(self.contexts[place](x)))
+            context: Any = self.contexts[place]
+            x = through(place, F.relu_(side_by_side(context, _twice(x), own)))
         for place, scale in enumerate(self.transferred):
             step: int = getattr(self.trunks[3 + place], "step", 1)
             parts = self.in_parts(low, scale, x.shape[1], self._reach(place), step)
@@ -163,8 +162,12 @@ class MASA(ReferenceBackbone):
         """Some rows of a scale's features, of the last one's picture, made of those before."""
         scale = self.textures[place]
         before, seen, texture = self._seen(place, x, matched, some)
-        texture = self.adapt(seen, texture, moments)
+        if moments is None:
+            moments = Moments.of(seen), Moments.of(texture)
+        both = self.adapt.compared(seen, texture)
         del seen
+        texture = self.adapt.adapted(both, texture, moments)
+        del both
         if place:
             y = self.aggregations[place - 1](before, texture)
         else:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 # Numbers of a map of features that are held at once where nothing is trained.
 LARGEST_MAP = 1 << 25
+_CACHED = 1 << 17  # of a part of one that stays in a CPU's cache
 
 
 def at_once() -> bool:
@@ -51,6 +52,14 @@ def cut(height: int, most: int, reach: int, step: int = 1) -> list[Rows]:
         Rows(top, min(top + high, height), max(0, top - beside), min(top + high + beside, height))
         for top in range(0, height, high)
     ]
+
+
+def in_cache(x: Tensor) -> list[Rows]:
+    """Rows of a map NCHW of which several parts, at a time, stay in a CPU's cache."""
+    height = x.shape[-2]
+    if at_once() or x.device.type != "cpu":
+        return cut(height, height, 0)
+    return cut(height, max(1, _CACHED // (x.numel() // height)), 0)
 
 
 def together(make: Callable[[Rows], Tensor], parts: list[Rows], times: int = 1) -> Tensor:

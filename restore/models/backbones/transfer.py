@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from restore.models.attention.transfer import Texture, some_rows
 from restore.models.backbones import rows
-from restore.models.backbones.blocks import conv
+from restore.models.backbones.blocks import conv, side_by_side
 from restore.models.backbones.deformable import deformable_conv
 
 _LEAK = 0.1
@@ -99,9 +99,9 @@ class DeformableTransfer(FoldedTransfer):
         """Channels of `seen`."""
         return features + texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Tensor:
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> list[Tensor]:
         """What offsets are made of, for rows of features of which the first is `top`."""
-        return torch.cat([x, _resized(texture[..., top:, :], *x.shape[-2:])], 1)
+        return [x, _resized(texture[..., top:, :], *x.shape[-2:])]
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets N, groups·9·2, h, w (down, right) and weights of the taps, from `offset_mask`.
@@ -136,8 +136,9 @@ class DeformableTransfer(FoldedTransfer):
     ) -> Tensor:
         """Some of the rows that `forward` returns."""
         width = x.shape[-1]
-        y = self.seen(some.of(x), texture, flow, top + some.first)
-        y = F.leaky_relu_(self.offset1(y), _LEAK)
+        seen = self.seen(some.of(x), texture, flow, top + some.first)
+        y = F.leaky_relu_(side_by_side(self.offset1, *seen), _LEAK)
+        del seen
         y = F.leaky_relu_(self.offset2(y), _LEAK)
         raw = some.wanted(self.offset_mask(y))
         top, bottom = top + some.top, top + some.bottom
@@ -183,13 +184,13 @@ class WarpedDeformableTransfer(DeformableTransfer):
     def seen_channels(features: int, texture: int) -> int:
         return features + 2 * texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Tensor:
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> list[Tensor]:
         # As published: the flow of the patch that begins at a position, not of that around it.
         first = None if flow is None else _resized(flow[..., 1:, 1:], *flow.shape[-2:])
         height, width = x.shape[-2:]
         near = _resized(texture[..., top:, :], height, width)
         moved = near if first is None else warped(texture, first, height, width, top)
-        return torch.cat([x, moved, near], 1)
+        return [x, moved, near]
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         cut = 18 * self.groups

@@ -19,7 +19,7 @@ from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.base import Base
-from restore.models.backbones.blocks import conv, keep_variance, shrink, within
+from restore.models.backbones.blocks import conv, keep_variance, shrink, side_by_side, within
 from restore.models.backbones.fusion import Gate, PlainFusion
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.reference import Found, ReferenceBackbone
@@ -92,8 +92,9 @@ class Exchange(nn.Module):
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         merged = []
         for j, merge in enumerate(self.merges):
+            assert isinstance(merge, nn.Conv2d)
             others = [self.paths[f"{i}to{j}"](x) for i, x in enumerate(xs) if i != j]
-            merged.append(F.relu_(merge(torch.cat([xs[j], *others], dim=1))))
+            merged.append(F.relu_(side_by_side(merge, xs[j], *others)))
         return merged
 
 
@@ -200,7 +201,7 @@ class Merge(nn.Module):
         x = xs[-1]
         if self.merge is not None:
             others = [path(x) for path, x in zip(self.paths, xs)]
-            x = F.relu_(self.merge(torch.cat([x, *others], dim=1)))
+            x = F.relu_(side_by_side(self.merge, x, *others))
         # Nothing stands between the last two convolutions: they are one, with few outputs.
         last, before = self.tail2.weight.flatten(1), self.tail1.weight
         weight = (last @ before.flatten(1)).view(last.shape[0], *before.shape[1:])
