@@ -66,7 +66,8 @@ class ResidualTrunk(nn.ModuleList):
     the masks (N1HW, one a block) of where its blocks were executed: none, as these skip nothing.
 
     Attributes:
-        reach: how far, in positions, a feature is felt; a trunk without it needs the whole picture.
+        reach: how far, in positions, a feature is felt; a trunk without it, and without `felt`,
+            needs the whole picture.
         step: rows begin at multiples of this, where a trunk is given some of a picture's alone.
 
     Args:
@@ -78,6 +79,10 @@ class ResidualTrunk(nn.ModuleList):
     def __init__(self, features: int, count: int, residual_scale: float = 1.0):
         super().__init__(ResidualBlock(features, residual_scale) for _ in range(count))
         self.reach, self.step = 2 * count, 1
+
+    def felt(self, rows: int) -> int:
+        """Of so many rows beside a cut (at a multiple of `step`) that differ, how many then do."""
+        return rows + self.reach
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         for block in self:

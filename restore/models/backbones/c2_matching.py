@@ -75,8 +75,8 @@ class C2Matching(ReferenceBackbone):
         for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
             assert isinstance(stage, Aggregation)
             make = partial(self._stage, place, scale, x, matched, masks)
-            # Beside the stage, what enlarges and the last two convolutions.
-            reach = stage.reach(scale, beside=4)
+            # What enlarges; the last two convolutions.
+            reach = stage.reach(scale, before=2, behind=2)
             parts = self.in_parts(low, scale, x.shape[1], reach, stage.step)
             x = together(make, parts, scale)
         return self.answer(x.float() + bilinear(low, 4), matched, block_masks=masks)

@@ -44,7 +44,7 @@ class DATSR(ReferenceBackbone):
             its files hold them. Here they are kept and not computed. None: there are none.
     """
 
-    largest_map = 3 << 24  # windows are felt far: few rows would mean most of them twice
+    largest_map = 11 << 22  # windows are felt far: few rows would mean most of them twice
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class DATSR(ReferenceBackbone):
         for place, (scale, stage) in enumerate(zip(PATH, self.stages)):
             assert isinstance(stage, Aggregation)
             make = partial(self._stage, place, x, start, between, matched, masks)
-            # Beside the stage, what resizes and the first or the last convolutions.
-            reach = stage.reach(scale, beside=4)
+            # What resizes and the first convolution; what shrinks, or the last ones.
+            reach = stage.reach(scale, before=2, behind=2)
             parts = self.in_parts(low, scale, self.features, reach, stage.step)
             x = together(make, parts, scale // 2 if place < 2 else scale)
             if place in (0, 3):  # from then on needed, and no longer
@@ -116,7 +116,7 @@ class DATSR(ReferenceBackbone):
             matched, masks: of the whole picture.
             some: rows of the low picture.
         """
-        scale, skip = PATH[place], None
+        scale, taking = PATH[place], None
         if place == 0:
             y = self.head(some.of(start, scale))
         elif place < 3:
@@ -124,9 +124,15 @@ class DATSR(ReferenceBackbone):
         else:
             y = F.pixel_shuffle(self.enlarge[place - 3](some.of(x, scale // 2)), 2)
             y = F.leaky_relu_(y, _LEAK)
-            # The features on the way down at ×4 are of one convolution: rather made again.
-            skip = some.of(between, scale) if place == 3 else self.head(some.of(start, scale))
-        y, trunk_masks = self.stages[place](y, scale, matched, skip, some.first * scale)
+
+            def taking(x: Tensor) -> Tensor:
+                if place == 3:
+                    return x + some.of(between, scale)
+                # On the way down they are of one convolution at ×4: rather made again.
+                skip: Tensor = self.head(some.of(start, scale))
+                return skip.add_(x)
+
+        y, trunk_masks = self.stages[place](y, scale, matched, taking, some.first * scale)
         masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
         if place < 2:
             return some.wanted(self.shrink[place](y), scale // 2)

@@ -1,7 +1,7 @@
 """What networks that restore with a reference have in common."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -292,33 +292,34 @@ class Aggregation(nn.Module):
         """Rows begin at multiples of this where x is of some of a picture's alone."""
         return getattr(self.trunk, "step", 1)
 
-    def reach(self, scale: int, beside: int) -> int | None:
+    def reach(self, scale: int, before: int, behind: int) -> int | None:
         """How far, in positions of a scale, features are felt; None: everywhere.
 
-        `beside` is how far they are in what is done beside this.
+        `before` and `behind` are how far they are in what is done before and behind this.
         """
-        trunk = getattr(self.trunk, "reach", None)
-        if trunk is None or self.fusion.whole_picture:
+        felt = getattr(self.trunk, "felt", None)
+        if felt is None or self.fusion.whole_picture:
             return None
-        return self.transfer.reach + 1 + scale * self.fusion.score_reach + trunk + beside
+        rows: int = before + self.transfer.reach + 1 + scale * self.fusion.score_reach
+        return felt(rows) + behind
 
     def forward(
         self,
         x: Tensor,
         scale: int,
         matched: Found,
-        skip: Tensor | None = None,
+        taking: Callable[[Tensor], Tensor] | None = None,
         top: int = 0,
     ) -> tuple[Tensor, list[Tensor]]:
         """Features of x's shape, and the masks of the trunk's blocks.
 
-        `skip` is added where the texture is taken in, and not around the trunk. x is of a picture's
-        rows from `top`, a multiple of the scale.
+        `taking` makes of x what takes in the texture, if it is not x. x is of a picture's rows from
+        `top`, a multiple of the scale.
         """
         score = matched.score[..., top // scale : (top + x.shape[-2]) // scale, :]
         y, masks = self.trunk(
             self.fusion(
-                x if skip is None else x + skip,
+                x if taking is None else taking(x),
                 self.transfer(x, matched.textures[scale], matched.flow, matched.score, top),
                 score,
             )

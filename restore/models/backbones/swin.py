@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.backbones.blocks import conv
+from restore.models.backbones.rows import cut
 
 # Numbers of the features that go through a block together where nothing is trained: on a CPU as
 # many as stay in its cache, with what is made of them.
@@ -75,7 +76,17 @@ class SwinTrunk(nn.Module):
             for group in range(count)
         )
         self.convs = nn.ModuleList(conv(features, features) for _ in range(count))
-        self.step, self.reach = window, _reach(count, depth, window)
+        self.step, self.count, self.depth = window, count, depth
+        self.reach = max(self.felt(rows) - rows for rows in range(window))
+
+    def felt(self, rows: int) -> int:
+        """Of so many rows beside a cut (at a multiple of `step`) that differ, how many then do."""
+        for _ in range(self.count):
+            for place in range(self.depth):
+                shift = 0 if place % 2 == 0 else self.step // 2
+                rows = -(-(rows - shift) // self.step) * self.step + shift
+            rows += 1
+        return rows
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         height, width = x.shape[-2:]
@@ -91,24 +102,12 @@ class SwinTrunk(nn.Module):
                     _change(z, block)
                 else:
                     z = block(z)
-            more = convolution(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            y = y.add_(more) if in_place else y + more
+            if in_place:
+                _add_convolved(y, convolution, z)
+            else:
+                y = y + convolution(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            del z
         return self.norm(y)[:, :height, :width].permute(0, 3, 1, 2), []
-
-
-def _reach(count: int, depth: int, window: int) -> int:
-    """How far, in positions, a feature is felt, wherever in a window it lies."""
-
-    def felt(rows: int) -> int:
-        """Of so many rows beside a cut between windows that are wrong, how many become wrong."""
-        for _ in range(count):
-            for place in range(depth):
-                shift = 0 if place % 2 == 0 else window // 2
-                rows = -(-(rows - shift) // window) * window + shift
-            rows += 1
-        return rows
-
-    return max(felt(rows) - rows for rows in range(window))
 
 
 def _change(x: Tensor, block: SwinTransformerBlock) -> None:
@@ -144,6 +143,16 @@ def _change(x: Tensor, block: SwinTransformerBlock) -> None:
             some += block.mlp(block.norm2(some))
         band = windows.view(N, -1, W // side, side, side, C).transpose(2, 3).reshape(band.shape)
         x.index_copy_(1, at, band.roll(shift, 2) if shift else band)
+
+
+def _add_convolved(y: Tensor, convolution: nn.Module, z: Tensor) -> None:
+    """Adds to y what a 3×3 convolution makes of z, both N, H, W, C."""
+    z = z.permute(0, 3, 1, 2)
+    height = z.shape[-2]
+    most = 8 * _TOGETHER.get(z.device.type, _TOGETHER["cpu"]) // (z.numel() // height)
+    for some in cut(height, max(32, most), 1):
+        more = some.wanted(convolution(some.of(z)))
+        y[:, some.top : some.bottom] += more.permute(0, 2, 3, 1)
 
 
 def _attended(x: Tensor, block: SwinTransformerBlock, bias: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ _FEATURES = {
     "inside": (256, []),
     "windows": (64, [(64, 1), (64, 2), (64, 4)]),
 }
+_APART = "levels from fp32"
 _RANDOM = ("pretrained.vgg19=random", "pretrained.contrastive=random")
 
 
@@ -44,6 +45,8 @@ class Family:
         networks: backbones that are measured whole.
         matchings: attentions that are measured alone.
         sizes: sides of the restored picture and of the reference in pixels.
+        precisions: that the networks run in, both ways alike; in bf16 also how many levels of 8
+            bits our picture is away from ours in fp32 at most. Matching is fp32 in either.
         repeats: timed runs of each, whose median is reported.
         large: also the networks, without the plain formulation, at 2040×1356 pixels with a
             reference of that size, which takes many minutes; the memory is then that of the whole
@@ -55,11 +58,13 @@ class Family:
         networks: list[str],
         matchings: list[Matching],
         sizes: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)],
+        precisions: Annotated[list[Literal["fp32", "bf16"]], Field(min_length=1)],
         repeats: Annotated[int, Field(ge=1)],
         large: bool = False,
     ):
         self.networks, self.matchings = networks, matchings
-        self.sizes, self.repeats, self.large = sizes, repeats, large
+        self.sizes, self.precisions = sizes, precisions
+        self.repeats, self.large = repeats, large
 
     def run(self, folder: Path, device: torch.device) -> None:
         """Measures, prints a table, and writes it as csv.
@@ -71,19 +76,25 @@ class Family:
                 raise UserError(f"benchmark.networks: {name} takes no reference")
         rows: list[Row] = []
         for size in self.sizes:
-            cases: list[tuple[str, str]] = [("attention", name) for name in self.matchings]
-            cases += [("backbone", name) for name in self.networks]
-            for kind, name in cases:
-                row = compared(__name__, kind, name, size, size, self.repeats, device.type)
-                rows.append({"what": f"{kind}={name}", "size": f"{size}×{size}", **row})
+            cases: list[tuple[str, str, str]]
+            cases = [("attention", name, "fp32") for name in self.matchings]
+            cases += [
+                ("backbone", name, kind) for name in self.networks for kind in self.precisions
+            ]
+            for group, name, precision in cases:
+                case = (group, name, size, size, precision, self.repeats, device.type)
+                row = {"what": f"{group}={name}", "size": f"{size}×{size}", "precision": precision}
+                rows.append(row | compared(__name__, *case))
                 log.info("%s", rows[-1])
         for network in self.networks if self.large else []:
-            case = ("ours", "backbone", network, 2040, 1356, 1, device.type)
-            measured = in_process(__name__, *case)
-            row = {f"ours {unit}": round(value) for unit, value in measured.items()}
-            rows.append({"what": f"backbone={network}", "size": "2040×1356", **row})
+            large = ("ours", "backbone", network, 2040, 1356, "fp32", 1, device.type)
+            measured = in_process(__name__, *large)
+            row = {"what": f"backbone={network}", "size": "2040×1356", "precision": "fp32"}
+            rows.append(row | {f"ours {unit}": round(x) for unit, x in measured.items()})
             log.info("%s", rows[-1])
-        write_table(rows, ["what", "size", *COMPARED], folder, "family")
+        write_table(
+            rows, ["what", "size", "precision", *COMPARED, f"ours {_APART}"], folder, "family"
+        )
 
 
 def _network(method: str, name: str, width: int, height: int, device: str) -> Callable[[], object]:
@@ -129,11 +140,18 @@ def _matching(method: str, name: str, size: int, device: str) -> Callable[[], ob
         attention = registry.build("attention", name)
     if name == "inside":
         return lambda: attention.locate(query, attention.remember(key, values))
-    return lambda: attention(query, attention.encode_reference(key, values))
+    return lambda: [*attention(query, attention.encode_reference(key, values)).textures]
 
 
 def _case(
-    method: str, kind: str, name: str, width: int, height: int, repeats: int, device: str
+    method: str,
+    kind: str,
+    name: str,
+    width: int,
+    height: int,
+    precision: str,
+    repeats: int,
+    device: str,
 ) -> None:
     torch.manual_seed(0)
     if kind == "backbone":
@@ -142,10 +160,18 @@ def _case(
         )
     else:
         call, small = (_matching(method, name, side, device) for side in (width, 32))
-    with torch.inference_mode():
-        report(call, small, repeats, device)
+
+    def apart() -> dict[str, float]:
+        picture: Any = call()
+        with torch.autocast(device, enabled=False):
+            other: Any = call()
+            return {_APART: 255 * float((picture - other).abs().max())}
+
+    half = precision == "bf16"
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+        report(call, small, repeats, device, apart if half and method == "ours" else dict)
 
 
 if __name__ == "__main__":
-    how, part, which, wide, high, often, place = sys.argv[1:]
-    _case(how, part, which, int(wide), int(high), int(often), place)
+    how, part, which, wide, high, form, often, place = sys.argv[1:]
+    _case(how, part, which, int(wide), int(high), form, int(often), place)

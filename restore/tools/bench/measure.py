@@ -39,7 +39,11 @@ def in_process(module: str, *case: object) -> dict[str, float]:
 
 
 def report(
-    call: Callable[[], object], warm: Callable[[], object], repeats: int, device: str
+    call: Callable[[], object],
+    warm: Callable[[], object],
+    repeats: int,
+    device: str,
+    also: Callable[[], dict[str, float]] = dict,
 ) -> None:
     """Prints milliseconds of a call, the median after some that are not counted, and megabytes.
 
@@ -48,6 +52,7 @@ def report(
         warm: something small of the same kind, to have the libraries loaded before memory is.
         repeats: timed calls; before them come others for half a second, unless it is one.
         device: `cpu` or `cuda`; there the memory is what the allocator has had at most.
+        also: what else is printed, worked out when all is measured.
     """
     warm()
     before = memory.mark(torch.device(device))
@@ -64,7 +69,7 @@ def report(
         spent += timed()
     seconds = statistics.median(timed() for _ in range(repeats))
     used = memory.highest(torch.device(device)) - before
-    print(json.dumps({"ms": seconds * 1000, "MB": used / 2**20}))
+    print(json.dumps({"ms": seconds * 1000, "MB": used / 2**20, **also()}))
 
 
 def write_table(rows: list[Row], columns: list[str], folder: Path, name: str) -> None:

@@ -51,7 +51,8 @@ def test_what_is_wrong_at_a_cut_is_felt_no_farther_than_it_says(wrong: int):
     x = torch.randn(1, 8, 56, 6)
     part = x[..., 8:, :].clone()
     part[..., :wrong, :] += 1
-    first = wrong + trunk.reach
+    first = trunk.felt(wrong)
+    assert first <= wrong + trunk.reach
     torch.testing.assert_close(trunk(part)[0][..., first:, :], trunk(x)[0][..., 8 + first :, :])
     assert part.shape[-2] - first > 10, "nothing was compared"
 
