@@ -65,16 +65,17 @@ def _band(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, top: int) ->
     taps = torch.arange(9, device=x.device)
     rows = torch.arange(top, top + h, device=x.device)
     columns = torch.arange(w, device=x.device)
-    steps = offsets.reshape(N * groups, 9, 2, h, w)
-    down = steps[:, :, 0] + (taps // 3 - 1)[:, None, None] + rows[:, None]
-    right = steps[:, :, 1] + (taps % 3 - 1)[:, None, None] + columns
+    down, right = offsets.reshape(N * groups, 9, 2, h, w).unbind(2)
     # In the units of grid_sample, of which a pixel has a side of 2 / H.
-    down = (2 * down + (1 - H)) / H
-    right = (2 * right + (1 - W)) / W
+    own_row = (2 * ((taps // 3 - 1)[:, None, None] + rows[:, None]) + (1 - H)) / H
+    own_column = (2 * ((taps % 3 - 1)[:, None, None] + columns) + (1 - W)) / W
+    down = torch.add(own_row.to(down.dtype), down, alpha=2 / H)
+    right = torch.add(own_column.to(right.dtype), right, alpha=2 / W)
     grid = torch.stack([right, down], -1).view(N * groups, 9 * h, w, 2)
     images = x.reshape(N * groups, C // groups, H, W)
     sampled = F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
-    sampled = sampled.view(N, groups, -1, 9, h, w) * mask.reshape(N, groups, 1, 9, h, w)
+    mask = mask.contiguous().view(N, groups, 1, 9, h, w)  # read once for each channel
+    sampled = sampled.view(N, groups, -1, 9, h, w) * mask
     return (weight.flatten(1) @ sampled.view(N, 9 * C, h * w)).view(N, -1, h, w)
 
 

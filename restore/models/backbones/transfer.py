@@ -146,8 +146,9 @@ class DeformableTransfer(FoldedTransfer):
         offsets, mask = self.offsets_and_mask(raw, _rows_of(score, ratio, top, bottom))
         if flow is not None:
             ratio = width // flow.shape[-1]
-            start = _rows_of(around(flow), ratio, top, bottom) * ratio
-            offsets = offsets + start.to(offsets.dtype).repeat(1, self.groups, 1, 1)
+            start = _rows_of(around(flow).to(offsets.dtype) * ratio, ratio, top, bottom)
+            offsets = offsets.unflatten(1, (self.groups, 18)) + start[:, None]
+            offsets = offsets.flatten(1, 2)
         with torch.autocast(x.device.type, enabled=False):
             result = self.aggregated(texture.float(), offsets.float(), mask.float(), top)
         return F.leaky_relu(result, _LEAK).to(x.dtype)
