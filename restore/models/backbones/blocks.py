@@ -16,23 +16,30 @@ def conv(
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
 
-def side_by_side(layer: nn.Conv2d, *maps: Tensor) -> Tensor:
+def side_by_side(layer: nn.Conv2d, maps: Iterable[Tensor]) -> Tensor:
     """A convolution of the channels of several maps of one size.
 
     On a CPU, where nothing is trained, they are convolved one after another and summed up, which
-    takes no longer than laying them side by side first, and less memory.
+    takes no longer than laying them side by side first, and less memory, in particular where they
+    are made one after another.
     """
-    device = maps[0].device.type
+    device = layer.weight.device.type
     if at_once() or device != "cpu" or torch.is_autocast_enabled(device):
-        return layer(torch.cat(maps, 1))
-    weights = layer.weight.split([x.shape[1] for x in maps], 1)
-    bias: Tensor | None = layer.bias
-    total: Tensor | None = None
-    for x, weight in zip(maps, weights, strict=True):
-        y = F.conv2d(x, weight, bias, layer.stride, layer.padding)
-        total, bias = y if total is None else total.add_(y), None
-    assert total is not None
+        result: Tensor = layer(torch.cat([*maps], 1))
+        return result
+    total, first = torch.empty(0), 0
+    for x in maps:
+        weight = layer.weight[:, first : first + x.shape[1]]
+        y = F.conv2d(x, weight, None if first else layer.bias, layer.stride, layer.padding)
+        total = total.add_(y) if first else y
+        first += x.shape[1]
+        del x, y  # before the next is made
     return total
+
+
+def added(x: Tensor, y: Tensor) -> Tensor:
+    """The sum, where nothing is trained in the place of x, which nothing else may need."""
+    return x + y if torch.is_grad_enabled() or x.dtype != y.dtype else x.add_(y)
 
 
 def repeat(count: int, make: Callable[[], nn.Module]) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """How a scale takes in its texture."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.models.backbones.blocks import conv, side_by_side
+from restore.models.backbones.blocks import added, conv, side_by_side
 from restore.models.backbones.rows import in_cache
 from restore.models.backbones.upsampling import upsample
 
@@ -40,7 +41,7 @@ class PlainFusion(nn.Module):
 
     def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
         """What is added to the features, of them and the texture."""
-        return side_by_side(self.conv, x, texture)
+        return side_by_side(self.conv, (x, texture))
 
 
 class ScoreFusion(PlainFusion):
@@ -142,7 +143,7 @@ class MergedFusion(PlainFusion):
         self.slope = slope
 
     def forward(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
-        return F.leaky_relu_(side_by_side(self.conv, x, texture.to(x.dtype)), self.slope)
+        return F.leaky_relu_(side_by_side(self.conv, (x, texture.to(x.dtype))), self.slope)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class SpatialAdaptation(nn.Module):
 
     def compared(self, x: Tensor, texture: Tensor) -> Tensor:
         """What γ and β are made of."""
-        return F.relu_(side_by_side(self.shared, x, texture.to(x.dtype)))
+        return F.relu_(side_by_side(self.shared, (x, texture.to(x.dtype))))
 
     def adapted(self, both: Tensor, texture: Tensor, moments: tuple[Moments, Moments]) -> Tensor:
         """The result, of `compared`, the texture and both maps' moments."""
@@ -262,9 +263,11 @@ class DualAggregation(nn.Module):
 
     def forward(self, x: Tensor, texture: Tensor) -> Tensor:
         """Features of the texture's shape."""
-        one = F.relu_(self.up_a(F.relu_(self.down_a(texture)) - x)) + texture
-        two = F.relu_(self.up_b(x - F.relu_(self.down_b(texture)) + x))
-        return F.relu_(side_by_side(self.merge, one, two))
+        return F.relu_(side_by_side(self.merge, self._refined(x, texture)))
+
+    def _refined(self, x: Tensor, texture: Tensor) -> Iterator[Tensor]:
+        yield added(F.relu_(self.up_a(F.relu_(self.down_a(texture)) - x)), texture)
+        yield F.relu_(self.up_b(x - F.relu_(self.down_b(texture)) + x))
 
 
 def as_many(inputs: int, outputs: int) -> nn.Module:

@@ -103,7 +103,7 @@ class MASA(ReferenceBackbone):
         x = through(0, F.relu_(self.contexts[0](coarse)))
         for place, own in ((1, middle), (2, fine)):
             context: Any = self.contexts[place]
-            x = through(place, F.relu_(side_by_side(context, _twice(x), own)))
+            x = through(place, F.relu_(side_by_side(context, (_twice(x), own))))
         for place, scale in enumerate(self.transferred):
             step: int = getattr(self.trunks[3 + place], "step", 1)
             parts = self.in_parts(low, scale, x.shape[1], self._reach(place), step)

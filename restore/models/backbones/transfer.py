@@ -1,5 +1,6 @@
 """How textures come from where matching found them to where they are taken in."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
@@ -99,9 +100,10 @@ class DeformableTransfer(FoldedTransfer):
         """Channels of `seen`."""
         return features + texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> list[Tensor]:
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Iterator[Tensor]:
         """What offsets are made of, for rows of features of which the first is `top`."""
-        return [x, _resized(texture[..., top:, :], *x.shape[-2:])]
+        yield x
+        yield _resized(texture[..., top:, :], *x.shape[-2:])
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets N, groups·9·2, h, w (down, right) and weights of the taps, from `offset_mask`.
@@ -137,8 +139,7 @@ class DeformableTransfer(FoldedTransfer):
         """Some of the rows that `forward` returns."""
         width = x.shape[-1]
         seen = self.seen(some.of(x), texture, flow, top + some.first)
-        y = F.leaky_relu_(side_by_side(self.offset1, *seen), _LEAK)
-        del seen
+        y = F.leaky_relu_(side_by_side(self.offset1, seen), _LEAK)
         y = F.leaky_relu_(self.offset2(y), _LEAK)
         raw = some.wanted(self.offset_mask(y))
         top, bottom = top + some.top, top + some.bottom
@@ -185,13 +186,14 @@ class WarpedDeformableTransfer(DeformableTransfer):
     def seen_channels(features: int, texture: int) -> int:
         return features + 2 * texture
 
-    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> list[Tensor]:
+    def seen(self, x: Tensor, texture: Tensor, flow: Tensor | None, top: int) -> Iterator[Tensor]:
+        yield x
         # As published: the flow of the patch that begins at a position, not of that around it.
         first = None if flow is None else _resized(flow[..., 1:, 1:], *flow.shape[-2:])
         height, width = x.shape[-2:]
         near = _resized(texture[..., top:, :], height, width)
-        moved = near if first is None else warped(texture, first, height, width, top)
-        return [x, moved, near]
+        yield near if first is None else warped(texture, first, height, width, top)
+        yield near
 
     def offsets_and_mask(self, raw: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         cut = 18 * self.groups

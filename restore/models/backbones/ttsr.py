@@ -6,7 +6,7 @@ CVPR 2020 (below: TTSR), figures 2-4.
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,8 +93,8 @@ class Exchange(nn.Module):
         merged = []
         for j, merge in enumerate(self.merges):
             assert isinstance(merge, nn.Conv2d)
-            others = [self.paths[f"{i}to{j}"](x) for i, x in enumerate(xs) if i != j]
-            merged.append(F.relu_(side_by_side(merge, xs[j], *others)))
+            others = (self.paths[f"{i}to{j}"](x) for i, x in enumerate(xs) if i != j)
+            merged.append(F.relu_(side_by_side(merge, chain([xs[j]], others))))
         return merged
 
 
@@ -200,8 +200,8 @@ class Merge(nn.Module):
     def forward(self, xs: list[Tensor]) -> Tensor:
         x = xs[-1]
         if self.merge is not None:
-            others = [path(x) for path, x in zip(self.paths, xs)]
-            x = F.relu_(side_by_side(self.merge, x, *others))
+            others = (path(x) for path, x in zip(self.paths, xs))
+            x = F.relu_(side_by_side(self.merge, chain([x], others)))
         # Nothing stands between the last two convolutions: they are one, with few outputs.
         last, before = self.tail2.weight.flatten(1), self.tail1.weight
         weight = (last @ before.flatten(1)).view(last.shape[0], *before.shape[1:])
