@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 
 from restore.config import registry
 from restore.models.attention import TextureAttention, search
+from restore.models.attention.embedding import Pixels
+from restore.models.attention.rules import Hard
+from restore.models.attention.transfer import some_rows
+from restore.models.attention.windows import Windows
 from restore.tools.bench.plain import attend
 
 side = st.integers(1, 12)
@@ -153,3 +157,23 @@ def test_threads_choose_as_one_does(sizes, count, seed):
         torch.set_num_threads(before)
     assert torch.equal(found[1], index)
     torch.testing.assert_close(found[0], score)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.tuples(st.integers(3, 18), st.integers(3, 18)),
+    rows=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    rule=st.sampled_from([Hard(), Windows()]),
+)
+def test_some_rows_of_a_texture_are_those_of_the_whole(seed, size, rows, rule):
+    query, key, values = draw(seed, size, (9, 7), 2)
+    attention = TextureAttention(Pixels(), rule)
+    memory = attention.encode_reference(key, values)
+    at_once = attention(query, memory).textures
+    with torch.no_grad():
+        textures = attention(query, memory).textures
+        for part, whole, again in zip(textures.parts, at_once, textures, strict=True):
+            top, bottom = sorted(int(share * whole.shape[-2]) for share in rows)
+            torch.testing.assert_close(some_rows(part, top, bottom), whole[..., top:bottom, :])
+            torch.testing.assert_close(again, whole)

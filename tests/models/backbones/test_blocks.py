@@ -1,0 +1,70 @@
+"""What is done in parts, where nothing is trained, is what is done at once."""
+
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restore.models.backbones import rows
+from restore.models.backbones.blocks import conv, side_by_side
+from restore.models.backbones.fusion import Moments, SpatialAdaptation
+from restore.models.extractors import Extractor
+
+SIDES = st.tuples(st.integers(1, 40), st.integers(1, 9))
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    channels=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    sides=SIDES,
+    stride=st.integers(1, 2),
+    bias=st.booleans(),
+)
+def test_maps_are_convolved_as_if_they_lay_side_by_side(channels, sides, stride, bias):
+    layer = conv(sum(channels), 4, stride=stride, bias=bias).double()
+    maps = [torch.randn(2, count, *sides, dtype=torch.float64) for count in channels]
+    expected = layer(torch.cat(maps, 1))
+    torch.testing.assert_close(side_by_side(layer, iter(maps)), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(side_by_side(layer, iter(maps)), expected)
+
+
+@settings(max_examples=10, deadline=None)
+@given(sides=SIDES, cached=st.sampled_from([1, 100, 1 << 17]), last=st.booleans())
+def test_textures_are_adapted_in_parts_as_at_once(sides, cached, last):
+    x, texture = torch.randn(2, 3, *sides) * 4 + 7, torch.randn(2, 3, *sides) - 5
+    if last:
+        x, texture = (y.contiguous(memory_format=torch.channels_last) for y in (x, texture))
+    adapt = SpatialAdaptation(3)
+    both = F.relu(adapt.shared(torch.cat([x, texture], 1)))
+    apart = x.flatten(2)
+    deviation = apart.std(2) if apart.shape[2] > 1 else torch.zeros(2, 3)
+    variance, mean = torch.var_mean(texture, (2, 3), correction=0, keepdim=True)
+    factor = adapt.gamma(both) + deviation[..., None, None]
+    expected = (texture - mean) / (variance + 1e-5).sqrt() * factor
+    expected = expected + adapt.beta(both) + x.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(adapt(x, texture), expected, atol=1e-4, rtol=1e-4)
+    with torch.no_grad(), patch.object(rows, "_CACHED", cached):
+        torch.testing.assert_close(adapt(x, texture), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(Moments.of(texture).variance, variance)
+
+
+class _Blurred(Extractor):
+    channels, reach = (1, 1, 3), 1
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        blurred = F.avg_pool2d(image, 5, 1, padding=2, count_include_pad=False)
+        return [image[:, :1], image[:, :1, ::2, ::2], F.avg_pool2d(blurred, 4)]
+
+
+@settings(max_examples=10, deadline=None)
+@given(high=st.integers(1, 20), wide=st.integers(1, 4), largest=st.sampled_from([1, 1 << 9]))
+@torch.no_grad()
+def test_what_is_compared_of_large_pictures_is_made_in_bands(high, wide, largest):
+    image = torch.rand(2, 3, 4 * high, 4 * wide)
+    extractor = _Blurred()
+    with patch.object(rows, "LARGEST_MAP", largest):
+        found = extractor.query(image[..., ::4, ::4], image)
+    torch.testing.assert_close(found, extractor(image)[-1])
