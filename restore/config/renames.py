@@ -1,5 +1,6 @@
 """Names that have changed, so that runs and checkpoints stored under the old ones go on working."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,11 @@ _OBJECTIVE = {
 }
 _MATCHING = f"{_EXTRACTORS}.matching.MatchingExtractor"
 _CONTRASTIVE = f"{_EXTRACTORS}.contrastive.ContrastiveExtractor"
+# Networks whose convolutions that enlarge had no name of their own.
+_ENLARGING = (
+    "restore.models.backbones.c2_matching.C2Matching",
+    "restore.models.backbones.datsr.DATSR",
+)
 _LR_SCHEDULE = {"warmup": "warmup_steps", "shape": "name", "every": "step_size"}
 
 
@@ -75,7 +81,11 @@ def tensors(config: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:
         state: names and tensors.
     """
     backbone = config.get("backbone")
-    extractor = backbone.get("extractor") if isinstance(backbone, dict) else None
+    if not isinstance(backbone, dict):
+        return state
+    if backbone.get("_target_") in _ENLARGING:
+        state = {re.sub(r"^(enlarge\.\d)\.(\w+)$", r"\1.conv.\2", k): x for k, x in state.items()}
+    extractor = backbone.get("extractor")
     if not isinstance(extractor, dict) or not _of_old(extractor):
         return state
     before = "extractor."

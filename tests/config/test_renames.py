@@ -1,5 +1,7 @@
 """A stored configuration under old names is read under today's."""
 
+import pytest
+
 from restore.config import renames
 
 
@@ -78,6 +80,15 @@ def test_an_extractor_of_before_its_matching_was_a_part():
     }
     assert renames.current(now) == now
     assert renames.tensors(now, state) == state, "what is of today stays"
+
+
+@pytest.mark.parametrize("target", ["c2_matching.C2Matching", "datsr.DATSR"])
+def test_what_enlarges_got_a_name(target: str):
+    config = {"backbone": {"_target_": f"restore.models.backbones.{target}"}}
+    old = {"enlarge.0.weight": 1, "enlarge.1.bias": 2, "tail1.weight": 3}
+    now = {"enlarge.0.conv.weight": 1, "enlarge.1.conv.bias": 2, "tail1.weight": 3}
+    assert renames.tensors(config, old) == now
+    assert renames.tensors(config, now) == now, "what is of today stays"
 
 
 def test_the_contrastive_extractor_of_old_is_the_same_one():

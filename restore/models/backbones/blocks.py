@@ -47,6 +47,26 @@ def repeat(count: int, make: Callable[[], nn.Module]) -> nn.Sequential:
     return nn.Sequential(*(make() for _ in range(count)))
 
 
+class SubPixel(nn.Module):
+    """Sub-pixel enlargement: a convolution to ratio² times the channels, then the shuffle.
+
+    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+    Convolutional Neural Network", CVPR 2016.
+
+    Args:
+        features: channels before and after.
+        ratio: how many times larger the result is.
+    """
+
+    def __init__(self, features: int, ratio: int = 2):
+        super().__init__()
+        self.conv = conv(features, features * ratio**2)
+        self.ratio = ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), self.ratio)
+
+
 class ResidualBlock(nn.Module):
     """x + scale · conv(ReLU(conv(x))), without normalisation (EDSR, figure 2c)."""
 
@@ -95,6 +115,11 @@ class ResidualTrunk(nn.ModuleList):
         for block in self:
             x = block(x)
         return x, []
+
+
+def named(masks: list[Tensor], trunk: str) -> dict[str, Tensor]:
+    """The masks of a trunk's blocks by the blocks' names, of the trunk's name."""
+    return {f"{trunk}.{place}": mask for place, mask in enumerate(masks)}
 
 
 def keep_variance(module: nn.Module) -> None:

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.models.attention import Memory, TextureAttention
+from restore.models.attention import TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import conv
+from restore.models.backbones.blocks import SubPixel, conv, named
 from restore.models.backbones.reference import Aggregation, Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
+from restore.models.backbones.transfer import LEAK
+from restore.models.backbones.upsampling import bilinear
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
-from restore.types import Pictures, Restoration
 
 Make = Callable[..., nn.Module]
-_LEAK = 0.1
 
 
 class C2Matching(ReferenceBackbone):
@@ -56,22 +56,14 @@ class C2Matching(ReferenceBackbone):
             Aggregation(features, texture, blocks, transfer, fusion, trunk)
             for texture in self.transferred.values()
         )
-        self.enlarge = nn.ModuleList(conv(features, 4 * features) for _ in range(2))
+        self.enlarge = nn.ModuleList(SubPixel(features) for _ in range(2))
         self.tail1, self.tail2 = conv(features, features // 2), conv(features // 2, 3)
 
-    def forward(
-        self,
-        low: Tensor,
-        low_up: Tensor,
-        reference: Pictures | None = None,
-        reference_low_up: Pictures | None = None,
-        reference_low: Pictures | None = None,
-        memory: Memory | None = None,
-    ) -> Restoration:
-        """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
-        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
-        x, trunk_masks = self.content(F.leaky_relu_(self.head(low), _LEAK))
-        masks = {f"content.{i}": mask for i, mask in enumerate(trunk_masks)}
+    def restore(
+        self, low: Tensor, low_up: Tensor, matched: Found
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        x, trunk_masks = self.content(F.leaky_relu_(self.head(low), LEAK))
+        masks = named(trunk_masks, "content")
         for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
             assert isinstance(stage, Aggregation)
             make = partial(self._stage, place, scale, x, matched, masks)
@@ -79,7 +71,7 @@ class C2Matching(ReferenceBackbone):
             reach = stage.reach(scale, before=2, behind=2)
             parts = self.in_parts(low, scale, x.shape[1], reach, stage.step)
             x = together(make, parts, scale)
-        return self.answer(x.float() + bilinear(low, 4), matched, block_masks=masks)
+        return x.float() + bilinear(low, 4), masks
 
     def _stage(
         self,
@@ -92,21 +84,15 @@ class C2Matching(ReferenceBackbone):
     ) -> Tensor:
         """Some rows of a scale's features, of the last one's picture, made of those before."""
         if place:
-            y = F.pixel_shuffle(self.enlarge[place - 1](some.of(x, scale // 2)), 2)
-            y = F.leaky_relu_(y, _LEAK)
+            y = F.leaky_relu_(self.enlarge[place - 1](some.of(x, scale // 2)), LEAK)
         else:
             y = some.of(x)
         y, trunk_masks = self.stages[place](y, scale, matched, top=some.first * scale)
-        masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
+        masks |= named(trunk_masks, f"stages.{place}.trunk")
         if place == 2:
-            y = self.tail2(F.leaky_relu_(self.tail1(y), _LEAK))
+            y = self.tail2(F.leaky_relu_(self.tail1(y), LEAK))
         return some.wanted(y, scale)
 
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
         return family_layouts.c2_matching(published)
-
-
-def bilinear(low: Tensor, ratio: int) -> Tensor:
-    """Bilinear enlargement, pixels as squares."""
-    return F.interpolate(low, scale_factor=ratio, mode="bilinear", align_corners=False)

@@ -13,18 +13,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.models.attention import Memory, TextureAttention
+from restore.models.attention import TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import ResidualTrunk, conv
-from restore.models.backbones.c2_matching import bilinear
+from restore.models.backbones.blocks import ResidualTrunk, SubPixel, conv, named
 from restore.models.backbones.reference import Aggregation, Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
+from restore.models.backbones.transfer import LEAK
+from restore.models.backbones.upsampling import bilinear
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
-from restore.types import Pictures, Restoration
 
 Make = Callable[..., nn.Module]
-_LEAK = 0.1
 
 # Scales, relative to the low picture, at which the U-Net takes in textures, in order.
 PATH = (4, 2, 1, 2, 4)
@@ -68,20 +67,12 @@ class DATSR(ReferenceBackbone):
             for scale in PATH
         )
         self.shrink = nn.ModuleList(conv(features, features, stride=2) for _ in range(2))
-        self.enlarge = nn.ModuleList(conv(features, 4 * features) for _ in range(2))
+        self.enlarge = nn.ModuleList(SubPixel(features) for _ in range(2))
         self.tail1, self.tail2 = conv(features, features // 2), conv(features // 2, 3)
 
-    def forward(
-        self,
-        low: Tensor,
-        low_up: Tensor,
-        reference: Pictures | None = None,
-        reference_low_up: Pictures | None = None,
-        reference_low: Pictures | None = None,
-        memory: Memory | None = None,
-    ) -> Restoration:
-        """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
-        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+    def restore(
+        self, low: Tensor, low_up: Tensor, matched: Found
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         start = bilinear(low, 4)
         masks: dict[str, Tensor] = {}
         x = between = start
@@ -94,7 +85,7 @@ class DATSR(ReferenceBackbone):
             x = together(make, parts, scale // 2 if place < 2 else scale)
             if place in (0, 3):  # from then on needed, and no longer
                 between = x if place == 0 else start
-        return self.answer(x.float() + start, matched, block_masks=masks)
+        return x.float() + start, masks
 
     def _stage(
         self,
@@ -122,8 +113,7 @@ class DATSR(ReferenceBackbone):
         elif place < 3:
             y = some.of(x, scale)
         else:
-            y = F.pixel_shuffle(self.enlarge[place - 3](some.of(x, scale // 2)), 2)
-            y = F.leaky_relu_(y, _LEAK)
+            y = F.leaky_relu_(self.enlarge[place - 3](some.of(x, scale // 2)), LEAK)
 
             def taking(x: Tensor) -> Tensor:
                 if place == 3:
@@ -133,11 +123,11 @@ class DATSR(ReferenceBackbone):
                 return skip.add_(x)
 
         y, trunk_masks = self.stages[place](y, scale, matched, taking, some.first * scale)
-        masks |= {f"stages.{place}.trunk.{i}": mask for i, mask in enumerate(trunk_masks)}
+        masks |= named(trunk_masks, f"stages.{place}.trunk")
         if place < 2:
             return some.wanted(self.shrink[place](y), scale // 2)
         if place == 4:
-            y = self.tail2(F.leaky_relu_(self.tail1(y), _LEAK))
+            y = self.tail2(F.leaky_relu_(self.tail1(y), LEAK))
         return some.wanted(y, scale)
 
     @classmethod

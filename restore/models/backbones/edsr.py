@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import ResidualBlock, conv, repeat
+from restore.models.backbones.blocks import ResidualBlock, SubPixel, conv, repeat
 from restore.models.backbones.layouts import Table, count, matched
 from restore.models.backbones.single_image import (
     DIV2K_MEAN,
@@ -25,7 +25,6 @@ from restore.models.backbones.single_image import (
     Range,
     Scale,
     SingleImage,
-    SubPixel,
     ratios,
     reach_above,
 )

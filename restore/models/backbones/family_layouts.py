@@ -75,11 +75,11 @@ def c2_matching(published: Mapping[str, Tensor]) -> Recognised | None:
             rf"{_INSIDE}body_{sizes}\.(\d+)\.(conv[12])",
             lambda g: f"stages.{place[g[1]]}.trunk.{g[2]}.{g[3]}",
         ),
-        (rf"{_INSIDE}tail_(small|medium)\.0", lambda g: f"enlarge.{place[g[1]]}"),
+        (rf"{_INSIDE}tail_(small|medium)\.0", lambda g: f"enlarge.{place[g[1]]}.conv"),
         (rf"{_INSIDE}tail_large\.0", "tail1"),
         (rf"{_INSIDE}tail_large\.2", "tail2"),
     ]
-    layers = ["head", "stages.2.transfer.offset_mask", "stages.0.fusion.conv", "enlarge.1"]
+    layers = ["head", "stages.2.transfer.offset_mask", "stages.0.fusion.conv", "enlarge.1.conv"]
     state = matched(published, table, layers, "C2-Matching")
     if state is None or "shrink.0.weight" in state:
         return None
@@ -124,11 +124,14 @@ def datsr(published: Mapping[str, Tensor]) -> Recognised | None:
             lambda g: f"{trunk(g)}.groups.{g[3]}.{g[4]}.{g[5]}",
         ),
         (rf"{_INSIDE}down_tail_(large|medium)", lambda g: f"shrink.{place[f'down_{g[1]}']}"),
-        (rf"{_INSIDE}up_tail_(small|medium)\.0", lambda g: f"enlarge.{place[f'up_{g[1]}'] - 2}"),
+        (
+            rf"{_INSIDE}up_tail_(small|medium)\.0",
+            lambda g: f"enlarge.{place[f'up_{g[1]}'] - 2}.conv",
+        ),
         (rf"{_INSIDE}up_tail_large\.0", "tail1"),
         (rf"{_INSIDE}up_tail_large\.2", "tail2"),
     ]
-    layers = ["head", "stages.4.transfer.offset_mask", "shrink.1", "enlarge.1"]
+    layers = ["head", "stages.4.transfer.offset_mask", "shrink.1", "enlarge.1.conv"]
     state = matched(kept, table, layers, "DATSR")
     if state is None:
         return None

@@ -14,21 +14,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.models.attention import Memory, TextureAttention
+from restore.models.attention import TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import conv, side_by_side
+from restore.models.backbones.blocks import conv, named, side_by_side
 from restore.models.backbones.fusion import DualAggregation, Moments, SpatialAdaptation, as_many
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
-from restore.models.backbones.upsampling import upsample
+from restore.models.backbones.upsampling import bilinear, upsample
 from restore.models.extractors import Extractor
 from restore.models.protocol import Recognised
-from restore.types import Pictures, Restoration
 
 Make = Callable[..., nn.Module]
-
-# The picture is continued to multiples of this: the sides of the matching's blocks.
-_MULTIPLE = 8
 
 
 class MASA(ReferenceBackbone):
@@ -47,6 +43,7 @@ class MASA(ReferenceBackbone):
         features: channels.
     """
 
+    multiple = 8  # the sides of the matching's blocks
     reference_multiple = 16
 
     def __init__(
@@ -76,34 +73,21 @@ class MASA(ReferenceBackbone):
         self.aggregations = nn.ModuleList(DualAggregation(features) for _ in range(2))
         self.tail = conv(features, 3)
 
-    def forward(
-        self,
-        low: Tensor,
-        low_up: Tensor,
-        reference: Pictures | None = None,
-        reference_low_up: Pictures | None = None,
-        reference_low: Pictures | None = None,
-        memory: Memory | None = None,
-    ) -> Restoration:
-        """See `ReferenceBackbone.find`; the image is N3(4H)(4W)."""
-        height, width = low.shape[-2:]
-        below, right = -height % _MULTIPLE, -width % _MULTIPLE
-        if below or right:
-            low = F.pad(low, (0, right, 0, below), "replicate")
-            low_up = F.pad(low_up, (0, 4 * right, 0, 4 * below), "replicate")
-        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+    def restore(
+        self, low: Tensor, low_up: Tensor, matched: Found
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         masks: dict[str, Tensor] = {}
 
         def through(place: int, x: Tensor) -> Tensor:
             y, trunk_masks = self.trunks[place](x)
-            masks.update({f"trunks.{place}.{i}": mask for i, mask in enumerate(trunk_masks)})
+            masks.update(named(trunk_masks, f"trunks.{place}"))
             return y
 
         fine, middle, coarse = self.extractor(low)
         x = through(0, F.relu_(self.contexts[0](coarse)))
         for place, own in ((1, middle), (2, fine)):
             context: Any = self.contexts[place]
-            x = through(place, F.relu_(side_by_side(context, (_twice(x), own))))
+            x = through(place, F.relu_(side_by_side(context, (bilinear(x, 2), own))))
         for place, scale in enumerate(self.transferred):
             step: int = getattr(self.trunks[3 + place], "step", 1)
             parts = self.in_parts(low, scale, x.shape[1], self._reach(place), step)
@@ -112,8 +96,7 @@ class MASA(ReferenceBackbone):
                 moments = self._moments(place, x, matched, parts)
             make = partial(self._stage, place, x, matched, moments, through)
             x = together(make, parts, scale)
-        image = x.float() + upsample(low, 4)
-        return self.answer(image[..., : 4 * height, : 4 * width], matched, block_masks=masks)
+        return x.float() + upsample(low, 4), masks
 
     def _reach(self, place: int) -> int | None:
         """How far, in positions of a scale, features are felt but for what `_moments` says."""
@@ -132,7 +115,7 @@ class MASA(ReferenceBackbone):
         """Some rows of the scale before's features, the same at this one, and of its texture."""
         scale = self.textures[place]
         before = some.of(x, scale // 2 or 1)
-        seen = _twice(before) if place else before
+        seen = bilinear(before, 2) if place else before
         texture = self.transfers[place](
             seen, matched.textures[scale], matched.flow, matched.score, some.first * scale
         )
@@ -179,7 +162,3 @@ class MASA(ReferenceBackbone):
     @classmethod
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
         return family_layouts.masa(published)
-
-
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

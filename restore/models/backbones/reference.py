@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
@@ -44,6 +45,8 @@ class Found:
 class ReferenceBackbone(Backbone):
     """A network ×4 that takes textures of a reference, by an attention and an extractor.
 
+    One of one's own is a class with `restore`, and a yaml in `conf/backbone`.
+
     Args:
         attention: texture attention (`restore.models.attention.TextureAttention`).
         extractor: makes the features that are compared and transferred
@@ -53,13 +56,15 @@ class ReferenceBackbone(Backbone):
             textures are taken of it; see `restore.models.backbones.view`.
 
     Attributes:
-        transferred: channels of the textures by scale.
+        transferred: channels of the textures by scale, coarse to fine.
+        multiple: the low picture is continued, by its last pixels, to sides that divide by this.
     """
 
     scale = 4
     reach: int | None = None
     whole = 512  # the largest scale goes through bands
     takes_reference = True
+    multiple: ClassVar[int] = 1
     attention: TextureAttention
     extractor: Extractor
     # Numbers of a map of features that are held at once where nothing is trained.
@@ -86,6 +91,40 @@ class ReferenceBackbone(Backbone):
                 "backbone.view goes with attention of one head that hands values on as they are"
             )
         self.transferred = dict(zip(self.textures, channels))
+
+    def restore(
+        self, low: Tensor, low_up: Tensor, matched: Found
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The picture, and the masks of blocks that were not executed everywhere, by their names.
+
+        Args:
+            low: N3HW in [0, 1], H and W multiples of `multiple`.
+            low_up: N3(4H)(4W) in [0, 1], `low` upsampled.
+            matched: from `find`.
+
+        Returns:
+            N3(4H)(4W), which may go beyond [0, 1]; `blocks.named` makes the names.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        low: Tensor,
+        low_up: Tensor,
+        reference: Pictures | None = None,
+        reference_low_up: Pictures | None = None,
+        reference_low: Pictures | None = None,
+        memory: Memory | None = None,
+    ) -> Restoration:
+        """See `find`; the image is N3(4H)(4W)."""
+        height, width = low.shape[-2:]
+        below, right = -height % self.multiple, -width % self.multiple
+        if below or right:
+            low = F.pad(low, (0, right, 0, below), "replicate")
+            low_up = F.pad(low_up, (0, 4 * right, 0, 4 * below), "replicate")
+        matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
+        image, masks = self.restore(low, low_up, matched)
+        return self.answer(image[..., : 4 * height, : 4 * width], matched, block_masks=masks)
 
     @property
     def looks(self) -> bool:

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import conv, within
+from restore.models.backbones.blocks import within
 from restore.models.protocol import Backbone
 from restore.types import Restoration
 
@@ -81,22 +80,6 @@ class Colours(nn.Module):
     def back(self, x: Tensor) -> Tensor:
         """The picture, in float32."""
         return x.float() / self.range + self.mean
-
-
-class SubPixel(nn.Module):
-    """Sub-pixel enlargement: a convolution to ratio² times the channels, then the shuffle.
-
-    Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
-    Convolutional Neural Network", CVPR 2016.
-    """
-
-    def __init__(self, features: int, ratio: int):
-        super().__init__()
-        self.conv = conv(features, features * ratio**2)
-        self.ratio = ratio
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), self.ratio)
 
 
 def ratios(scale: int) -> list[int]:

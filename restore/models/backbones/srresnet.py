@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import conv, repeat
+from restore.models.backbones.blocks import SubPixel, conv, repeat
 from restore.models.backbones.layouts import Table, count, matched
 from restore.models.backbones.single_image import (
     Blocks,
     Features,
     Scale,
     SingleImage,
-    SubPixel,
     ratios,
     reach_above,
 )

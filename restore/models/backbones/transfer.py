@@ -13,7 +13,8 @@ from restore.models.backbones import rows
 from restore.models.backbones.blocks import conv, side_by_side
 from restore.models.backbones.deformable import deformable_conv
 
-_LEAK = 0.1
+# Slope below zero of the ReLUs of C2-Matching and DATSR.
+LEAK = 0.1
 # Rows that are worth the three around them.
 _LEAST_ROWS = 16
 
@@ -139,8 +140,8 @@ class DeformableTransfer(FoldedTransfer):
         """Some of the rows that `forward` returns."""
         width = x.shape[-1]
         seen = self.seen(some.of(x), texture, flow, top + some.first)
-        y = F.leaky_relu_(side_by_side(self.offset1, seen), _LEAK)
-        y = F.leaky_relu_(self.offset2(y), _LEAK)
+        y = F.leaky_relu_(side_by_side(self.offset1, seen), LEAK)
+        y = F.leaky_relu_(self.offset2(y), LEAK)
         raw = some.wanted(self.offset_mask(y))
         top, bottom = top + some.top, top + some.bottom
         ratio = width // score.shape[-1]
@@ -152,7 +153,7 @@ class DeformableTransfer(FoldedTransfer):
             offsets = offsets.flatten(1, 2)
         with torch.autocast(x.device.type, enabled=False):
             result = self.aggregated(texture.float(), offsets.float(), mask.float(), top)
-        return F.leaky_relu(result, _LEAK).to(x.dtype)
+        return F.leaky_relu(result, LEAK).to(x.dtype)
 
     def aggregated(self, texture: Tensor, offsets: Tensor, mask: Tensor, top: int) -> Tensor:
         """The convolution itself, see `deformable_conv`."""

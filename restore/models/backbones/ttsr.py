@@ -19,13 +19,21 @@ from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.base import Base
-from restore.models.backbones.blocks import conv, keep_variance, shrink, side_by_side, within
+from restore.models.backbones.blocks import (
+    SubPixel,
+    conv,
+    keep_variance,
+    named,
+    shrink,
+    side_by_side,
+    within,
+)
 from restore.models.backbones.fusion import Gate, PlainFusion
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
 from restore.models.backbones.transfer import FoldedTransfer
-from restore.models.backbones.upsampling import upsample
+from restore.models.backbones.upsampling import bilinear, upsample
 from restore.models.backbones.view import MatchedView, unheld
 from restore.models.extractors import Extractor
 from restore.models.protocol import ExportForm, PictureInput, Recognised
@@ -98,18 +106,6 @@ class Exchange(nn.Module):
         return merged
 
 
-class Enlargement(nn.Module):
-    """Sub-pixel upsampling: convolution, shuffle, ReLU."""
-
-    def __init__(self, features: int, ratio: int):
-        super().__init__()
-        self.conv = conv(features, features * ratio**2)
-        self.ratio = ratio
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(F.relu_(self.conv(x)), self.ratio)
-
-
 class ScaleStage(nn.Module):
     """One scale joins: its features are made, take in their texture, and all scales talk.
 
@@ -136,7 +132,7 @@ class ScaleStage(nn.Module):
         super().__init__()
         first = len(scales) == 1
         self.scale = scales[-1]
-        self.enlarge = None if first else Enlargement(features, scales[-1] // scales[-2])
+        self.enlarge = None if first else SubPixel(features, scales[-1] // scales[-2])
         self.fusion, self.transfer = fusion, transfer
         self.exchange = None if first or exchange is None else exchange(features, scales)
         going_on = scales if exchange is not None else scales[-1:]
@@ -155,7 +151,7 @@ class ScaleStage(nn.Module):
         `details` are added to the features that are made here. All are of a picture's rows from
         `top`, in low pixels.
         """
-        x = xs[-1] if self.enlarge is None else self.enlarge(xs[-1])
+        x = xs[-1] if self.enlarge is None else F.relu_(self.enlarge(xs[-1]))
         if details is not None:
             x = x + details
         if self.fusion is not None and self.transfer is not None:
@@ -172,7 +168,7 @@ class ScaleStage(nn.Module):
         for place, (x, y, trunk, tail) in enumerate(zip(xs, ys, self.trunks, self.tails)):
             y, block_masks = trunk(y)
             results.append(tail(y).add_(x))
-            masks |= {f"trunks.{place}.{i}": mask for i, mask in enumerate(block_masks)}
+            masks |= named(block_masks, f"trunks.{place}")
         return results, masks
 
     def reach(self) -> int | None:
@@ -385,7 +381,7 @@ class TTSR(ReferenceBackbone):
         start = matched.view if self.composes and matched.view is not None else low_up
         seen = low if mask is None else torch.cat([low, mask], dim=1)
         x, block_masks = self.shallow(seen * 2 - 1)
-        xs, gates = [x], {f"shallow.trunk.{i}": mask for i, mask in enumerate(block_masks)}
+        xs, gates = [x], named(block_masks, "shallow.trunk")
         details = None
         if self.details is not None:
             fine = low_up if mask_up is None else torch.cat([low_up, mask_up], dim=1)
@@ -410,9 +406,7 @@ class TTSR(ReferenceBackbone):
             judge = None if self.composes else self.view
             if judge is not None and matched.view is not None:
                 factor = factor * judge.trust(matched.view, low, low_up)
-            image = image * F.interpolate(
-                factor, scale_factor=4, mode="bilinear", align_corners=False
-            )
+            image = image * bilinear(factor, self.scale)
             if judge is not None:  # the low picture says what it holds
                 image = unheld(image)
         if self.global_skip:

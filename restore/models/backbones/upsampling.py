@@ -1,4 +1,4 @@
-"""Bicubic upsampling and downsampling by whole ratios."""
+"""Upsampling and downsampling by whole ratios."""
 
 from functools import lru_cache
 
@@ -19,6 +19,11 @@ def upsample(x_NCHW: Tensor, ratio: int, slope: float = TORCH) -> Tensor:
         return F.interpolate(x_NCHW, scale_factor=ratio, mode="bicubic", align_corners=False)
     x = _continued(_continued(x_NCHW.permute(0, 2, 3, 1), 1), 2)
     return _along(_along(x, 1, ratio, slope), 2, ratio, slope).permute(0, 3, 1, 2)
+
+
+def bilinear(x_NCHW: Tensor, ratio: int) -> Tensor:
+    """Bilinear upsampling, borders continued."""
+    return F.interpolate(x_NCHW, scale_factor=ratio, mode="bilinear", align_corners=False)
 
 
 def kernel(ratio: int, slope: float = TORCH) -> Tensor:
