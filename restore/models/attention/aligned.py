@@ -17,6 +17,7 @@ from torch import Tensor
 from restore.models.attention import all_pairs
 from restore.models.attention.rules import Hard
 from restore.models.attention.transfer import Value, enlarged, unpack
+from restore.models.geometry import own_places, sampled
 
 _AROUND = [(x, y) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)]
 # Side of the windows in which neighbours are asked, in positions.
@@ -110,10 +111,8 @@ class Aligned(Hard):
                 finer = F.interpolate(
                     displacement, scale_factor=scale, mode="bilinear", align_corners=False
                 )
-            places = _own_places(finer) + finer * scale
-            textures.append(
-                _sampled(value.float() if value.dtype != finer.dtype else value, places)
-            )
+            places = own_places(finer) + finer * scale
+            textures.append(sampled(value.to(finer.dtype), places))
         return score, textures
 
     def _displacement(self, query: Tensor, key: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +121,7 @@ class Aligned(Hard):
         columns = key.shape[-1]
         row = index.div(columns, rounding_mode="floor")
         chosen = torch.stack([index - row * columns, row], 1).to(query.dtype)
-        own = _own_places(query)
+        own = own_places(query)
         raw = chosen - own
         places, likeness = self._look_around(query, key, chosen)
         weight = (_agreement(raw) * likeness).square()
@@ -158,22 +157,6 @@ class Aligned(Hard):
         weight = torch.softmax(cosine * self.sharpness, 1)
         place = (weight[:, None] * torch.stack(around, 2)).sum(2)
         return place, (weight * cosine).sum(1, keepdim=True).clamp_min(0)
-
-
-def _own_places(x: Tensor) -> Tensor:
-    """Column and row of each position, 12HW."""
-    H, W = x.shape[-2:]
-    columns = torch.arange(W, device=x.device, dtype=x.dtype).view(1, 1, 1, -1)
-    rows = torch.arange(H, device=x.device, dtype=x.dtype).view(1, 1, -1, 1)
-    return torch.cat([columns.expand(-1, -1, H, -1), rows.expand(-1, -1, -1, W)], 1)
-
-
-def _sampled(picture: Tensor, places: Tensor) -> Tensor:
-    """A picture NCHW at places N2hw, columns and rows; beyond its edges it is continued."""
-    x, y = places.unbind(1)
-    H, W = picture.shape[-2:]
-    grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)
-    return F.grid_sample(picture, grid, "bicubic", "border", align_corners=False)
 
 
 def _windows(dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,7 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.models.backbones.fusion import Gate
-from restore.models.backbones.view import _SATURATED, MatchedView, _filled, _finer, _gradients
+from restore.models.backbones.upsampling import bilinear
+from restore.models.backbones.view import MatchedView, cut_off, filled
+from restore.models.geometry import finer, gradients, own_places, sampled
 
 # Standard deviations of windows, in low pixels: each holds what a larger one says where it holds
 # little itself.
@@ -84,12 +86,12 @@ class PartialView(MatchedView):
             lighting = _Lighting(low, known, score * known, self.tolerance)
             places = self._placed(reference, places, lighting, low_up, known_up)
             lit, cut = lighting.lit(reference, places)
-            view = _filled(lit, cut, low_up)
+            view = filled(lit, cut, low_up)
             inside = _within(places, reference)
             score = lighting.weight * lighting.likeness(F.avg_pool2d(view, 4)) * inside
             around = _means(score.square(), known) / (_means(score, known) + 0.05)
             score = torch.where(known > 0, score, around * inside)
-            share = F.interpolate(self.gate(score), scale_factor=4, mode="bilinear")
+            share = bilinear(self.gate(score), 4)
             return low_up + share * (view - low_up), score
 
     def _placed(
@@ -106,7 +108,7 @@ class PartialView(MatchedView):
             likeness = lighting.likeness(F.avg_pool2d(lit, 4))
             return lighting.weight * likeness.square() * _within(fine, reference)
 
-        fine = _finer(places, 4)
+        fine = finer(places, 4)
         places = _continued(places, trusted(lighting.lit(reference, fine)[0], fine))
 
         for size, wanted, windows in (
@@ -114,14 +116,14 @@ class PartialView(MatchedView):
             (2, F.avg_pool2d(low_up, 2), _FINE),
         ):
             if size == 2:
-                places = _finer(places, 2)
+                places = finer(places, 2)
             shown = -F.max_pool2d(-(F.avg_pool2d(known_up, size) == 1).float(), 3, 1, 1)
             for degree, deviation in windows:
-                fine = _finer(places, size)
+                fine = finer(places, size)
                 lit, cut = lighting.lit(reference, fine)
                 trust = trusted(lit, fine)
                 if size == 2:
-                    trust = F.interpolate(trust, scale_factor=2, mode="bilinear")
+                    trust = bilinear(trust, 2)
                 whole = 1 - F.avg_pool2d(cut.amax(1, keepdim=True), size)
                 places = _moved(
                     places,
@@ -131,7 +133,7 @@ class PartialView(MatchedView):
                     deviation * 4 / size,
                     degree,
                 )
-        return _finer(places, 2)
+        return finer(places, 2)
 
 
 class _Lighting:
@@ -145,8 +147,8 @@ class _Lighting:
 
     def lit(self, reference: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The reference at places N2(4H)(4W) in this light, and where that is cut off."""
-        seen = _sampled(reference, places)
-        cut = ((seen - _SATURATED) / (1 - _SATURATED)).clamp(0, 1)
+        seen = sampled(reference, places)
+        cut = cut_off(seen)
         weight = self.weight * (1 - F.avg_pool2d(cut, 4)) + 1e-3 * self.known
         there = F.avg_pool2d(seen, 4)
         gain = torch.ones_like(there)
@@ -156,7 +158,7 @@ class _Lighting:
             )
             gain = (ours + _LITTLE / 2 * gain) / (theirs + _LITTLE / 2)
         gain = gain.clamp(0.25, 4)
-        return seen * F.interpolate(gain, scale_factor=4, mode="bilinear"), cut
+        return seen * bilinear(gain, 4), cut
 
     def likeness(self, small: Tensor) -> Tensor:
         """How much a view made small is like what is known of the picture, N1HW from 0 to 1."""
@@ -212,7 +214,7 @@ def _powers(degree: int) -> list[tuple[int, int]]:
 
 def _continued(places: Tensor, trust: Tensor) -> Tensor:
     """Places N2HW made smooth, and told where trust, N1HW, is 0, by those that are trusted."""
-    own = _own(places)
+    own = own_places(places)
     left, weight = places - own, trust.square()
     fit = torch.zeros_like(left)
     for deviation in _windows(left):
@@ -243,7 +245,7 @@ def _moved(
     places: Tensor, small: Tensor, low: Tensor, weight: Tensor, deviation: float, degree: int
 ) -> Tensor:
     """Places N2HW moved so that `small`, what is seen there, becomes more like `low` (N3HW)."""
-    across, down = _gradients(small)
+    across, down = gradients(small)
     missing = low - small
     pairs = (across * across, across * down, down * down, across * missing, down * missing)
     products = weight * torch.cat([x.sum(1, keepdim=True) for x in pairs], 1)
@@ -260,7 +262,7 @@ def _moved(
     least = torch.full((2 * len(powers),), _FLAT)
     step = _solved(squares, wanted[..., None], least)[..., 0]
     right, below = (step[..., place][:, None] for place in (0, len(powers)))
-    by_column, by_row = (x.clamp(-_STEEPEST, _STEEPEST) for x in _gradients(places))
+    by_column, by_row = (x.clamp(-_STEEPEST, _STEEPEST) for x in gradients(places))
     right, below = (x.clamp(-_FARTHEST, _FARTHEST) for x in (right, below))
     return places + by_column * right + by_row * below
 
@@ -275,24 +277,8 @@ def _solved(squares: Tensor, wanted: Tensor, least: Tensor) -> Tensor:
     return torch.linalg.solve(squares + torch.diag(least).to(squares), wanted)
 
 
-def _sampled(picture: Tensor, places: Tensor) -> Tensor:
-    """A picture NCHW at places N2hw, bicubically; beyond its borders its last pixels."""
-    x, y = places.unbind(1)
-    H, W = picture.shape[-2:]
-    grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)
-    return F.grid_sample(picture, grid, "bicubic", "border", align_corners=False)
-
-
 def _within(places: Tensor, reference: Tensor) -> Tensor:
     """Which low pixels N1HW lie, by places N2(4H)(4W), inside the reference."""
     x, y = F.avg_pool2d(places, 4).unbind(1)
     H, W = reference.shape[-2:]
     return ((x > -1) & (x < W) & (y > -1) & (y < H))[:, None]
-
-
-def _own(x: Tensor) -> Tensor:
-    """Column and row of each position, 12HW."""
-    H, W = x.shape[-2:]
-    columns = torch.arange(W, device=x.device, dtype=x.dtype).expand(1, 1, H, W)
-    rows = torch.arange(H, device=x.device, dtype=x.dtype)[:, None].expand(1, 1, H, W)
-    return torch.cat([columns, rows], 1)

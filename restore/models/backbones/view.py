@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.upsampling import downsample, upsample
+from restore.models.backbones.upsampling import bilinear, downsample, upsample
+from restore.models.geometry import finer, gradients, sampled
 
 # Values near the largest of 8 bits, where light has been cut off.
 _SATURATED = 0.97
@@ -125,7 +126,7 @@ class MatchedView(nn.Module):
                 places = _closer(places, downsample(lit, 4), low, shown, self.step_window)
             lit, cut = self._lit(reference, places, low, score)
             low_up = low_up.detach().float()
-            view = _filled(lit, cut, low_up)
+            view = filled(lit, cut, low_up)
             weight = score * self._likeness(downsample(view, 4), low)
             view, lowered = _as_sharp(view, low, low_up, weight)
             return view, score * lowered * self._likeness(downsample(view, 4), low)
@@ -160,12 +161,12 @@ class MatchedView(nn.Module):
 
         Both N3(4H)(4W).
         """
-        seen = _sampled(reference, places)
-        cut = ((seen - _SATURATED) / (1 - _SATURATED)).clamp(0, 1)
+        seen = sampled(reference, finer(places, 4))
+        cut = cut_off(seen)
         weight = score * (1 - F.avg_pool2d(cut, 4)) + 1e-3
         there = _blurred(weight * downsample(seen, 4), self.window) + 1e-3
         gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4)
-        return seen * F.interpolate(gain, scale_factor=4, mode="bilinear"), cut
+        return seen * bilinear(gain, 4), cut
 
 
 def mean_view(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -178,8 +179,8 @@ def mean_view(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return views[0]
     scores = torch.cat([score for _, score in views], 1)
     weights = torch.softmax(_DECIDED * _blurred(scores, 1.0), 1)
-    finer = F.interpolate(weights, scale_factor=4, mode="bilinear", align_corners=False)
-    picture = sum(part * view for part, (view, _) in zip(finer.split(1, 1), views))
+    shares = bilinear(weights, 4).split(1, 1)
+    picture = sum(share * view for share, (view, _) in zip(shares, views))
     assert isinstance(picture, Tensor)
     return picture, (weights * scores).sum(1, keepdim=True)
 
@@ -231,10 +232,10 @@ def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tupl
     softer = ratios[own]
     unlike = torch.maximum(softer, 1 / softer) - 1
     place = own + change * (unlike / _ALIKE - 1).clamp(0, 1)
-    finer = F.interpolate(_blurred(place, 1.0), scale_factor=4, mode="bilinear")
+    place = bilinear(_blurred(place, 1.0), 4)
     picture = torch.zeros_like(view)
     for number, level in enumerate(levels):
-        picture = picture + level * (1 - (finer - number).abs()).clamp_min(0)
+        picture = picture + level * (1 - (place - number).abs()).clamp_min(0)
     softer = (_blurred(softer, 1.0) - 1).clamp_min(0)
     known, offered = (
         _blurred(F.avg_pool2d(unheld(x.mean(1, keepdim=True)).square(), 4), 2 * _NEAR) + 1e-6
@@ -243,7 +244,12 @@ def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tupl
     return picture, (1 - softer * known / offered).clamp(0, 1)
 
 
-def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
+def cut_off(x: Tensor) -> Tensor:
+    """Where light has been cut off, from 0 to 1, of values in [0, 1]."""
+    return ((x - _SATURATED) / (1 - _SATURATED)).clamp(0, 1)
+
+
+def filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
     """Values that are cut off, as `low_up` and the details of the other channels have them."""
     whole = 1 - cut
     details = (whole * (lit - low_up)).sum(1, keepdim=True) / whole.sum(1, keepdim=True).clamp_min(
@@ -252,35 +258,12 @@ def _filled(lit: Tensor, cut: Tensor, low_up: Tensor) -> Tensor:
     return lit + cut * (low_up + details - lit).clamp_min(0)
 
 
-def _sampled(picture: Tensor, places: Tensor) -> Tensor:
-    """A picture NC(4H')(4W') at places N2HW of its low version, four times as fine: NC(4H)(4W)."""
-    x, y = _finer(places, 4).unbind(1)
-    H, W = picture.shape[-2:]
-    grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)
-    return F.grid_sample(picture, grid, "bicubic", "border", align_corners=False)
-
-
-def _finer(places: Tensor, ratio: int) -> Tensor:
-    """Places N2HW of pixels `ratio` times as small, in such pixels of the reference.
-
-    Linear, and continued so beyond the outermost middles.
-    """
-    for axis in (2, 3):
-        size = places.shape[axis]
-        first, last = places.narrow(axis, 0, 1), places.narrow(axis, size - 1, 1)
-        second = places.narrow(axis, min(1, size - 1), 1)
-        before = places.narrow(axis, max(0, size - 2), 1)
-        places = torch.cat([2 * first - second, places, 2 * last - before], axis)
-    finer = F.interpolate(places, scale_factor=ratio, mode="bilinear", align_corners=False)
-    return finer[..., ratio:-ratio, ratio:-ratio] * ratio + (ratio - 1) / 2
-
-
 def _closer(places: Tensor, small: Tensor, low: Tensor, shown: Tensor, window: float) -> Tensor:
     """Places N2HW moved so that `small`, what is seen there, becomes more like `low` (N3HW).
 
     `shown`, N1HW, is how much each place counts.
     """
-    across, down = _gradients(small)
+    across, down = gradients(small)
     missing = low - small
 
     def summed(x: Tensor) -> Tensor:
@@ -291,16 +274,8 @@ def _closer(places: Tensor, small: Tensor, low: Tensor, shown: Tensor, window: f
     scale = xx * yy - xy * xy
     right = ((yy * x - xy * y) / scale).clamp(-_FARTHEST, _FARTHEST)
     below = ((xx * y - xy * x) / scale).clamp(-_FARTHEST, _FARTHEST)
-    by_column, by_row = (x.clamp(-_STEEPEST, _STEEPEST) for x in _gradients(places))
+    by_column, by_row = (x.clamp(-_STEEPEST, _STEEPEST) for x in gradients(places))
     return places + by_column * right + by_row * below
-
-
-def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along columns and rows, at the borders of the pixel itself."""
-    wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    across = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
-    down = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-    return across, down
 
 
 def _gaussian(deviation: float) -> list[float]:
