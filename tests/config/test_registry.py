@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from restore import conf
 from restore.cli import main
 from restore.config import locate, registry, renames
 from restore.errors import UserError
-from restore.models import checkpoint
-from restore.types import Restoration
+from restore.models.backbones.reference import ReferenceBackbone
+from restore.tools import contract
 
 CONF = Path(conf.__file__).parent
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/**/*.yaml"))
@@ -114,84 +113,36 @@ def backbone(name: str, *overrides: str) -> Any:
     return registry.build("backbone", name, *chosen).eval()
 
 
-def inputs(model: Any, height: int = 10, width: int = 13) -> dict[str, torch.Tensor]:
-    rng = torch.Generator().manual_seed(1)
-    sizes = {"low": (height, width), "low_up": (height * model.scale, width * model.scale)}
-    if model.takes_reference:
-        sizes |= dict.fromkeys(("reference", "reference_low_up"), (36, 44))
-        sizes["reference_low"] = (9, 11)
-    return {name: torch.rand(2, 3, *size, generator=rng) for name, size in sizes.items()}
-
-
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
 # spandrel makes one of a file alone: tests/models/backbones/test_spandrel.py.
 @pytest.mark.parametrize("name", sorted({*registry.names("backbone")} - {"spandrel"}))
 class TestBackbones:
     def test_enlarges_a_picture_by_its_scale(self, name):
-        model = backbone(name)
-        given = inputs(model)
-        with torch.inference_mode():
-            restored = model(**given)
-            again = model(**given)
-        assert isinstance(restored, Restoration)
-        assert restored.image.shape == (2, 3, 10 * model.scale, 13 * model.scale)
-        assert restored.image.isfinite().all()
-        assert restored.image.min() >= 0
-        assert restored.image.max() <= 1
-        assert torch.equal(restored.image, again.image), "evaluation knows no chance"
+        contract.restores(backbone(name))
 
     def test_pictures_of_a_batch_do_not_touch(self, name):
-        model = backbone(name)
-        given = inputs(model)
-        with torch.inference_mode():
-            both = model(**given).image
-            second = model(**{key: value[1:] for key, value in given.items()}).image
-        torch.testing.assert_close(both[1:], second, atol=1e-5, rtol=1e-4)
+        contract.keeps_pictures_apart(backbone(name))
 
-    def test_its_state_dict_goes_round(self, name, tmp_path: Path):
-        model = backbone(name)
-        checkpoint.write(tmp_path / "weights.pt", {"state": model.state_dict()})
-        chosen = [*RANDOM, *SMALL.get(name, [])]
+    def test_its_state_dict_goes_round(self, name):
         torch.manual_seed(99)
-        other = registry.build("backbone", name, *chosen).eval()
-        with torch.no_grad():
-            for parameter in other.parameters():
-                parameter.add_(1)
-        state = checkpoint.read(tmp_path / "weights.pt")["state"]
-        checkpoint.load_into(other, state, "here")
-        with torch.inference_mode():
-            given = inputs(model)
-            assert torch.equal(other(**given).image, model(**given).image)
+        other = registry.build("backbone", name, *RANDOM, *SMALL.get(name, [])).eval()
+        contract.goes_round(backbone(name), other)
 
     def test_every_trainable_parameter_learns(self, name):
-        model = backbone(name).train()
-        try:
-            # Beyond the clamp at [0, 1] nothing would be felt.
-            given = {key: value * 0.4 + 0.3 for key, value in inputs(model).items()}
-            if model.generative:
-                given |= {"target": given["low_up"], "mask_up": torch.ones(2, 1, 10, 13)}
-            restored = model(**given)
-            # What losses look at besides the picture, such as the vectors that matching compares.
-            beside = [restored.query, restored.key, restored.sharpness, restored.predicted]
-            total = restored.image.sub(0.45).square().mean()
-            for tensor in beside:
-                if isinstance(tensor, torch.Tensor):
-                    total = total + tensor.square().mean() + tensor.sum()
-            total.backward()
-            without = [
-                key for key, p in model.named_parameters() if p.requires_grad and p.grad is None
-            ]
-            assert without == []
-        finally:
-            model.eval().zero_grad()
+        contract.learns(backbone(name))
 
     def test_says_how_far_it_looks(self, name):
-        model = backbone(name)
-        reach = model.reach
-        assert reach is None or (isinstance(reach, int) and reach >= 0)
+        contract.reaches(backbone(name))
+
+
+def takes_textures(name: str) -> bool:
+    target = registry.target("backbone", name)
+    return target is not None and issubclass(locate(target, name), ReferenceBackbone)
+
+
+@pytest.mark.parametrize("name", filter(takes_textures, registry.names("backbone")))
+def test_a_network_takes_references_of_other_sizes_several_and_none(name):
+    contract.takes_references(backbone(name))
+    contract.works_in_rows(backbone(name))
 
 
 @pytest.mark.parametrize("group", ["attention", "trunk", "transfer", "fusion", "extractor"])
@@ -200,7 +151,7 @@ def test_ttsr_takes_every_choice(group):
         more = {"timm": ["extractor.weights=random"]}.get(name, [])
         model = backbone("ttsr", f"{group}={name}", *more)
         with torch.inference_mode():
-            image = model(**inputs(model)).image
+            image = model(**contract.inputs(model)).image
         assert image.shape == (2, 3, 40, 52), name
         assert image.isfinite().all(), name
 

@@ -264,17 +264,6 @@ def test_bands_of_rows_are_the_whole(name: str, parts: list[str], sides, seed: i
     torch.testing.assert_close(network(*inputs).image, whole, atol=2e-5, rtol=0)
 
 
-def test_a_network_takes_several_references_together():
-    network = registry.build("backbone", "c2_matching", *SMALL["c2_matching"], *LIGHT).eval()
-    low = torch.rand(1, 3, 8, 8)
-    up = F.interpolate(low, scale_factor=4)
-    one, other = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 20, 24)
-    with torch.no_grad():
-        lows = [F.interpolate(x, scale_factor=0.25) for x in (one, other)]
-        image = network(low, up, [one, other], [one, other], lows).image
-    assert image.shape == (1, 3, 32, 32)
-
-
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the whole layouts are not here")
 def test_whole_published_layouts_are_recognised(name: str, tmp_path: Path):
