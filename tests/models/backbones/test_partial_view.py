@@ -11,7 +11,7 @@ from restore.config import registry
 from restore.errors import UserError
 from restore.images.filling import filled
 from restore.models.backbones.fusion import Gate
-from restore.models.backbones.partial_view import PartialView, _continued, _own
+from restore.models.backbones.partial_view import PartialView, _continued
 from tests.helpers.scenes import own_places, scene
 
 
@@ -94,7 +94,7 @@ def test_a_reference_that_ends_in_the_hole_fills_no_more_than_it_shows():
 def test_places_of_holes_go_on_as_around_them(seed):
     """By an affine map with a little of the second degree, some matches being wrong."""
     chance = np.random.default_rng(seed)
-    own = _own(torch.zeros(1, 1, 20, 24))
+    own = own_places(torch.zeros(1, 1, 20, 24))
     x, y = (own - torch.tensor([12.0, 10.0]).view(1, 2, 1, 1)).unbind(1)
     a, b, c, d = (float(v) for v in chance.uniform(-0.15, 0.15, 4))
     bent = float(chance.uniform(-0.004, 0.004))
