@@ -37,6 +37,34 @@ def true_places(
     return ((there[..., :2] / there[..., 2:]) - middle) / step
 
 
+def known(
+    restored: Restoration, problem: Problem, at: float | None = None
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Queries and keys, true places in the key's grid, and the pixels between two positions.
+
+    Args:
+        restored, problem: as losses are called with.
+        at: see `true_places`; C2-Matching takes a position for the place of its first pixel, 0.
+
+    Raises:
+        UserError: a backbone without vectors, or pairs of which nothing is known.
+    """
+    query, key = restored.query, restored.key
+    if query is None or key is None:
+        raise UserError(
+            "a loss of correspondence needs a backbone that returns its query and key vectors "
+            "(backbone=matching or matching_contrastive)"
+        )
+    if problem.homography is None:
+        raise UserError(
+            "a loss of correspondence needs pairs whose correspondence is known (data=warped)"
+        )
+    height, width = query.shape[-2:]
+    step = problem.inputs["low_up"].shape[-1] / width
+    places = true_places(problem.homography, height, width, step, at).float()
+    return query, key, places, step
+
+
 class Correspondence(nn.Module):
     """Cross-entropy of the true place among all places of the reference, as a softmax has it.
 
@@ -50,25 +78,13 @@ class Correspondence(nn.Module):
     def forward(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
-        query, key = restored.query, restored.key
-        if query is None or key is None:
-            raise UserError(
-                "the correspondence loss needs a backbone that returns its query and "
-                "key vectors (backbone=matching)"
-            )
-        if problem.homography is None:
-            raise UserError(
-                "the correspondence loss needs pairs whose correspondence is known (data=warped)"
-            )
-        N, _, H, W = query.shape
+        query, key, places, _ = known(restored, problem)
         rows, columns = key.shape[-2:]
-        step = problem.inputs["low_up"].shape[-1] / W
-        places = true_places(problem.homography, H, W, step).float()
         limit = places.new_tensor([columns - 1, rows - 1])
         inside = ((places >= 0) & (places <= limit)).all(-1)
         sharpness = restored.sharpness
         losses = []
-        for image in range(N):
+        for image in range(len(query)):
             here, there = inside[image], places[image][inside[image]]
             if not len(there):
                 continue

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.errors import UserError
-from restore.losses.correspondence import true_places
+from restore.losses.correspondence import known
 from restore.models.extractors.contrastive import ContrastiveStems
 from restore.types import Problem, Restoration
 
@@ -101,7 +100,7 @@ class Triplet(nn.Module):
     def forward(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
-        query, key, places, step = known(restored, problem)
+        query, key, places, step = known(restored, problem, at=0.0)
         return self.measured(query, key, places, self.border / step)
 
     def measured(self, query: Tensor, key: Tensor, places: Tensor, border: float) -> Tensor:
@@ -142,7 +141,7 @@ class Distillation(nn.Module):
     def forward(
         self, restored: Restoration, problem: Problem, models: Mapping[str, nn.Module]
     ) -> Tensor:
-        query, key, places, step = known(restored, problem)
+        query, key, places, step = known(restored, problem, at=0.0)
         assert problem.target is not None, "training problems have a target"
         with torch.no_grad():
             wanted = self.teacher.query(problem.target, problem.target)
@@ -170,21 +169,3 @@ class Distillation(nn.Module):
                 )
                 losses.append(F.kl_div(own, wanted, reduction="batchmean"))
         return torch.stack(losses).mean() if losses else student[0].sum() * 0
-
-
-def known(restored: Restoration, problem: Problem) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Queries and keys, true places in the key's grid, and the pixels between two positions.
-
-    As published, a position is the place of its first pixel, not of its middle.
-    """
-    query, key = restored.query, restored.key
-    if query is None or key is None:
-        raise UserError(
-            "this loss needs a backbone that tells its vectors (backbone=matching_contrastive)"
-        )
-    if problem.homography is None:
-        raise UserError("this loss needs pairs whose correspondence is known (data=warped)")
-    step = problem.inputs["low_up"].shape[-1] / query.shape[-1]
-    height, width = query.shape[-2:]
-    places = true_places(problem.homography, height, width, step, at=0.0).float()
-    return query, key, places, step

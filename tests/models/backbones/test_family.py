@@ -20,6 +20,7 @@ from restore.models.attention.rules import HardInside, MatchingRule
 from restore.models.attention.windows import Windows
 from restore.models.backbones.reference import ReferenceBackbone
 from restore.models.backbones.transfer import DeformableTransfer, around
+from restore.tools import contract
 from restore.tools.bench import plain_family
 from tests import GOLDEN, SHARED
 from tests.helpers.published import drawn
@@ -211,17 +212,7 @@ PARTS = [
 )
 def test_every_part_goes_with_every_network(name: str, parts: list[str]):
     network = registry.build("backbone", name, *SMALL[name], *LIGHT, *parts)
-    generator = torch.Generator().manual_seed(len(parts[0]))
-    low = torch.rand(2, 3, 8, 11, generator=generator)
-    reference = torch.rand(2, 3, 28, 36, generator=generator)
-    lows = F.interpolate(reference, scale_factor=0.25)
-    inputs = {
-        "low": low,
-        "low_up": F.interpolate(low, scale_factor=4),
-        "reference": reference,
-        "reference_low_up": F.interpolate(lows, scale_factor=4),
-        "reference_low": lows,
-    }
+    inputs = contract.inputs(network, 8, 11, (28, 36))
     network.train()
     result = network(**inputs)
     assert result.image.shape == (2, 3, 32, 44)
@@ -230,12 +221,12 @@ def test_every_part_goes_with_every_network(name: str, parts: list[str]):
     assert taken
     with torch.no_grad():
         network.eval()
-        alone = network(low, inputs["low_up"]).image
+        alone = network(inputs["low"], inputs["low_up"]).image
         with_it = network(**inputs).image
         memory = network.encode_reference(
             *(inputs[key] for key in ("reference", "reference_low_up", "reference_low"))
         )
-        assert torch.equal(network(low, inputs["low_up"], memory=memory).image, with_it)
+        assert torch.equal(network(inputs["low"], inputs["low_up"], memory=memory).image, with_it)
     assert not torch.equal(alone, with_it), "the reference is not looked at"
 
 
