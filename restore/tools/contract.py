@@ -42,7 +42,9 @@ def check(make: Make) -> None:
         takes_references(network)
         works_in_rows(network)
         for name in _ATTENTIONS:
-            takes_references(make(f"attention={name}").eval())
+            other = make(f"attention={name}").eval()
+            assert isinstance(other, ReferenceBackbone)
+            takes_references(other)
 
 
 def inputs(
