@@ -37,9 +37,9 @@ class Sample(TypedDict, total=False):
     ground truth, `low` its degraded picture (H/scale × W/scale), `low_up` that upsampled to the
     target's size, `reference` another high-resolution picture of any size, or several,
     `reference_low` the same downsampled, `reference_low_up` and upsampled again. `grey` says
-    that the target's file had one channel, whose values the three hold alike. `homography` (3×3,
-    float64) takes the target's pixel coordinates (x, y, 1) to the reference's, where that is known
-    exactly.
+    that the target's file had one channel, whose values the three hold alike. `epoch` is which of
+    training's it is, from 0. `homography` (3×3, float64) takes the target's pixel coordinates
+    (x, y, 1) to the reference's, where that is known exactly.
     """
 
     key: Required[str]
@@ -51,6 +51,7 @@ class Sample(TypedDict, total=False):
     reference_low_up: Pictures
     mask: Tensor
     grey: bool
+    epoch: int
     homography: Tensor
 
 

@@ -15,6 +15,8 @@ from restore.images.io import to_uint8
 from restore.tasks.single_sr import Augment, SingleSR
 from restore.types import Pictures, Sample, map_tensors
 
+Epochs = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
 
 class ReferenceSR(SingleSR):
     """Crops, turns and degrades pairs of target and reference (TTSR section 4.1).
@@ -30,6 +32,8 @@ class ReferenceSR(SingleSR):
         augment: random flips and quarter turns: `apart` draws them for the target and each
             reference independently (as TTSR published it, though 3×3 patches of a turned picture
             hardly resemble those of the other), `together` turns all alike, False turns nothing.
+        augment_epochs: from which epoch of training on, from 0, and up to which that is done; None:
+            in all.
         swap: share of training pairs whose target and reference change places (MASA-SR: 0.5).
         recolour: share of pairs one of whose pictures is made brighter or darker, see `recoloured`.
     """
@@ -46,6 +50,7 @@ class ReferenceSR(SingleSR):
         reference_at: Literal["same", "random"] = "same",
         jitter: Annotated[int, Field(ge=0)] = 0,
         augment: Augment = "apart",
+        augment_epochs: Epochs | None = None,
         swap: Annotated[float, Field(ge=0, le=1)] = 0.0,
         recolour: Annotated[float, Field(ge=0, le=1)] = 0.0,
     ):
@@ -54,7 +59,7 @@ class ReferenceSR(SingleSR):
             raise UserError(
                 f"task.reference_crop={reference_crop} does not divide by task.scale={scale}"
             )
-        self.swap, self.recolour = swap, recolour
+        self.augment_epochs, self.swap, self.recolour = augment_epochs, swap, recolour
         self.reference_crop, self.reference_at, self.jitter = reference_crop, reference_at, jitter
 
     def train_item(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -78,13 +83,14 @@ class ReferenceSR(SingleSR):
         out["reference"] = map_tensors(part, sample["reference"])
         # Chance of its own: what noise draws changes neither crops nor turns.
         out = self.degradation.worker(out, self.scale, rng.spawn(1)[0])
-        first = turn(rng) if self.augment else None
+        augment = self._augments(sample)
+        first = turn(rng) if augment else None
         out = pairs.finished(out, self.crop, self.scale, first)
         count = len(out["reference"]) if isinstance(out.get("reference"), list) else 1
-        if self.augment == "together":
+        if augment == "together":
             turns = [first] * count
         else:
-            turns = [turn(rng) if self.augment else None for _ in range(count)]
+            turns = [turn(rng) if augment else None for _ in range(count)]
         for name, side in (
             ("reference", self.reference_crop),
             ("reference_low", self.reference_crop // self.scale),
@@ -104,6 +110,13 @@ class ReferenceSR(SingleSR):
             between = to_part @ sample["homography"].numpy() @ to_whole
             out["homography"] = torch.from_numpy(between)
         return out
+
+    def _augments(self, sample: Sample) -> Augment:
+        """How the sample is turned in its epoch."""
+        if self.augment_epochs is None:
+            return self.augment
+        first, end = self.augment_epochs
+        return self.augment if first <= sample.get("epoch", 0) < end else False
 
     def _mixed(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The pair, its pictures perhaps swapped, and one perhaps of other brightness."""

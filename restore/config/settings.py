@@ -77,12 +77,17 @@ def without_weight(loss: Node) -> Node:
 
 @dataclass
 class LrSchedule:
-    """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear."""
+    """The learning rate's way over a stage: warm-up, then constant, step, cosine or linear.
+
+    `epochs` is how long cosine and linear take, where that is not the stage's length.
+    """
 
     warmup_steps: Count
     name: Literal["constant", "step", "cosine", "linear"]
     step_size: Positive | Annotated[list[Positive], Field(min_length=1)] | None
-    factor: Annotated[float, Field(gt=0, le=1)]
+    factor: Annotated[float, Field(ge=0, le=1)]
+    # With a value, so that runs from before there was this setting can go on.
+    epochs: Rate | None = None
 
 
 @dataclass
@@ -90,7 +95,8 @@ class Objective:
     """One model's losses and its optimizer.
 
     A loss's `weight`, which is 1 where it says none, stands in its own node; the rest of the node
-    is the part. `range` is what losses that depend on the pictures' range refer to.
+    is the part. `range` is what losses that depend on the pictures' range refer to. One that
+    `continues` takes over the optimizer's state and the schedule's count of steps.
     """
 
     model: str
@@ -100,8 +106,9 @@ class Objective:
     lr_schedule: LrSchedule
     clip_grad_norm: Rate | None
     steps_per_iteration: Positive
-    # With a value, so that runs from before there was this setting can go on.
+    # With values, so that runs from before there were these settings can go on.
     range: Rate = 1.0
+    continues: bool = False
 
     @property
     def weights(self) -> dict[str, float]:

@@ -35,20 +35,37 @@ class Padded:
         target: the target's sides become multiples of this, it stays in the middle (of an odd
             number of pixels one more is added below and right).
         reference: each reference's sides, continued below and right.
+        canvas: side of a square in the middle of which each reference is continued first; several
+            are then one, one below the other (MASA-SR's five: 2560×512). None: not done.
     """
 
-    def __init__(self, target: Multiple = 32, reference: Multiple = 16):
-        self.target, self.reference = target, reference
+    def __init__(
+        self, target: Multiple = 32, reference: Multiple = 16, canvas: Multiple | None = None
+    ):
+        self.target, self.reference, self.canvas = target, reference, canvas
 
     def __call__(self, sample: Sample) -> tuple[Sample, Box]:
         out = sample.copy()
         height, width = sample["target"].shape[-2:]
         top, left = (-side % self.target // 2 for side in (height, width))
         out["target"] = continued(sample["target"], self.target, (top, left))
-        out["reference"] = map_tensors(
-            lambda picture: continued(picture, self.reference), sample["reference"]
-        )
+        reference = sample["reference"]
+        if self.canvas is not None:
+            several = reference if isinstance(reference, list) else [reference]
+            reference = torch.cat([self._on_canvas(x, sample["key"]) for x in several], dim=-2)
+        out["reference"] = map_tensors(lambda x: continued(x, self.reference), reference)
         return out, (top, left, height, width)
+
+    def _on_canvas(self, picture: Tensor, key: str) -> Tensor:
+        assert self.canvas is not None
+        height, width = picture.shape[-2:]
+        if max(height, width) > self.canvas:
+            raise UserError(
+                f"{key}: a reference of {width}×{height} pixels is larger than the protocol's "
+                f"canvas of {self.canvas}"
+            )
+        before = (self.canvas - height) // 2, (self.canvas - width) // 2
+        return continued(picture, self.canvas, before)
 
 
 class Cropped:

@@ -46,12 +46,13 @@ class TrainItems(Dataset):
         skipped = []
         for step in range(count):
             try:
-                sample = self._sample(int(order[(offset + step) % count]), position)
+                sample = self._sample(int(order[(offset + step) % count]), position).copy()
             except UnreadableImage as error:
                 if self.on_error == "raise":
                     raise
                 skipped.append((error.path, error.reason))
                 continue
+            sample["epoch"] = epoch
             return {**self.task.train_item(sample, rng), "skipped": skipped}
         raise UserError(f"none of the {count} training images can be read; the first: {skipped[0]}")
 

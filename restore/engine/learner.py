@@ -128,24 +128,36 @@ class Learner:
 
     def _scheduled(self) -> Iterator[ScheduledStage]:
         first = 0
+        latest: dict[str, ModelObjective] = {}  # of each model
         for name in self.setting.schedule:
             stage = self.setting.stages[name]
-            trainer = self.setting.trainer
-            steps = stage.steps or max(
-                1, math.ceil((stage.epochs or 0) * self.count / trainer.items)
-            )
-            objectives = {
-                title: ModelObjective(
-                    f"stages.{name}.objectives.{title}",
+            steps = stage.steps or self._steps(stage.epochs or 0)
+            objectives = {}
+            for title, setting in stage.objectives.items():
+                path = f"stages.{name}.objectives.{title}"
+                before = latest.get(setting.model) if setting.continues else None
+                if setting.continues and before is None:
+                    raise UserError(
+                        f"{path}.continues: no stage before it in the schedule trains the "
+                        f"{setting.model}; with false it begins anew"
+                    )
+                start = first if before is None else before.first
+                epochs = setting.lr_schedule.epochs
+                objectives[title] = ModelObjective(
+                    path,
                     setting,
                     self.models[setting.model],
-                    steps,
-                    trainer.lr_factor,
+                    first + steps - start if epochs is None else self._steps(epochs),
+                    self.setting.trainer.lr_factor,
+                    start,
+                    before,
                 )
-                for title, setting in stage.objectives.items()
-            }
+            latest |= {objective.setting.model: objective for objective in objectives.values()}
             yield ScheduledStage(name, first, steps, objectives)
             first += steps
+
+    def _steps(self, epochs: float) -> int:
+        return max(1, math.ceil(epochs * self.count / self.setting.trainer.items))
 
     def state(self) -> dict[str, Any]:
         """Everything that a later step depends on.
@@ -206,6 +218,9 @@ class Learner:
         seed = int(mixed.generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
+        if self.step == stage.first:
+            for objective in stage.objectives.values():
+                objective.begin()
         self._announce(stage)
         problems = [self.task.prepare(micro, generator) for micro in micros]
         # What the critic was shown is what the backbone then learns from, unless that would hold
@@ -214,7 +229,7 @@ class Learner:
         values: dict[str, float] = {"loss": 0.0}
         for title, objective in stage.objectives.items():
             own = objective.setting.model == "backbone"
-            objective.set_lr(self.step - stage.first)
+            objective.set_lr(self.step)
             for _ in range(objective.setting.steps_per_iteration):
                 objective.optimizer.zero_grad(set_to_none=True)
                 for place, problem in enumerate(problems):

@@ -21,9 +21,9 @@ def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
     Args:
         schedule: linear warm-up over `warmup_steps`, then `constant`; `step` (times `factor` every
             `step_size` steps, or from each step of a list on); `linear` or `cosine` (down to
-            `factor` at the stage's last step).
+            `factor` at the last of `steps`, and constant from there on).
         step: from 0.
-        steps: the stage's length.
+        steps: how long `linear` and `cosine` take.
     """
     warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
     if schedule.name == "step":
@@ -33,7 +33,7 @@ def lr_factor(schedule: settings.LrSchedule, step: int, steps: int) -> float:
         else:
             decays = sum(step >= milestone for milestone in schedule.step_size)
         return warm * schedule.factor**decays
-    share = step / max(1, steps - 1)
+    share = min(1.0, step / max(1, steps - 1))
     if schedule.name == "linear":
         return warm * (1 + (schedule.factor - 1) * share)
     if schedule.name == "cosine":
@@ -50,11 +50,14 @@ class ModelObjective:
         path: where it stands in the configuration, for messages.
         setting: its losses and their weights, optimizer, parameter groups, schedule.
         model: the bare model that it changes.
-        steps: the stage's length.
+        steps: the stage's length, or how long its schedule takes.
         factor: on every learning rate.
+        first: the step of the run from which its schedule counts.
+        before: the objective that it continues, or None.
 
     Raises:
-        UserError: a loss, the optimizer or a parameter group cannot be made.
+        UserError: a loss, the optimizer or a parameter group cannot be made, or the optimizer is
+            of another kind than the one that it continues.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class ModelObjective:
         model: nn.Module,
         steps: int,
         factor: float = 1.0,
+        first: int = 0,
+        before: "ModelObjective | None" = None,
     ):
         self.setting, self.steps, self.model = setting, steps, model
+        self.first, self.before = first, before
         self.losses: dict[str, Loss] = {
             name: as_loss(registry.instantiate(node, place), place, setting.range)
             for name, node in setting.parts.items()
@@ -76,6 +82,11 @@ class ModelObjective:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"] * factor
+        if before is not None and type(self.optimizer) is not type(before.optimizer):
+            own, other = (type(x).__name__ for x in (self.optimizer, before.optimizer))
+            raise UserError(
+                f"{path}.continues: its optimizer is {own}, that of the stage before {other}"
+            )
 
     @property
     def lr(self) -> float:
@@ -83,10 +94,16 @@ class ModelObjective:
         return self.optimizer.param_groups[0]["lr"]
 
     def set_lr(self, step: int) -> None:
-        """Sets the learning rates for a step of the stage."""
-        factor = lr_factor(self.setting.lr_schedule, step, self.steps)
+        """Sets the learning rates for a step of the run."""
+        factor = lr_factor(self.setting.lr_schedule, step - self.first, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+    def begin(self) -> None:
+        """At the stage's first step: takes over the optimizer's state of what it continues."""
+        if self.before is not None:
+            self.optimizer.state.update(self.before.optimizer.state)
+            self.before.optimizer.state.clear()
 
     def load_optimizer(self, state: dict[str, Any], origin: str) -> None:
         """Goes back to a state of the optimizer; its settings stay those of the configuration.

@@ -59,6 +59,20 @@ def test_both_are_cut_and_then_as_large_by_zeros(a: int, b: int, c: int, d: int,
         assert not picture[:, :, width:].any()
 
 
+def test_masa_stitches_references_below_each_other():
+    pictures = [sample(33, 33, *sides)["reference"] for sides in ((60, 47), (64, 64), (5, 33))]
+    given_ = Sample(key="a", target=sample(33, 40, 1, 1)["target"], reference=pictures)
+    framed, _ = Padded(canvas=64)(given_)
+    expected = []
+    for picture in pictures:
+        pads = [64 - side for side in picture.shape[-2:]]
+        around = [(pad // 2, pad - pad // 2) for pad in pads]
+        expected.append(np.pad(picture.numpy(), ((0, 0), *around), "edge"))
+    assert np.array_equal(framed["reference"].numpy(), np.concatenate(expected, 1))
+    with pytest.raises(UserError, match="larger than the protocol's canvas"):
+        Padded(canvas=32)(given_)
+
+
 def test_a_framed_task_measures_what_is_inside():
     task = Framed(registry.build("task", "reference_sr"), Padded())
     given_ = sample(35, 41, 40, 37)

@@ -1,5 +1,6 @@
 """The loop: going on equals never having stopped, and the number of processes is no matter."""
 
+import copy
 import os
 import random
 import signal
@@ -13,11 +14,13 @@ import pytest
 import torch
 
 from restore.cli import main
-from restore.config.settings import LrSchedule
+from restore.config import check, compose, plain
+from restore.config.settings import LrSchedule, Train
+from restore.data.loading import collate
 from restore.engine import status, training
 from restore.engine.objectives import lr_factor
 from restore.engine.training import Training
-from restore.errors import Unwritable
+from restore.errors import Unwritable, UserError
 from restore.models import checkpoint
 from tests.helpers.runs import (
     LIGHT,
@@ -206,6 +209,52 @@ def test_two_stages_one_after_the_other(tmp_path: Path):
     assert train(alone, "stages.reconstruction.steps=2") == 0
     a, b = final(folder), final(alone)
     assert all(torch.equal(a[name], b[name]) for name in a), "a rate of 0 must change nothing"
+
+
+def begun(folder: Path, config: dict) -> Training:
+    """A run that is built but not begun."""
+    return Training(config, check(config, Train), folder, torch.device("cpu"))
+
+
+def composed(folder: Path, *overrides: str) -> dict:
+    return plain(compose("train", [f"folder={folder}", *LIGHT, *overrides]))
+
+
+def test_a_stage_that_continues_is_as_if_there_were_one(tmp_path: Path):
+    one = composed(tmp_path)
+    objective = one["stages"]["reconstruction"]["objectives"]["restoration"]
+    shape = {"name": "cosine", "epochs": 3, "factor": 0.0, "warmup_steps": 4}
+    objective["lr_schedule"] |= shape
+    two = copy.deepcopy(one)
+    two["schedule"] = ["reconstruction", "second"]
+    two["stages"]["second"] = copy.deepcopy(one["stages"]["reconstruction"]) | {"steps": 3}
+    two["stages"]["second"]["objectives"]["restoration"]["continues"] = True
+    two["stages"]["reconstruction"]["steps"] = 2
+    runs = [begun(tmp_path, one), begun(tmp_path, two)]
+    for step in range(5):
+        for run in runs:
+            stage = next(s for s in run.learner.stages if step < s.first + s.steps)
+            places = range(4 * step, 4 * step + 4)
+            run.learner.advance(stage, [collate([run.items[place] for place in places])])
+        if 1 <= step <= 3:  # as after an interruption before, at and after the stage's first step
+            runs.append(begun(tmp_path, two))
+            runs[-1].learner.load(copy.deepcopy(runs[1].learner.state()), "last.pt")
+    expected, *others = (run.learner.models["backbone"].state_dict() for run in runs)
+    for other in others:
+        assert all(torch.equal(other[name], value) for name, value in expected.items())
+
+
+def test_a_stage_can_continue_only_what_was_before_it(tmp_path: Path):
+    path = "objectives.restoration"
+    others = ["+stage@stages.second=pixel", f"stages.second.{path}.continues=true"]
+    others += [f"optimizer@stages.second.{path}.optimizer=sgd"]
+    config = composed(tmp_path, *others)
+    for schedule, message in (
+        (["second"], "continues: no stage before"),
+        (["reconstruction", "second"], "its optimizer is SGD, that of the stage before Adam"),
+    ):
+        with pytest.raises(UserError, match=message):
+            begun(tmp_path, config | {"schedule": schedule})
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path: Path, capfd):

@@ -16,6 +16,7 @@ PUBLISHED = {
     "rgb_shave4": (None, False, 4),
     "div2k": (None, False, 10),
     "masa": (MATLAB, False, 0),
+    "masa_stitched": (MATLAB, False, 0),
     "c2_matching": (MATLAB, False, 4),
     "datsr": (MATLAB, False, 4),
     "common": (MATLAB, False, 4),

@@ -97,6 +97,7 @@ def test_values_are_named_by_channel_and_border(name):
         "rgb_shave4": "rgb_s4",
         "div2k": "rgb_s9",
         "masa": "y",
+        "masa_stitched": "y",
         "c2_matching": "y_s4",
         "datsr": "y_s4",
         "common": "y_s4",

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore.config import registry
+from restore.data.loading import TrainItems
 from restore.errors import UserError
-from restore.tasks.reference_sr import recoloured
+from restore.tasks.reference_sr import ReferenceSR, recoloured
 from restore.types import Sample
 from tests.helpers.pictures import chw, coordinates, down_up, hwc, photo, resized
 
@@ -245,6 +246,24 @@ def test_a_tiny_reference_is_no_obstacle_to_training():
     assert torch.equal(item["reference"][:, :1, :3], sample["reference"])
     assert not item["reference"][:, 1:].any()
     assert not item["reference"][:, :, 3:].any()
+
+
+def test_pictures_are_turned_in_some_epochs_alone():
+    pictures = [
+        Sample(key=str(i), target=noise(16, 16, i), reference=noise(16, 16, 9 + i))
+        for i in range(4)
+    ]
+
+    def items(**more) -> TrainItems:
+        made = ReferenceSR(TASKS["plain"].degradation, 4, 16, 16, **more)
+        return TrainItems(pictures, made, 0, "raise")
+
+    some = items(augment_epochs=[1, 3])
+    for epoch, kind in enumerate([False, "apart", "apart", False]):
+        expected = items(augment=kind)
+        for place in range(4 * epoch, 4 * epoch + 4):
+            for name in ("target", "reference"):
+                assert torch.equal(some[place][name], expected[place][name])
 
 
 def test_pairs_are_swapped_and_one_picture_recoloured():
