@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -151,17 +152,18 @@ def _fixed(models: Iterable[nn.Module]) -> Iterator[None]:
 def _parameter_groups(
     path: str, model: nn.Module, groups: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by the prefix of their names; all others come first, as they are."""
+    """Trainable parameters by the prefix of their names; all others come first, as they are.
+
+    A prefix ends where a part's name does, unless it ends in a star.
+    """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     by_prefix: dict[str, list[Tensor]] = {prefix: [] for prefix in groups}
     rest: list[Tensor] = []
     for name, parameter in named.items():
-        owner = next((g for g in groups if name == g or name.startswith(f"{g}.")), None)
+        owner = next((g for g in groups if _owns(g, name)), None)
         (rest if owner is None else by_prefix[owner]).append(parameter)
     for prefix in groups:
-        if not by_prefix[prefix] and not any(
-            n.startswith(prefix) for n, _ in model.named_parameters()
-        ):
+        if not any(_owns(prefix, name) for name, _ in model.named_parameters()):
             parts = sorted({name.partition(".")[0] for name in named})
             raise UserError(
                 f"{path}.param_groups.{prefix}: the model has no such part; "
@@ -176,6 +178,10 @@ def _parameter_groups(
     if not param_groups:
         raise UserError(f"{path}: the model has nothing to train")
     return param_groups
+
+
+def _owns(prefix: str, name: str) -> bool:
+    return fnmatchcase(name, prefix) or fnmatchcase(name, f"{prefix}.*")
 
 
 @dataclass

@@ -51,6 +51,7 @@ class Perceptual(nn.Module):
         layer: where the features are taken, see `layer_count`.
         power: 1 absolute, 2 squared.
         cache, download: see `restore.models.pretrained.file_of`.
+        bgr: VGG19 is given blue for red, and red for blue, as MASA-SR's code does.
     """
 
     factor: Tensor
@@ -63,6 +64,7 @@ class Perceptual(nn.Module):
         power: Literal[1, 2] = 2,
         cache: str | None = None,
         download: bool = True,
+        bgr: bool = False,
     ):
         super().__init__()
         count = layer_count(layer)
@@ -71,7 +73,7 @@ class Perceptual(nn.Module):
         std = torch.tensor(IMAGENET_STD)
         self.register_buffer("factor", 1 / std)
         self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / std)
-        self.layer, self.power = layer, power
+        self.layer, self.power, self.bgr = layer, power, bgr
 
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError for pictures that max-pooling leaves nothing of."""
@@ -85,6 +87,7 @@ class Perceptual(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """Features of a picture N3HW in [0, 1]; see `check_size`."""
         self.check_size(*image.shape[-2:])
+        image = image.flip(1) if self.bgr else image
         return self.layers(image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1))
 
     def reduced(self, error: Tensor) -> Tensor:

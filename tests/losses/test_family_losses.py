@@ -110,6 +110,10 @@ def test_perceptual_losses_are_as_published(tmp_path: Path):
     loss = Perceptual(golden.vgg(35, tmp_path), "conv5_4", 1)
     value = loss(Restoration(fake), Problem({}, real, ["a"]), {})
     torch.testing.assert_close(value, golden["percep"], atol=1e-5, rtol=0)
+    # The published pictures are BGR.
+    turned = Perceptual(golden.vgg(35, tmp_path), "conv5_4", 1, bgr=True)
+    value = turned(Restoration(fake.flip(1)), Problem({}, real.flip(1), ["a"]), {})
+    torch.testing.assert_close(value, golden["percep"], atol=1e-5, rtol=0)
 
 
 def test_the_squashed_critic_is_the_published_one():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from restore.config import check, compose, plain, registry, settings
-from restore.engine.objectives import ModelObjective
+from restore.engine.objectives import ModelObjective, _parameter_groups
 from restore.errors import UserError
 from restore.losses.pixel import L1, L2, Charbonnier
 from restore.losses.two_pictures import as_loss
@@ -195,6 +195,17 @@ def test_every_optimizer_makes_steps_with_groups_of_its_own(name):
         objective.optimizer.step()
     moved = {key: (p - before[key]).abs().mean() for key, p in model.named_parameters()}
     assert all(0 < distance < 1 for distance in moved.values()), moved
+
+
+def test_a_group_of_parameters_ends_with_a_part_or_at_a_star():
+    model = nn.ModuleDict({"body": nn.Linear(3, 3), "body2": nn.Linear(3, 3)})
+    groups = _parameter_groups("here", model, {"body": {"lr": 0.1}, "bod*.w*": {"lr": 0.2}})
+    body, other = model["body"], model["body2"]
+    expected = [[other.bias], [body.weight, body.bias], [other.weight]]
+    for group, parameters in zip(groups, expected, strict=True):
+        assert [id(p) for p in group["params"]] == [id(p) for p in parameters]
+    with pytest.raises(UserError, match="no such part"):
+        _parameter_groups("here", model, {"bod": {"lr": 0.1}})
 
 
 @pytest.mark.parametrize("name", registry.names("lr_schedule"))

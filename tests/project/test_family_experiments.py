@@ -7,7 +7,7 @@ import torch
 
 from restore.cli import main
 from restore.config import compose, registry
-from restore.models import weights
+from restore.models import checkpoint, weights
 from tests.helpers.pictures import photo, write
 
 NAMES = [name for name in registry.names("experiment") if name.startswith("family/")]
@@ -71,3 +71,10 @@ def test_it_trains_two_steps_of_each_stage(name: str, pictures: Path, tmp_path: 
     assert main(["train", f"folder={tmp_path / 'run'}", *words]) == 0
     state = weights.load(tmp_path / "run").state
     assert all(torch.isfinite(value).all() for value in state.values())
+    # Each group of parameters is there, with its learning rate.
+    optimizers = checkpoint.read(tmp_path / "run" / "checkpoints" / "last.pt")["optimizers"]
+    for stage in config.schedule:
+        groups = config.stages[stage].objectives.restoration.param_groups
+        rates = [g["initial_lr"] for g in optimizers[f"{stage}/restoration"]["param_groups"]]
+        if not name.startswith("family/small/"):  # whose extractors are not trained
+            assert rates[1:] == [options.lr for options in groups.values()]
