@@ -105,9 +105,7 @@ class RelativisticAverage:
     relative = True
 
     def critic(self, real: Tensor, fake: Tensor, mean: Mean) -> Tensor:
-        r = real - distributed.mean(mean(fake))
-        f = fake - distributed.mean(mean(real))
-        return mean(F.softplus(-r)) + mean(F.softplus(f))
+        return _relativistic(real, fake, mean, lambda x: distributed.mean(mean(x)))
 
     def backbone(self, real: Tensor | None, fake: Tensor, mean: Mean) -> Tensor:
         assert real is not None
@@ -121,13 +119,17 @@ class RelativisticFixedAverage(RelativisticAverage):
     """
 
     def critic(self, real: Tensor, fake: Tensor, mean: Mean) -> Tensor:
-        r = real - distributed.mean(mean(fake)).detach()
-        f = fake - distributed.mean(mean(real)).detach()
-        return mean(F.softplus(-r)) + mean(F.softplus(f))
+        return _relativistic(real, fake, mean, lambda x: distributed.mean(mean(x)).detach())
 
     def backbone(self, real: Tensor | None, fake: Tensor, mean: Mean) -> Tensor:
         assert real is not None
         return super().critic(fake, real, mean)
+
+
+def _relativistic(real: Tensor, fake: Tensor, mean: Mean, average: Mean) -> Tensor:
+    """A critic's part, the average of the other kind's logits taken as the rule has it."""
+    r, f = real - average(fake), fake - average(real)
+    return mean(F.softplus(-r)) + mean(F.softplus(f))
 
 
 def _mean_by(weight: Tensor | None) -> Mean:
