@@ -13,7 +13,7 @@ from restore.errors import UserError
 from restore.images import mask_sheets
 from restore.losses.sparsity import Sparsity
 from restore.models import weights
-from restore.models.backbones.dynamic import Gate
+from restore.models.backbones.dynamic import GumbelGate
 from restore.types import Restoration
 
 
@@ -83,13 +83,13 @@ def test_sheet_of_masks_shows_each_where_it_is_one():
 
 def test_training_tells_parts_the_step_and_draws_the_masks(tmp_path: Path, monkeypatch):
     told = []
-    set_step = Gate.set_step
+    set_step = GumbelGate.set_step
 
     def overheard(self, step, steps):
         told.append((step, steps))
         set_step(self, step, steps)
 
-    monkeypatch.setattr(Gate, "set_step", overheard)
+    monkeypatch.setattr(GumbelGate, "set_step", overheard)
     folder = tmp_path / "run"
     place = "stages.reconstruction.objectives.restoration"
     code = main(
@@ -121,4 +121,4 @@ def test_training_tells_parts_the_step_and_draws_the_masks(tmp_path: Path, monke
     metrics = (folder / "metrics.csv").read_text()
     assert metrics.count("train/sparsity") == 4
     model = weights.load(folder).backbone()
-    assert all(gate.noise_until == 0.5 for gate in model.modules() if isinstance(gate, Gate))
+    assert all(gate.noise_until == 0.5 for gate in model.modules() if isinstance(gate, GumbelGate))

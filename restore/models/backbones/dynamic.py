@@ -39,7 +39,7 @@ class MaskUnit(nn.Module):
         return place + self.fc(x.mean((2, 3)))[:, :, None, None]
 
 
-class Gate(nn.Module):
+class GumbelGate(nn.Module):
     """Logits to decisions, 1 or 0, with a gradient in training (DynConv section 3.2).
 
     In training, logistic noise (the difference of two Gumbel variables) is added, and the gradient
@@ -84,7 +84,7 @@ class DynamicBlock(ResidualBlock):
     at 0 nothing ever is, and nothing depends on how much is asked for.
     """
 
-    def __init__(self, features: int, gate: Gate, skip_below: float):
+    def __init__(self, features: int, gate: GumbelGate, skip_below: float):
         super().__init__(features, bias=False)
         self.masker = MaskUnit(features)
         self.gate = gate
@@ -126,7 +126,7 @@ class DynamicTrunk(nn.ModuleList):
         noise_until: Share,
         skip_below: Share,
     ):
-        gate = Gate((temperature[0], temperature[1]), noise_until)
+        gate = GumbelGate((temperature[0], temperature[1]), noise_until)
         super().__init__(DynamicBlock(features, gate, skip_below) for _ in range(count))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

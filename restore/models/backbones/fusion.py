@@ -55,6 +55,11 @@ class ScoreFusion(PlainFusion):
         return fused * (upsample(score, ratio) if ratio > 1 else score).to(fused.dtype)
 
 
+def gated(score: Tensor, gain: Tensor, threshold: Tensor) -> Tensor:
+    """σ(g · (S − t)) of a score S, gain g and threshold t: a factor in (0, 1) of its shape."""
+    return torch.sigmoid(gain * (score - threshold))
+
+
 class Gate(nn.Module):
     """σ(g · (S − t)) of a score S, gain g and threshold t trained.
 
@@ -70,7 +75,7 @@ class Gate(nn.Module):
 
     def forward(self, score: Tensor) -> Tensor:
         """A factor in (0, 1) of the score's shape."""
-        return torch.sigmoid(self.gain * (score - self.threshold))
+        return gated(score, self.gain, self.threshold)
 
 
 class GatedFusion(ScoreFusion):
@@ -92,7 +97,7 @@ class GatedFusion(ScoreFusion):
         self.threshold = nn.Parameter(torch.tensor(threshold))
 
     def taken(self, x: Tensor, texture: Tensor, score: Tensor) -> Tensor:
-        return super().taken(x, texture, torch.sigmoid(self.gain * (score - self.threshold)))
+        return super().taken(x, texture, gated(score, self.gain, self.threshold))
 
 
 class ChannelFusion(PlainFusion):

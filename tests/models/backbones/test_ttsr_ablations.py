@@ -13,7 +13,7 @@ from restore.config import registry
 from restore.errors import UserError
 from restore.images.io import read_rgb
 from restore.models import weights
-from restore.models.backbones.dynamic import DynamicBlock, Gate, MaskUnit
+from restore.models.backbones.dynamic import DynamicBlock, GumbelGate, MaskUnit
 from restore.models.backbones.sparse import add_branch, dilate
 from restore.tools.bench.plain import attend
 from tests.helpers import published
@@ -207,14 +207,14 @@ def test_a_network_that_skips_equals_one_that_masks():
 
 def test_gate_in_evaluation_is_the_sign():
     logits = torch.tensor([-3.0, -1e-6, 0.0, 2.0])
-    gate = Gate((1.0, 1.0), 1.0).eval()
+    gate = GumbelGate((1.0, 1.0), 1.0).eval()
     assert gate(logits).tolist() == [0, 0, 1, 1]
 
 
 def test_gate_draws_as_often_as_the_sigmoid_says():
     """A sum of a logit and logistic noise is positive with the sigmoid's probability."""
     torch.manual_seed(3)
-    gate = Gate((1.0, 0.3), 1.0)
+    gate = GumbelGate((1.0, 0.3), 1.0)
     for step in (0, 50):
         gate.set_step(step, 100)
         for logit in (-1.5, 0.0, 0.7):
@@ -227,7 +227,7 @@ def test_gate_draws_as_often_as_the_sigmoid_says():
 def test_gate_passes_the_gradient_of_the_soft_decision():
     """Without noise the gradient is σ'(x/τ)/τ; the temperature falls geometrically."""
     logits = torch.tensor([-2.0, -0.3, 0.4, 1.0], dtype=torch.float32, requires_grad=True)
-    gate = Gate((2.0, 0.5), 0.0)
+    gate = GumbelGate((2.0, 0.5), 0.0)
     for step, temperature in ((0, 2.0), (50, 1.0), (100, 0.5)):
         gate.set_step(step, 100)
         (gradient,) = torch.autograd.grad(gate(logits).sum(), logits)
@@ -237,7 +237,7 @@ def test_gate_passes_the_gradient_of_the_soft_decision():
 
 def test_noise_ends_where_it_is_told_to():
     logits = torch.full((1000,), 0.1)
-    gate = Gate((1.0, 1.0), 0.8)
+    gate = GumbelGate((1.0, 1.0), 0.8)
     gate.set_step(79, 100)
     assert 0 < gate(logits).mean() < 1
     gate.set_step(80, 100)
@@ -248,7 +248,7 @@ def test_published_and_corrected_schedules():
     gates = {}
     for name in ("dynamic", "dynamic_published"):
         model = registry.build("backbone", "ttsr", *SMALL, f"trunk={name}")
-        gates[name] = next(m for m in model.modules() if isinstance(m, Gate))
+        gates[name] = next(m for m in model.modules() if isinstance(m, GumbelGate))
     assert (gates["dynamic_published"].start, gates["dynamic_published"].end) == (1, 1)
     assert gates["dynamic_published"].noise_until == 1
     assert gates["dynamic"].end < gates["dynamic"].start
@@ -267,7 +267,7 @@ def test_a_mask_unit_is_a_convolution_and_a_linear_map_of_the_means(size, seed):
 
 def test_a_mask_unit_learns_from_what_it_lets_through():
     torch.manual_seed(4)
-    block = DynamicBlock(8, Gate((1.0, 1.0), 1.0), 0.5)
+    block = DynamicBlock(8, GumbelGate((1.0, 1.0), 1.0), 0.5)
     x = torch.randn(2, 8, 6, 7)
     features, mask = block(x)
     (features.square().mean() + mask.mean()).backward()
