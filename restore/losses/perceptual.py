@@ -9,7 +9,8 @@ from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
+from restore.models.normalisation import Normalising
+from restore.models.pretrained import vgg19_features
 from restore.types import Problem, Restoration
 
 # Convolutions in each of VGG19's five blocks, which max-pooling separates.
@@ -38,7 +39,7 @@ def _known(name: str) -> str:
     return name
 
 
-class Perceptual(nn.Module):
+class Perceptual(Normalising):
     """Mean |difference|^power of the features of answer and target at one layer of VGG19.
 
     Johnson, Alahi, Fei-Fei: "Perceptual Losses for Real-Time Style Transfer and Super-Resolution",
@@ -54,9 +55,6 @@ class Perceptual(nn.Module):
         bgr: VGG19 is given blue for red, and red for blue, as MASA-SR's code does.
     """
 
-    factor: Tensor
-    shift: Tensor
-
     def __init__(
         self,
         weights: str,
@@ -70,9 +68,7 @@ class Perceptual(nn.Module):
         count = layer_count(layer)
         self.layers, self.provenance = vgg19_features(weights, count, cache, download)
         self.layers.requires_grad_(False)
-        std = torch.tensor(IMAGENET_STD)
-        self.register_buffer("factor", 1 / std)
-        self.register_buffer("shift", -torch.tensor(IMAGENET_MEAN) / std)
+        self.set_normalisation()
         self.layer, self.power, self.bgr = layer, power, bgr
 
     def check_size(self, height: int, width: int) -> None:
@@ -87,8 +83,7 @@ class Perceptual(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """Features of a picture N3HW in [0, 1]; see `check_size`."""
         self.check_size(*image.shape[-2:])
-        image = image.flip(1) if self.bgr else image
-        return self.layers(image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1))
+        return self.layers(self.normalised(image.flip(1) if self.bgr else image))
 
     def reduced(self, error: Tensor) -> Tensor:
         """The loss of a batch's differences."""

@@ -26,10 +26,6 @@ from restore.utils.foreign import at_home
 
 log = logging.getLogger("restore")
 
-# Of the colours, in [0, 1], that torchvision's networks were trained on.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class Published:

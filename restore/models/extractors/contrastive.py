@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.backbones.rows import quartered
 from restore.models.matching_network import Matcher
-from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg_layers
+from restore.models.normalisation import Normalising
+from restore.models.pretrained import vgg_layers
 
 # VGG16 up to conv3_1, no ReLU behind it; VGG19 begins alike.
 _LAYERS = 11
 
 
-class ContrastiveStems(Matcher):
+class ContrastiveStems(Normalising, Matcher):
     """Unit vectors of an enlarged low picture and of a sharp one, alike where they show the same.
 
     Two VGG16 up to conv3_1 that are trained to agree (Jiang et al., "Robust Reference-based
@@ -37,8 +38,6 @@ class ContrastiveStems(Matcher):
         "backbone=matching_contrastive, nor torchvision's VGG16"
     )
     sharpness = 1 / 0.15  # of the published distillation
-    factor: Tensor
-    shift: Tensor
 
     def __init__(self, weights: str | None):
         super().__init__()
@@ -56,9 +55,7 @@ class ContrastiveStems(Matcher):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             self.sharp.load_state_dict(self.low.state_dict())
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self.register_buffer("factor", (1 / std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.set_normalisation(persistent=False)
         self.load(weights, "pretrained.contrastive", "matching extractor")
 
     def published(self, entries: dict[str, Any]) -> dict[str, Tensor]:
@@ -72,7 +69,7 @@ class ContrastiveStems(Matcher):
 
     def features(self, stem: nn.Module, image: Tensor) -> Tensor:
         """What a stem makes of a picture, not normalised."""
-        return quartered(lambda some: stem(some * self.factor + self.shift), image, self.reach, 64)
+        return quartered(lambda some: stem(self.normalised(some)), image, self.reach, 64)
 
 
 # Places of VGG's convolutions by the names that the published file gives them.

@@ -16,6 +16,7 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.models import checkpoint
 from restore.models.extractors import Extractor
+from restore.models.normalisation import Normalising
 from restore.models.pretrained import (
     PATIENCE,
     MissingWeights,
@@ -28,7 +29,7 @@ from restore.utils.foreign import at_home
 _STRIDES = (1, 2, 4)
 
 
-class TimmExtractor(Extractor):
+class TimmExtractor(Normalising, Extractor):
     """Of its features those whose strides come nearest to 1, 2 and 4, brought to these.
 
     Where strides differ, features are interpolated bilinearly. Batch normalisation keeps the
@@ -50,8 +51,6 @@ class TimmExtractor(Extractor):
     """
 
     reach = None  # not among what timm tells
-    factor: Tensor
-    shift: Tensor
 
     def __init__(
         self,
@@ -83,15 +82,13 @@ class TimmExtractor(Extractor):
         counts = network.feature_info.channels()
         first, second, third = (counts[level] for level in self.levels)
         self.channels = first, second, third
-        mean, std = (torch.tensor(network.pretrained_cfg[name]) for name in ("mean", "std"))
-        self.register_buffer("factor", 1 / std)
-        self.register_buffer("shift", -mean / std)
+        published = network.pretrained_cfg
+        self.set_normalisation(published["mean"], published["std"])
         self.channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
         self.network = freeze_batch_norm_2d(network).requires_grad_(trainable)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1)
-        features = self.network(x)
+        features = self.network(self.normalised(image))
         if self.channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         outputs = []

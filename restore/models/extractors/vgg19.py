@@ -2,17 +2,17 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from restore.models.extractors import Extractor
-from restore.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, vgg19_features
+from restore.models.normalisation import Normalising
+from restore.models.pretrained import vgg19_features
 
 # Outputs of relu1_1, relu2_1 and relu3_1, by their place in torchvision's `vgg19().features`.
 _TAPS = (1, 6, 11)
 
 
-class VGG19Extractor(Extractor):
+class VGG19Extractor(Normalising, Extractor):
     """VGG19 up to relu3_1, its input normalised by ImageNet's colour mean and deviation.
 
     TTSR section 3.1 ("LTE"); its weights are trained along with the main network.
@@ -26,8 +26,6 @@ class VGG19Extractor(Extractor):
 
     channels = (64, 128, 256)
     reach = 4
-    factor: Tensor
-    shift: Tensor
 
     def __init__(
         self,
@@ -42,16 +40,14 @@ class VGG19Extractor(Extractor):
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = True  # nothing else reads a convolution's raw output
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-        self.register_buffer("factor", 1 / std)
-        self.register_buffer("shift", -mean / std)
+        self.set_normalisation()
         trained = trainable if isinstance(trainable, list) else [1, 2, 4] if trainable else []
         for place, layer in enumerate(self.layers):
             scale = next(s for s, tap in zip((4, 2, 1), _TAPS) if place <= tap)
             layer.requires_grad_(scale in trained)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = image * self.factor.view(1, 3, 1, 1) + self.shift.view(1, 3, 1, 1)
+        x = self.normalised(image)
         outputs = []
         for place, layer in enumerate(self.layers):
             x = layer(x)
