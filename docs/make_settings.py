@@ -25,10 +25,10 @@ shells: `'task={scale: 2.5}'`. A command prints all that applies to it with `--c
 GROUPS = """\
 A group is a folder of `conf/`, a choice a yaml in it. `restore list attention` prints the choices
 of one. The settings of a choice stand under the group's name: `scale` of `backbone=edsr` is
-`backbone.scale`. Some groups are placed elsewhere: a `stage` under `stages.NAME`, its `loss`,
-`optimizer` and `lr_schedule` under its `objectives` (see [losses](losses.md)), a `mapping` under
-`backbone.mapping`. A choice that begins with another one's settings lists only what it
-changes.
+`backbone.scale`. Some groups are placed elsewhere: a `stage` under `stages.NAME`, an
+`objective` under its `objectives`, `loss`, `optimizer` and `lr_schedule` under that (see
+[losses](losses.md)), a `mapping` under `backbone.mapping`. A choice that begins with another
+one's settings lists only what it changes.
 """
 
 
