@@ -48,8 +48,8 @@ class EvaluateJob:
         if isinstance(task, SplitAware):
             task = task.for_split(setting.split)
         kinds = setting.references or [self.loaded.config.get("reference", "given")]
-        frame = self.protocol.frame
-        self.items = {_named(kind): _items(setting, task, kind, frame) for kind in kinds}
+        asked = self.protocol.frame, self.model.reference_multiple
+        self.items = {_named(kind): _items(setting, task, kind, *asked) for kind in kinds}
         for items in self.items.values():
             look(items, setting.seed)
         self.metrics = selection.build(setting.metric, self.protocol, setting.pretrained)
@@ -66,7 +66,9 @@ def _named(kind: Any) -> str:
     return "+".join(map(str, kind)) if isinstance(kind, list) else str(kind)
 
 
-def _items(setting: settings.Evaluate, task: Any, kind: Any, frame: Frame | None) -> EvalItems:
+def _items(
+    setting: settings.Evaluate, task: Any, kind: Any, frame: Frame | None, multiple: int | None
+) -> EvalItems:
     """The split with a kind of reference: one of ours, or what the data set has itself."""
     ours, data = get_args(settings.Reference), setting.data
     if kind not in ours:
@@ -78,7 +80,7 @@ def _items(setting: settings.Evaluate, task: Any, kind: Any, frame: Frame | None
         data, kind = {**data, "references": kind}, "given"
     split = registry.instantiate(data, "data").split(setting.split)
     source, task = replaced(kind, split, task)
-    return EvalItems(source, framed(task, frame), setting.loader.on_error)
+    return EvalItems(source, framed(task, frame, multiple), setting.loader.on_error)
 
 
 def main(config: dict[str, Any], overrides: list[str]) -> int:

@@ -100,7 +100,41 @@ class Cropped:
         return cropped(picture, 0, 0, height, width)
 
 
-class Framed:
+class _Around:
+    """A task whose evaluation changes its samples first; in all else the one it is given."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "task":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.task, name)
+
+
+class Continued(_Around):
+    """A task whose evaluation hands over references with sides that the network takes.
+
+    Args:
+        task: it is not changed.
+        multiple: references are continued below and right, by their last pixels, to sides that
+            divide by it.
+    """
+
+    def __init__(self, task: Task, multiple: Multiple):
+        super().__init__(task)
+        self.multiple = multiple
+
+    def eval_item(self, sample: Sample) -> Sample:
+        """The inner task's of the sample with its references continued."""
+        if "reference" in sample:
+            sample = sample.copy()
+            reference = sample["reference"]
+            sample["reference"] = map_tensors(lambda x: continued(x, self.multiple), reference)
+        return self.task.eval_item(sample)
+
+
+class Framed(_Around):
     """A task whose evaluation works within a frame.
 
     Args:
@@ -109,12 +143,8 @@ class Framed:
     """
 
     def __init__(self, task: Task, frame: Frame):
-        self.task, self.frame = task, frame
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "task":  # not there yet while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.task, name)
+        super().__init__(task)
+        self.frame = frame
 
     def eval_item(self, sample: Sample) -> Sample:
         """The inner task's of the framed sample, with the `box` that is measured."""
@@ -156,11 +186,19 @@ class Framed:
         return name, cropped(picture, *problem.box)
 
 
-def framed(task: Task, frame: Frame | None) -> Task:
-    """The task within a frame, where the protocol has one and the task hands over references."""
-    if frame is None or not task.takes_reference:
+def framed(task: Task, frame: Frame | None, multiple: int | None) -> Task:
+    """The task as a protocol and a network want it evaluated, where it hands over references.
+
+    Args:
+        task: it is not changed.
+        frame: the protocol's, if it has one.
+        multiple: the network's `Backbone.reference_multiple`.
+    """
+    if not task.takes_reference:
         return task
-    return Framed(task, frame)
+    if multiple is not None:
+        task = Continued(task, multiple)
+    return task if frame is None else Framed(task, frame)
 
 
 def continued(picture: Tensor, multiple: int, before: tuple[int, int] = (0, 0)) -> Tensor:

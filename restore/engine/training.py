@@ -80,13 +80,14 @@ class Training:
         valid, _ = replaced(setting.reference, dataset.split("valid"), task)
         self.items = TrainItems(train, self.task, setting.seed, setting.loader.on_error)
         protocol = registry.instantiate(setting.protocol, "protocol")
-        valid_task = framed(self.task, protocol.frame)
-        self.valid_items = EvalItems(valid, valid_task, setting.loader.on_error)
         self.metrics = selection.build(setting.metric, protocol, setting.pretrained)
         self.best_metric = self._best_metric()
         init = None if self._last.exists() else setting.init
         with library_downloads(setting.pretrained, "a model or a loss"):
             self.learner = Learner(setting, self.task, len(train), device, init)
+        backbone: Any = self.learner.models["backbone"]
+        valid_task = framed(self.task, protocol.frame, backbone.reference_multiple)
+        self.valid_items = EvalItems(valid, valid_task, setting.loader.on_error)
         for items in (self.items, self.valid_items):
             look(items, setting.seed, device)
         self.best: float | None = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from restore.config.settings import Runtime, StandIn
-from restore.data.frames import continued
+from restore.data.frames import framed
 from restore.data.references import changed, picture
 from restore.images.tiling import Window, bands
 from restore.inference.runner import Runner, evaluating
@@ -49,13 +49,11 @@ class Restorer:
                 (see `Backbone.reference_multiple`); one that is shorter than the scale is continued
                 with its last pixels.
         """
-        if self.model.reference_multiple is not None:
-            reference = continued(reference, self.model.reference_multiple)
         for axis in (-2, -1):
             places = torch.arange(max(reference.shape[axis], self.scale))
             reference = reference.index_select(axis, places.clamp(max=reference.shape[axis] - 1))
         sample = Sample(key="picture", low=torch.zeros(3, 1, 1), reference=reference)
-        return self._memory(sample, self.task)
+        return self._memory(sample, framed(self.task, None, self.model.reference_multiple))
 
     def stand_in(self, kind: StandIn, low: Tensor, key: str, mask: Tensor | None = None) -> Any:
         """The same of what stands in for a picture's reference, see `restore.data.references`.

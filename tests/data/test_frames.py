@@ -98,6 +98,22 @@ def test_what_stands_in_for_a_reference_is_framed_too():
     source, task = replaced(
         "none", [sample(35, 41, 40, 37)], registry.build("task", "reference_sr")
     )
-    item = framed(task, Padded()).eval_item(source[0])
+    item = framed(task, Padded(), 16).eval_item(source[0])
     assert item["low"].shape == (3, 16, 16)
     assert "reference" not in item
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([None, 4, 16]))
+def test_a_network_gets_references_with_sides_that_it_takes(
+    high: int, wide: int, multiple: int | None
+):
+    task = framed(registry.build("task", "reference_sr"), None, multiple)
+    given_ = sample(35, 41, high, wide)
+    reference = task.eval_item(given_)["reference"].numpy()
+    picture = given_["reference"].numpy()
+    if multiple is None:
+        assert np.array_equal(reference, picture[:, : high // 4 * 4, : wide // 4 * 4])
+    else:
+        more = [(0, 0), (0, -high % multiple), (0, -wide % multiple)]
+        assert np.array_equal(reference, np.pad(picture, more, "edge"))

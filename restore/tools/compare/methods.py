@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from restore.config.settings import Runtime
+from restore.data.frames import framed
 from restore.errors import UnreadableImage, UserError
 from restore.images.io import read_rgb, save_png, to_uint8
 from restore.images.resize import pil_resize
@@ -138,6 +139,7 @@ class Trained:
         self.task = loaded.task()
         model = loaded.backbone().to(device)
         self.needs_reference = model.takes_reference and self.task.takes_reference
+        self.evaluated = framed(self.task, None, model.reference_multiple)
         self.runner = Runner(model, runtime, device)
 
     def make(self, asked: Asked) -> Tensor:
@@ -160,7 +162,7 @@ class Trained:
             sample["low"] = torch.where(hole_HW, 0, sample["low"])
         batch: dict[str, Any] = {
             name: value[None].to(self.device) if isinstance(value, Tensor) else [value]
-            for name, value in self.task.eval_item(sample).items()
+            for name, value in self.evaluated.eval_item(sample).items()
         }
         problem = self.task.prepare(batch)
         if hole_HW is not None and problem.hole_mask is None:
