@@ -67,10 +67,10 @@ def _band(x: Tensor, offsets: Tensor, mask: Tensor, weight: Tensor, top: int) ->
     columns = torch.arange(w, device=x.device)
     down, right = offsets.reshape(N * groups, 9, 2, h, w).unbind(2)
     # In the units of grid_sample, of which a pixel has a side of 2 / H.
-    own_row = (2 * ((taps // 3 - 1)[:, None, None] + rows[:, None]) + (1 - H)) / H
-    own_column = (2 * ((taps % 3 - 1)[:, None, None] + columns) + (1 - W)) / W
-    down = torch.add(own_row.to(down.dtype), down, alpha=2 / H)
-    right = torch.add(own_column.to(right.dtype), right, alpha=2 / W)
+    own_row = 2 * ((taps // 3 - 1)[:, None, None] + rows[:, None]) + (1 - H)
+    own_column = 2 * ((taps % 3 - 1)[:, None, None] + columns) + (1 - W)
+    down = torch.add(own_row.to(down.dtype) / H, down, alpha=2 / H)
+    right = torch.add(own_column.to(right.dtype) / W, right, alpha=2 / W)
     grid = torch.stack([right, down], -1).view(N * groups, 9 * h, w, 2)
     images = x.reshape(N * groups, C // groups, H, W)
     sampled = F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
