@@ -15,6 +15,7 @@ from torch import Tensor
 from restore.errors import UserError
 from restore.images.augment import cropped
 from restore.types import Problem, Restoration, Sample, Task, map_tensors
+from restore.utils.around import Around
 
 Multiple = Annotated[int, Field(ge=1)]
 
@@ -100,19 +101,7 @@ class Cropped:
         return cropped(picture, 0, 0, height, width)
 
 
-class _Around:
-    """A task whose evaluation changes its samples first; in all else the one it is given."""
-
-    def __init__(self, task: Task):
-        self.task = task
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "task":  # not there yet while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.task, name)
-
-
-class Continued(_Around):
+class Continued(Around):
     """A task whose evaluation hands over references with sides that the network takes.
 
     Args:
@@ -131,10 +120,10 @@ class Continued(_Around):
             sample = sample.copy()
             reference = sample["reference"]
             sample["reference"] = map_tensors(lambda x: continued(x, self.multiple), reference)
-        return self.task.eval_item(sample)
+        return self.inner.eval_item(sample)
 
 
-class Framed(_Around):
+class Framed(Around):
     """A task whose evaluation works within a frame.
 
     Args:
@@ -160,7 +149,7 @@ class Framed(_Around):
             )
         framed, box = self.frame(sample)
         framed.pop("homography", None)
-        item: Any = self.task.eval_item(framed)
+        item: Any = self.inner.eval_item(framed)
         item["box"] = torch.tensor(box)
         return item
 
@@ -168,20 +157,20 @@ class Framed(_Around):
         """The inner task's, its target without the frame."""
         inner = copy.copy(batch)
         top, left, height, width = inner.pop("box")[0].tolist()
-        problem = self.task.prepare(inner, generator)
+        problem = self.inner.prepare(inner, generator)
         box = (top, left, height, width)
         target = None if problem.target is None else cropped(problem.target, *box)
         return replace(problem, target=target, box=box)
 
     def postprocess(self, restored: Restoration, problem: Problem) -> Restoration:
         """The inner task's, its picture without the frame."""
-        restored = self.task.postprocess(restored, problem)
+        restored = self.inner.postprocess(restored, problem)
         assert problem.box is not None
         return replace(restored, image=cropped(restored.image, *problem.box))
 
     def baseline(self, problem: Problem) -> tuple[str, Tensor]:
         """The inner task's, without the frame."""
-        name, picture = self.task.baseline(problem)
+        name, picture = self.inner.baseline(problem)
         assert problem.box is not None
         return name, cropped(picture, *problem.box)
 

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor
 
 from restore.config.settings import Reference, StandIn
-from restore.data.degradation import Degradation, DegradingTask
+from restore.data.degradation import DegradingTask
 from restore.errors import UserError
 from restore.images.io import as_float, to_uint8
 from restore.images.light import relit
 from restore.types import DrawnSource, Pictures, Sample, Source, Task, map_tensors
+from restore.utils.around import Around
 
 _PARTS = ("reference", "reference_low", "reference_low_up")
 # Factors of red, green and blue light.
@@ -155,19 +156,7 @@ def _other(source: Source, index: int, sample: Sample) -> Tensor:
     return source[(index + len(source) // 2) % len(source)]["target"]
 
 
-class _Around:
-    """A degradation around another, which does whatever else a task asks for."""
-
-    def __init__(self, base: Degradation):
-        self.base = base
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "base":  # not there yet while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.base, name)
-
-
-class OwnReference(_Around):
+class OwnReference(Around):
     """Makes the upsampled low picture the reference, once the base has made it.
 
     In training that is the crop's own, with the crop's own noise.
@@ -175,11 +164,11 @@ class OwnReference(_Around):
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Where the base works here, adds the low pictures and the reference."""
-        return _own(sample, lambda pictures: self.base.worker(pictures, scale, rng))
+        return _own(sample, lambda pictures: self.inner.worker(pictures, scale, rng))
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """The same for a base that works on the device."""
-        return _own(batch, lambda pictures: self.base.device(pictures, scale))
+        return _own(batch, lambda pictures: self.inner.device(pictures, scale))
 
 
 def _own(pictures: Any, degraded: Callable[[Any], Any]) -> Any:
@@ -189,16 +178,16 @@ def _own(pictures: Any, degraded: Callable[[Any], Any]) -> Any:
     return degraded({**item, "reference": item["low_up"]}) if "low_up" in item else item
 
 
-class NoReference(_Around):
+class NoReference(Around):
     """Leaves the reference away."""
 
     def worker(self, sample: Sample, scale: int, rng: np.random.Generator | None = None) -> Sample:
         """Adds the low pictures where the base works here."""
-        return self.base.worker(_without_reference(sample), scale, rng)
+        return self.inner.worker(_without_reference(sample), scale, rng)
 
     def device(self, batch: dict[str, Any], scale: int) -> dict[str, Any]:
         """The same for a base that works on the device."""
-        return self.base.device(_without_reference(batch), scale)
+        return self.inner.device(_without_reference(batch), scale)
 
 
 def _without_reference(pictures: Any) -> Any:
