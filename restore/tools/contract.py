@@ -6,6 +6,7 @@ The project's tests run them on each name in `conf/backbone`; for one of your ow
     contract.check(lambda *parts: restore.build("backbone", "mine", *parts, config_dir="mine"))
 """
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from restore.data.loading import to_device
 from restore.images.tiling import Window, tiled
 from restore.models import checkpoint
 from restore.models.backbones.reference import ReferenceBackbone
@@ -38,6 +40,8 @@ def check(make: Make) -> None:
     learns(network)
     goes_round(network, make().eval())
     reaches(network)
+    if torch.cuda.is_available():
+        same_on(network, torch.device("cuda"))
     if isinstance(network, ReferenceBackbone):
         takes_references(network)
         works_in_rows(network)
@@ -142,6 +146,31 @@ def reaches(network: Backbone) -> None:
     whole = network(low, low_up, **given).image
     tiles = tiled(part, height, width, tile=height - 8, overlap=reach, scale=network.scale)
     torch.testing.assert_close(tiles, whole, atol=1e-4, rtol=1e-4)
+
+
+def same_on(network: Backbone, device: torch.device) -> None:
+    """The CPU's picture and gradients come out on `device`, too, to what rounding leaves.
+
+    TF32, in which PyTorch's convolutions on CUDA have 10 bits of mantissa, is off meanwhile.
+    """
+    given: dict[str, Any] = {key: x * 0.4 + 0.3 for key, x in inputs(network).items()}
+    if network.generative:
+        given["keys"] = ["one", "two"]
+    found = []
+    for place in (torch.device("cpu"), device):
+        here = copy.deepcopy(network).to(place).eval()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            picture = here(**to_device(given, place)).image
+            if picture.requires_grad:
+                picture.square().mean().backward()
+        slopes = {name: p.grad for name, p in here.named_parameters() if p.grad is not None}
+        found.append((picture.detach().cpu(), slopes))
+    (picture, slopes), (its_picture, its_slopes) = found
+    torch.testing.assert_close(its_picture, picture, atol=1e-4, rtol=0)
+    assert its_slopes.keys() == slopes.keys()
+    for name, slope in slopes.items():
+        far = torch.linalg.norm(its_slopes[name].cpu() - slope)
+        assert far <= 1e-3 * torch.linalg.norm(slope) + 1e-7, f"{name}: another gradient"
 
 
 @torch.inference_mode()

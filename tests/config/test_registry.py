@@ -133,6 +133,10 @@ class TestBackbones:
     def test_says_how_far_it_looks(self, name):
         contract.reaches(backbone(name))
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    def test_is_the_same_on_cuda(self, name):
+        contract.same_on(backbone(name), torch.device("cuda"))
+
 
 def takes_textures(name: str) -> bool:
     target = registry.target("backbone", name)
@@ -154,6 +158,8 @@ def test_ttsr_takes_every_choice(group):
             image = model(**contract.inputs(model)).image
         assert image.shape == (2, 3, 40, 52), name
         assert image.isfinite().all(), name
+        if torch.cuda.is_available():
+            contract.same_on(model, torch.device("cuda"))
 
 
 def test_a_part_of_ones_own_costs_a_class_and_a_yaml(tmp_path: Path):
