@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 
 
 def true_places(
@@ -42,6 +43,8 @@ def known(
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Queries and keys, true places in the key's grid, and the pixels between two positions.
 
+    Vectors are in float32, and are to be compared in it: near 1, bfloat16 has steps of 1/256.
+
     Args:
         restored, problem: as losses are called with.
         at: see `true_places`; C2-Matching takes a position for the place of its first pixel, 0.
@@ -62,7 +65,19 @@ def known(
     height, width = query.shape[-2:]
     step = problem.inputs["low_up"].shape[-1] / width
     places = true_places(problem.homography, height, width, step, at).float()
-    return query, key, places, step
+    return query.float(), key.float(), places, step
+
+
+def mean_over_pictures(losses: list[Tensor], vectors: Tensor) -> Tensor:
+    """Mean over those pictures, of all processes, of which something is known; else 0.
+
+    Args:
+        losses: of this process's pictures that count.
+        vectors: of this process; a loss of 0 has their graph.
+    """
+    count = distributed.mean(vectors.new_tensor(float(len(losses))))
+    total = torch.stack(losses).sum() if losses else vectors.sum() * 0
+    return total / count.clamp_min(1e-12)
 
 
 class Correspondence(nn.Module):
@@ -89,7 +104,8 @@ class Correspondence(nn.Module):
             if not len(there):
                 continue
             vectors = query[image].flatten(1).T[here]
-            likeness = F.log_softmax(vectors @ key[image].flatten(1) * sharpness, dim=1)
+            with torch.autocast(query.device.type, enabled=False):
+                likeness = F.log_softmax(vectors @ key[image].flatten(1) * sharpness, dim=1)
             start = there.floor().minimum(limit - 1).clamp_min(0)
             share = there - start
             column, row = start.long().unbind(1)
@@ -103,4 +119,4 @@ class Correspondence(nn.Module):
                     at = at + (column + right).clamp_max(columns - 1)
                     total = total + weight * likeness.gather(1, at[:, None])[:, 0]
             losses.append(-total.mean())
-        return torch.stack(losses).mean() if losses else query.sum() * 0
+        return mean_over_pictures(losses, query)

@@ -12,6 +12,7 @@ from restore.errors import UserError
 from restore.models.normalisation import Normalising
 from restore.models.pretrained import vgg19_features
 from restore.types import Problem, Restoration
+from restore.utils import distributed
 
 # Convolutions in each of VGG19's five blocks, which max-pooling separates.
 _CONVS = (2, 2, 4, 4, 4)
@@ -102,6 +103,7 @@ class FrobeniusPerceptual(Perceptual):
     """The Frobenius norm of all differences of a batch together, neither a mean nor squared.
 
     So C2-Matching and DATSR have it: it grows with the root of the batch's and the pictures' size.
+    The batch is that of all processes.
 
     Args:
         weights, layer: see `Perceptual`.
@@ -111,4 +113,6 @@ class FrobeniusPerceptual(Perceptual):
         super().__init__(weights, layer)
 
     def reduced(self, error: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(error)
+        squares = distributed.mean(error.square().sum()) * distributed.world()
+        # The root's slope at 0 is infinite.
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()

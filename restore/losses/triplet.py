@@ -1,5 +1,6 @@
 """Terms that train a matching network as C2-Matching does, by its hardest mistakes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from restore.losses.correspondence import known
+from restore.losses.correspondence import known, mean_over_pictures
 from restore.models.extractors.contrastive import ContrastiveStems
 from restore.types import Problem, Restoration
 
@@ -49,7 +50,7 @@ def points(query_CHW: Tensor, key_CHW: Tensor, places_K2: Tensor, border: float)
 
 
 def hardest(pairs: Points, query_CHW: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Squared distance 2 − 2cos of each true pair, and of the most alike false one.
+    """Squared distance 2 − 2cos of each true pair, and of the most alike false one (inf: none).
 
     False are, for a query, the other points' places beyond the radius of its own; and for a place,
     the positions of the query's grid beyond the radius of its point.
@@ -59,13 +60,14 @@ def hardest(pairs: Points, query_CHW: Tensor, radius: int) -> tuple[Tensor, Tens
     rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
     everywhere = torch.stack([columns, rows], -1).view(-1, 2).to(device)
     positive = 2 - 2 * (pairs.query * pairs.key).sum(1)
-    least = [
-        (2 - 2 * vectors @ others.T + 10 * _near(at, places, radius)).amin(1)
-        for vectors, at, others, places in (
-            (pairs.query, pairs.there, pairs.key, pairs.there),
-            (pairs.key, pairs.own, query_CHW.flatten(1).T, everywhere),
-        )
-    ]
+    with torch.autocast(device.type, enabled=False):
+        least = [
+            (2 - 2 * vectors @ others.T).masked_fill(_near(at, places, radius), math.inf).amin(1)
+            for vectors, at, others, places in (
+                (pairs.query, pairs.there, pairs.key, pairs.there),
+                (pairs.key, pairs.own, query_CHW.flatten(1).T, everywhere),
+            )
+        ]
     return positive, torch.minimum(*least)
 
 
@@ -111,7 +113,7 @@ class Triplet(nn.Module):
             if len(pairs.own) >= self.least:
                 positive, negative = hardest(pairs, own, self.radius)
                 losses.append(F.relu(self.margin + positive - negative).mean())
-        return torch.stack(losses).mean() if losses else query.sum() * 0
+        return mean_over_pictures(losses, query)
 
 
 class Distillation(nn.Module):
@@ -146,7 +148,8 @@ class Distillation(nn.Module):
         with torch.no_grad():
             wanted = self.teacher.query(problem.target, problem.target)
             known_key = self.teacher.key(problem.inputs["reference"])
-        return self.measured((query, key), (wanted, known_key), places, self.border / step)
+        teacher = wanted.float(), known_key.float()
+        return self.measured((query, key), teacher, places, self.border / step)
 
     def measured(
         self,
@@ -161,11 +164,12 @@ class Distillation(nn.Module):
             student_points = points(vectors[0], vectors[1], place, border)
             teacher_points = points(vectors[2], vectors[3], place, border)
             if len(student_points.own) >= self.least:
-                own = F.log_softmax(
-                    student_points.query @ student_points.key.T / self.temperature, 1
+                with torch.autocast(places.device.type, enabled=False):
+                    own, wanted = (
+                        pairs.query @ pairs.key.T / self.temperature
+                        for pairs in (student_points, teacher_points)
+                    )
+                losses.append(
+                    F.kl_div(own.log_softmax(1), wanted.softmax(1), reduction="batchmean")
                 )
-                wanted = F.softmax(
-                    teacher_points.query @ teacher_points.key.T / self.temperature, 1
-                )
-                losses.append(F.kl_div(own, wanted, reduction="batchmean"))
-        return torch.stack(losses).mean() if losses else student[0].sum() * 0
+        return mean_over_pictures(losses, student[0])

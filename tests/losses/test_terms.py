@@ -17,7 +17,7 @@ from restore.losses import adversarial
 from restore.losses.adversarial import BackboneTerm, CriticTerm
 from restore.losses.diffusion import NoisePrediction
 from restore.losses.penalties import R1, GradientPenalty, input_gradient, interpolated
-from restore.losses.perceptual import Perceptual, layer_count
+from restore.losses.perceptual import FrobeniusPerceptual, Perceptual, layer_count
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
 from restore.losses.transferal import TransferalPerceptual
 from restore.models import weights
@@ -148,6 +148,28 @@ def test_perceptual(layer, power):
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
+FROBENIUS = FrobeniusPerceptual("random", "conv2_1").double()
+
+
+@quick
+@given(
+    st.tuples(st.integers(1, 3), st.just(3), st.integers(2, 5), st.integers(2, 5)),
+    st.integers(0, 1000),
+    st.booleans(),
+)
+def test_frobenius_perceptual_is_one_root_of_the_whole_batch(shape, seed, same):
+    restored, problem, *_ = pair(shape, seed, weighted=False)
+    image = problem.target.clone() if same else restored.image
+    image.requires_grad_()
+    value = FROBENIUS(Restoration(image), problem, {})
+    features = [FROBENIUS.features(x).detach().numpy() for x in (image, problem.target)]
+    squares = sum(d**2 for d in (features[0] - features[1]).flat)
+    assert value.item() == pytest.approx(squares**0.5, rel=1e-6, abs=1e-15)
+    (gradient,) = torch.autograd.grad(value, image)
+    assert gradient.isfinite().all()
+    assert bool(gradient.any()) != same
+
+
 def test_perceptual_says_where_its_weights_are_from_and_what_is_too_small():
     term = Perceptual("random", "relu5_1")
     assert "RANDOM" in term.provenance.sentence()
@@ -231,7 +253,7 @@ FORMULAS = {
         lambda r, f, E: -E(np.log(1 - sigma(r - E(f)))) - E(np.log(sigma(f - E(r)))),
     ),
 }
-# The same values; what differs is where gradients go (tests/losses/test_family_losses.py).
+# The same values; what differs is where gradients go.
 FORMULAS["RelativisticFixedAverage"] = FORMULAS["RelativisticAverage"]
 
 
@@ -270,6 +292,31 @@ def test_adversarial_rules(name, seed, shape, weighted):
     models = {"discriminator": critic}
     values = [term(rule)(restored, problem, models).item() for term in (CriticTerm, BackboneTerm)]
     assert values == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@quick
+@given(st.integers(0, 1000), st.integers(1, 5), st.sampled_from([0.1, 3.0, 30.0]), st.booleans())
+def test_gradients_of_relativistic_critics(seed, count, spread, fixed):
+    """The slope of softplus is σ; the averages pass it on to all pictures, unless fixed."""
+    rng = np.random.default_rng(seed)
+    r, f = rng.normal(0, spread, (2, count, 1))
+    below, above = sigma(f.mean() - r), sigma(f - r.mean())
+    passed = 0 if fixed else 1
+    expected = (
+        -(below + passed * above.mean()) / count,
+        (above + passed * below.mean()) / count,
+    )
+    rule = adversarial.RelativisticFixedAverage if fixed else adversarial.RelativisticAverage
+    logits = [torch.from_numpy(x).requires_grad_() for x in (r, f)]
+    found = torch.autograd.grad(rule().critic(*logits, torch.mean), logits)
+    for gradient, plain in zip(found, expected):
+        np.testing.assert_allclose(gradient, plain, rtol=1e-6, atol=1e-8)
+    # The backbone's part, with the roles exchanged, has them from the averages too.
+    below, above = sigma(r.mean() - f), sigma(r - f.mean())
+    (found,) = torch.autograd.grad(
+        rule().backbone(logits[0].detach(), logits[1], torch.mean), logits[1]
+    )
+    np.testing.assert_allclose(found, -(below + above.mean()) / count, rtol=1e-6, atol=1e-8)
 
 
 def test_every_rule_of_the_configuration_is_tested():

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import multiprocessing, nn
 
 from restore.config import registry
 from restore.errors import UserError
 from restore.losses.adversarial import BackboneTerm, CriticTerm, RelativisticAverage
 from restore.losses.penalties import GradientPenalty, input_gradient, interpolated
+from restore.losses.perceptual import FrobeniusPerceptual
 from restore.losses.pixel import L1, L2, Charbonnier, TotalVariation
+from restore.losses.triplet import Triplet
 from restore.models.batch_norm import BatchNorm
 from restore.models.discriminators.srgan import SRGANDiscriminator
 from restore.models.discriminators.ttsr import TTSRDiscriminator
@@ -150,6 +153,23 @@ def weighted(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor) -> to
     return averaged([p.grad for model in (network, judge) for p in model.parameters()])
 
 
+def of_the_batch(real: torch.Tensor, fake: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The gradient of terms that are no mean over pictures alike, of a network as above."""
+    torch.manual_seed(2)
+    network = nn.Conv2d(3, 3, 1).double()
+    image = network(fake)
+    size = image.shape[2:]
+    places = torch.cartesian_prod(*map(torch.arange, size)).flip(1).double()
+    # Of most pictures that have little weight no place is known.
+    unknown = 99.0 * (weight.mean((1, 2, 3)) < 0.1).double().view(-1, 1, 1)
+    vectors = F.normalize(image, dim=1), F.normalize(real, dim=1)
+    loss = Triplet(least=1).measured(*vectors, places + unknown, 0.0)
+    frobenius = FrobeniusPerceptual("random", "conv1_1").double()
+    loss = loss + frobenius(Restoration(image), Problem({}, real, []), {})
+    loss.backward()
+    return averaged([p.grad for p in network.parameters()])
+
+
 def averaged(gradients: list[torch.Tensor]) -> torch.Tensor:
     distributed.average(gradients)
     return torch.cat([g.flatten() for g in gradients])
@@ -160,9 +180,10 @@ def half(rank: int, folder: str) -> None:
     real, fake, weight = (x[rank::2] for x in torch.load(Path(folder) / "pictures.pt"))
     critic = alike(BatchNorm)
     torch.manual_seed(rank)  # as in training, where each process has chance of its own
-    found = learned(critic, real, fake), weighted(real, fake, weight), critic.state_dict()
+    found = learned(critic, real, fake), critic.state_dict()
+    terms = weighted(real, fake, weight), of_the_batch(real, fake, weight)
     if rank == 0:
-        torch.save(found, Path(folder) / "learned.pt")
+        torch.save((*found, *terms), Path(folder) / "learned.pt")
     dist.destroy_process_group()
 
 
@@ -175,10 +196,11 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     torch.save((real, fake, weight), tmp_path / "pictures.pt")
     os.environ["OMP_NUM_THREADS"] = "1"
     multiprocessing.spawn(half, (str(tmp_path),), nprocs=2)
-    gradients, of_weighted, state = torch.load(tmp_path / "learned.pt")
+    gradients, state, *terms = torch.load(tmp_path / "learned.pt")
     one = alike(nn.BatchNorm2d)
     torch.manual_seed(0)
     torch.testing.assert_close(gradients, learned(one, real, fake), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(of_weighted, weighted(real, fake, weight), rtol=1e-5, atol=1e-7)
+    for found, kind in zip(terms, (weighted, of_the_batch), strict=True):
+        torch.testing.assert_close(found, kind(real, fake, weight), rtol=1e-5, atol=1e-7)
     for name, value in one.state_dict().items():
         torch.testing.assert_close(state[name], value)
