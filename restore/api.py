@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,13 @@ from omegaconf import open_dict
 
 from restore.config import check, compose, conf, names, plain, registry, settings, stored
 from restore.config.groups import searching
+from restore.config.settings import Precision
 from restore.engine import run_folder
 from restore.errors import RunFailure, UserError
 from restore.inference.pipeline import Pipeline
 from restore.models import bundled, weights
 from restore.utils.foreign import at_home, read_csv, read_json
 from restore.utils.signals import INTERRUPTED
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def load(

@@ -21,6 +21,7 @@ from restore.errors import NonFinite, UserError
 from restore.inference.runner import Runner, check_scale
 from restore.losses import Loss
 from restore.models import checkpoint, weights
+from restore.models.precision import convolutions
 from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task
 from restore.utils import distributed
 
@@ -290,7 +291,8 @@ class Learner:
                 "were not updated with it, and the last checkpoint is intact"
             )
         waits = isinstance(self.network, DistributedDataParallel) and not last
-        with self.network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        alone = self.network.no_sync() if waits else nullcontext()  # type: ignore[operator]
+        with alone, convolutions(self.setting.runtime.precision):
             self.scaler.scale(loss / parts).backward()
         return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
 

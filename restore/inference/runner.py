@@ -11,9 +11,8 @@ from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from restore.config.settings import Runtime
 from restore.errors import UserError
+from restore.models import precision
 from restore.types import InpaintingTask, Problem, Restoration, Task, map_tensors
-
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_scale(model: nn.Module, task: Task) -> None:
@@ -41,7 +40,7 @@ class Runner:
 
     def __init__(self, model: nn.Module, runtime: Runtime, device: torch.device):
         self.model, self.device = model, device
-        self.precision, self.dtype = runtime.precision, DTYPES[runtime.precision]
+        self.precision = runtime.precision
         self.format = torch.channels_last if runtime.channels_last else torch.contiguous_format
 
     @property
@@ -55,7 +54,7 @@ class Runner:
 
     def autocast(self) -> Any:
         """Context in which the network runs."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        return precision.autocast(self.precision, self.device.type)
 
     def __call__(self, problem: Problem, **more: Any) -> Restoration:
         """The network's answer; `more` is handed to it as it is."""
@@ -100,7 +99,7 @@ class Runner:
         if not image.isfinite().all():
             raise UserError(
                 f"{name}: the network's output is not finite (NaN or infinity) in {self.precision}"
-                + ("" if self.dtype is None else "; runtime.precision=fp32 may help")
+                + ("" if self.precision == "fp32" else "; runtime.precision=fp32 may help")
             )
         return image
 

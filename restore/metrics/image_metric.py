@@ -20,6 +20,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from restore.errors import UserError
 from restore.images.io import to_uint8
 from restore.metrics.functional import rounded
+from restore.models.precision import convolutions
 from restore.utils import distributed
 
 _PROBE = 256  # side that any of torchmetrics' metrics can take
@@ -191,7 +192,7 @@ class ImageMetric:
     def _guarded(self, act: Any) -> float:
         """A number of the metric's; NaN, and the reason kept, where it refuses pictures."""
         try:
-            with torch.autocast(self.metric.device.type, enabled=False):
+            with torch.autocast(self.metric.device.type, enabled=False), convolutions("fp32"):
                 value = act()
         except torch.OutOfMemoryError:
             raise

@@ -13,8 +13,10 @@ from pydantic import Field
 from torch.utils.flop_counter import FlopCounterMode
 
 from restore.config import registry
+from restore.config.settings import Precision
 from restore.images.tiling import Window, tiled
 from restore.models.fuse_batch_norm import fuse_batch_norm
+from restore.models.precision import autocast
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 
 Size = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=2, max_length=2)]
@@ -37,7 +39,7 @@ class BackboneBenchmark:
         self,
         networks: Annotated[list[str], Field(min_length=1)],
         sizes: Annotated[list[Size], Field(min_length=1)],
-        precisions: Annotated[list[str], Field(min_length=1)],
+        precisions: Annotated[list[Precision], Field(min_length=1)],
         tile: Annotated[int, Field(ge=16)],
         repeats: Annotated[int, Field(ge=1)],
         most: Annotated[float, Field(gt=0)],
@@ -102,14 +104,13 @@ def _case(
     if method == "ours":
         model, layout = fuse_batch_norm(model), torch.channels_last
     model = model.to(device, memory_format=layout)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
     def restore(low: torch.Tensor) -> torch.Tensor:
         def part(window: Window) -> torch.Tensor:
             return model(window.of(low).contiguous(memory_format=layout)).image
 
         sides = low.shape[-2], low.shape[-1]
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(precision, device):
             if not tile:
                 return part(Window(0, 0, *sides))
             return tiled(part, *sides, tile=tile, overlap=model.reach, scale=model.scale)

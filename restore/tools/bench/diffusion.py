@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 
+from restore.config.settings import Precision
 from restore.models.diffusion.unet import UNet
+from restore.models.precision import autocast
 from restore.tools.bench import plain_unet
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 
@@ -25,7 +27,7 @@ class Diffusion:
     def __init__(
         self,
         sizes: Annotated[list[Annotated[int, Field(ge=8, multiple_of=8)]], Field(min_length=1)],
-        precisions: Annotated[list[Literal["fp32", "bf16"]], Field(min_length=1)],
+        precisions: Annotated[list[Precision], Field(min_length=1)],
         batch: Annotated[int, Field(ge=1)],
         repeats: Annotated[int, Field(ge=1)],
     ):
@@ -50,7 +52,6 @@ def _case(method: str, size: int, precision: str, batch: int, repeats: int, devi
     layout = torch.channels_last if method == "ours" else torch.contiguous_format
     model.to(memory_format=layout)
     state = dict(model.named_parameters())
-    autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
     def step(side: int) -> None:
         x = torch.randn(batch, 6, side, side, device=device).contiguous(memory_format=layout)
@@ -60,7 +61,8 @@ def _case(method: str, size: int, precision: str, batch: int, repeats: int, devi
         else:
             plain_unet.whole(state, x, gamma, blocks=2)
 
-    with torch.inference_mode(), autocast:  # as in sampling, weights are cast once for all steps
+    # As in sampling, weights are cast once for all steps.
+    with torch.inference_mode(), autocast(precision, device):
         report(lambda: step(size), lambda: step(8), repeats, device)
 
 

@@ -11,10 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from restore.config import registry
+from restore.config.settings import Precision
 from restore.errors import UserError
 from restore.images.tiling import Window, tiled
 from restore.inference.pipeline import automatic_tile
 from restore.models.backbones.ttsr import TTSR
+from restore.models.precision import autocast, convolutions
 from restore.models.protocol import Backbone
 from restore.tools.bench import plain_family, plain_ttsr
 from restore.tools.bench.measure import (
@@ -58,7 +60,7 @@ class Family:
         networks: list[str],
         matchings: list[Matching],
         sizes: Annotated[list[Annotated[int, Field(ge=32, multiple_of=32)]], Field(min_length=1)],
-        precisions: Annotated[list[Literal["fp32", "bf16"]], Field(min_length=1)],
+        precisions: Annotated[list[Precision], Field(min_length=1)],
         repeats: Annotated[int, Field(ge=1)],
         large: bool = False,
     ):
@@ -163,13 +165,13 @@ def _case(
 
     def apart() -> dict[str, float]:
         picture: Any = call()
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False), convolutions("fp32"):
             other: Any = call()
             return {_APART: 255 * float((picture - other).abs().max())}
 
-    half = precision == "bf16"
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
-        report(call, small, repeats, device, apart if half and method == "ours" else dict)
+    rounded = precision != "fp32" and method == "ours"
+    with torch.inference_mode(), autocast(precision, device):
+        report(call, small, repeats, device, apart if rounded else dict)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.config import check, compose, plain, registry
-from restore.config.settings import Train
+from restore.config.settings import Precision, Train
 from restore.losses.two_pictures import as_loss
+from restore.models.precision import autocast, convolutions
 from restore.tools.bench import plain_ttsr
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 from restore.types import Problem, Restoration
@@ -40,7 +41,7 @@ class NetworkBenchmark:
         self,
         work: Literal["forward", "train_step"],
         sizes: Annotated[list[Annotated[int, Field(ge=16, multiple_of=4)]], Field(min_length=1)],
-        precisions: Annotated[list[Literal["fp32", "bf16"]], Field(min_length=1)],
+        precisions: Annotated[list[Precision], Field(min_length=1)],
         batch: Annotated[int, Field(ge=1)],
         repeats: Annotated[int, Field(ge=1)],
     ):
@@ -106,16 +107,15 @@ def _case(
     model = registry.build("backbone", "ttsr", _RANDOM).to(device)
     forward = _forward(method, model)
     layout = torch.contiguous_format if method == "plain" else torch.channels_last
-    autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
     problem = _problem(size, batch, layout, device)
     small = _problem(16, 1, layout, device)
 
     def infer(problem: Problem) -> None:
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(precision, device):
             forward(**problem.inputs)
 
     step = (
-        _TrainStep(size, model, forward, autocast, layout, device)
+        _TrainStep(size, model, forward, precision, layout, device)
         if work == "train_step"
         else infer
     )
@@ -130,13 +130,13 @@ class _TrainStep:
         size: int,
         model: nn.Module,
         forward: Forward,
-        autocast: Any,
+        precision: str,
         layout: torch.memory_format,
         device: str,
     ):
         config = plain(compose("train", ["recipe=ttsr", f"task.crop={size}", _RANDOM]))
         stage = check(config, Train).stages["full"]
-        self.forward, self.autocast = forward, autocast
+        self.forward, self.precision, self.device = forward, precision, device
         self.models = {"backbone": model}
         for name, node in stage.models.items():
             critic = registry.instantiate(node, name).to(device)
@@ -155,19 +155,20 @@ class _TrainStep:
             self.objectives.append((objective, losses, optimizer))
 
     def __call__(self, problem: Problem) -> None:
-        with self.autocast:
+        with autocast(self.precision, self.device):
             image, score, textures = self.forward(**problem.inputs)
         restored = Restoration(image.float(), score=score, textures=textures)
         for objective, losses, optimizer in self.objectives:
             for name, model in self.models.items():
                 model.requires_grad_(name == objective.model)
             optimizer.zero_grad(set_to_none=True)
-            with self.autocast:
+            with autocast(self.precision, self.device):
                 terms = [
                     objective.weights[name] * loss(restored, problem, self.models)
                     for name, loss in losses.items()
                 ]
-            torch.stack(terms).sum().backward()
+            with convolutions(self.precision):
+                torch.stack(terms).sum().backward()
             optimizer.step()
 
 

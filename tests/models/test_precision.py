@@ -1,0 +1,34 @@
+"""Number formats that networks run in."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from restore.models.precision import autocast, convolutions
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+# Half a unit in the last place of what the factors are rounded to: 23, 10, 7 and 10 bits.
+ROUNDING = {"fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_convolutions_round_as_the_precision_says(precision: str, device: str):
+    x, weight = torch.rand(2, 24, 17, 15), torch.rand(16, 24, 3, 3) - 0.5
+    exact = F.conv2d(x.double(), weight.double())
+    with autocast(precision, device):
+        found = F.conv2d(x.to(device), weight.to(device))
+    unit = F.conv2d(x.double(), weight.double().abs()).max()  # of sums of rounded products
+    error = ((found.double().cpu() - exact).abs().max() / unit).item()
+    assert error < 2 * ROUNDING[precision]
+    if device == "cuda" or precision in {"bf16", "fp16"}:  # a CPU has no TF32
+        assert error > ROUNDING[precision] / 1000
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_was_set_before_holds_after(before: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    for precision in ROUNDING:
+        with convolutions(precision):
+            assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
+        assert torch.backends.cudnn.allow_tf32 == before
