@@ -174,8 +174,7 @@ class Pipeline:
         if self._last is None or not _alike(self._last[0], keys):
             self._last = None  # two at once may be too much for the device's memory
             memories = [
-                self.restorer.encode_reference(_pixels(convert(one, "reference").picture))
-                for one in references
+                self.restorer.encode_reference(_reference_pixels(one)) for one in references
             ]
             network = self.loaded.fingerprint, self.scale
             self._last = keys, EncodedReference(sum(memories[1:], memories[0]), network)
@@ -366,8 +365,22 @@ def automatic_tile(height: int, width: int, reach: int | None, whole: int) -> in
 
 
 def _pixels(picture: Picture) -> Tensor:
-    """What a task gets: 8-bit pictures as 8 bits, for protocols that degrade in 8 bits."""
-    return to_uint8(picture.colour) if picture.bits == 8 else picture.colour
+    """What a task gets: 8 bits, whatever they are stored in, for protocols that degrade in 8 bits.
+
+    A picture with levels between those keeps them.
+    """
+    eight = to_uint8(picture.colour)
+    if picture.bits == 8 or torch.allclose(as_float(eight), picture.colour, rtol=0, atol=1e-6):
+        return eight
+    return picture.colour
+
+
+def _reference_pixels(reference: AnyPicture) -> Tensor:
+    """A reference in 8 bits, as data sets read it: networks are trained and measured with that.
+
+    Matching can take other places for what is not rounded, as copies that are smaller are not then.
+    """
+    return to_uint8(convert(reference, "reference").picture.colour)
 
 
 def _of_each(given: Any, count: int) -> list[Any]:
@@ -392,7 +405,7 @@ def _identity(picture: AnyPicture) -> Any:
         path = Path(at_home(picture))
         if path.is_file():
             return str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size
-    return _pixels(convert(picture, "reference").picture)
+    return _reference_pixels(picture)
 
 
 def _alike(some: list[Any], others: list[Any]) -> bool:
