@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from restore.config import compose, locate, parts, plain, registry
+from restore.config import compose, locate, parts, plain, registry, renames
 from restore.config.stored import stored
 from restore.errors import UserError
 from restore.models import bundled, checkpoint
@@ -190,8 +190,9 @@ def recognise(published: dict[str, Tensor], path: Path) -> Recognised:
     """
     silent: dict[str, str] = {}
     for name, kind in _kinds(silent):
-        try:
-            network = kind.recognise(published, path)
+        config = {"backbone": {"_target_": f"{kind.__module__}.{kind.__name__}"}}
+        try:  # it may be one of ours with names of old
+            network = kind.recognise(renames.tensors(config, published), path)
         except CannotTell as error:
             silent[name] = str(error)
             continue

@@ -1,6 +1,7 @@
 """Which network a file of weights is of: wrappings of trainers, and what each backbone says."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,6 +164,18 @@ def test_a_plain_state_dict_of_ttsr_goes_round(overrides, tmp_path: Path):
         expected, result = model(**given), loaded.backbone()(**given)
     torch.testing.assert_close(result.image, expected.image, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(result.score, expected.score, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "more"), [("c2_matching", []), ("datsr", ["trunk.depth=1"])])
+def test_a_plain_state_dict_under_names_of_old_is_recognised(name: str, more, tmp_path: Path):
+    small = ["backbone.features=8", "backbone.blocks=1", "extractor=pyramid", *more]
+    state = registry.build("backbone", name, *small).state_dict()
+    old = {re.sub(r"^(enlarge\.\d)\.conv\.", r"\1.", key): value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    for entries in (state, old):
+        network = weights.recognise(entries, tmp_path)
+        assert f"backbone={name}" in network.overrides
+        assert network.state.keys() == state.keys()
 
 
 OWN = '''
