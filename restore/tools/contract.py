@@ -154,9 +154,10 @@ def same_on(network: Backbone, device: torch.device) -> None:
     network = copy.deepcopy(network).eval()
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        # Taps of deformable convolutions begin on whole pixels, where either slope is right.
         for parameter in network.parameters():
-            parameter.add_(torch.rand(parameter.shape, generator=rng), alpha=0.02)
+            # Deformable taps begin on whole pixels, where either of two slopes is right.
+            if not parameter.any():
+                parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.02)
     given: dict[str, Any] = {key: x * 0.4 + 0.3 for key, x in inputs(network).items()}
     if network.generative:
         given["keys"] = ["one", "two"]
