@@ -28,6 +28,7 @@ RANDOM = {
     "contrastive": ["pretrained.vgg19=random", "pretrained.contrastive=random"],
     "matching": ["extractor.matching.weights=random"],
     "matching_vgg19": ["pretrained.vgg19=random", "extractor.matching.weights=random"],
+    "details": [],
     "pyramid": [],
 }
 
