@@ -14,14 +14,14 @@ ROUNDING = {"fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ROUNDING)
 def test_convolutions_round_as_the_precision_says(precision: str, device: str):
-    x, weight = torch.rand(2, 24, 17, 15), torch.rand(16, 24, 3, 3) - 0.5
+    x, weight = torch.rand(2, 64, 65, 67), torch.rand(64, 64, 3, 3) - 0.5
     exact = F.conv2d(x.double(), weight.double())
     with autocast(precision, device):
         found = F.conv2d(x.to(device), weight.to(device))
     unit = F.conv2d(x.double(), weight.double().abs()).max()  # of sums of rounded products
     error = ((found.double().cpu() - exact).abs().max() / unit).item()
     assert error < 2 * ROUNDING[precision]
-    if device == "cuda" or precision in {"bf16", "fp16"}:  # a CPU has no TF32
+    if precision in {"bf16", "fp16"}:  # TF32 is allowed, and taken where it is faster
         assert error > ROUNDING[precision] / 1000
 
 

@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
-# Numbers of the samples that are held at a time, on a CPU.
+from restore.models.backbones.rows import at_a_time
+
+# Numbers of the samples that are held at a time, see `at_a_time`.
 _TABLE = 1 << 21
 
 
@@ -20,8 +22,10 @@ def deformable_conv(
 ) -> Tensor:
     """A 3×3 convolution whose taps lie anywhere, and count as much as they are told.
 
-    Zhu et al., "Deformable ConvNets v2", CVPR 2019, equation 1. On CUDA torchvision's kernel; on a
-    CPU, where that one is plain C++, vectorised sampling, in bands of rows.
+    Zhu et al., "Deformable ConvNets v2", CVPR 2019, equation 1. On CUDA torchvision's kernel,
+    unless its samples, nine times as many as the map's numbers, are too many and nothing is
+    trained; then, and on a CPU, where that kernel is plain C++, vectorised sampling in bands of
+    rows.
 
     Args:
         x: N, C, H, W; zeros continue it.
@@ -36,15 +40,17 @@ def deformable_conv(
         N, C', h, w.
     """
     height, width = offsets.shape[-2:]
-    if x.is_cuda and first == 0:
+    differentiable = torch.is_grad_enabled() and any(
+        y.requires_grad for y in (x, offsets, mask, weight)
+    )
+    table = at_a_time(_TABLE, x)
+    line = 9 * x.shape[0] * x.shape[1] * width
+    if x.is_cuda and first == 0 and (differentiable or line * height <= table):
         # It wants one size for both.
         sizes = [max(one, other) for one, other in zip(x.shape[-2:], offsets.shape[-2:])]
         x, offsets, mask = (_continued(y, sizes) for y in (x, offsets, mask))
         return deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)[..., :height, :width]
-    rows = max(1, _TABLE // (9 * x.shape[0] * x.shape[1] * width))
-    differentiable = torch.is_grad_enabled() and any(
-        y.requires_grad for y in (x, offsets, mask, weight)
-    )
+    rows = max(1, table // line)
     parts = []
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))

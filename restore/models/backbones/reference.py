@@ -256,7 +256,7 @@ class ReferenceBackbone(Backbone):
             step: in positions of the scale, rows begin at multiples of it.
         """
         N, _, height, width = low.shape
-        if reach is None or at_once() or low.device.type != "cpu":
+        if reach is None or at_once():
             return cut(height, height, 0)
         most = self.largest_map // (N * channels * scale**2 * width)
         return cut(height, most, -(-reach // scale), step // math.gcd(step, scale))

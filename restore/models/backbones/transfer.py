@@ -118,9 +118,10 @@ class DeformableTransfer(FoldedTransfer):
     ) -> Tensor:
         texture = some_rows(texture).to(x.dtype)
         most = height = x.shape[-2]
-        if not torch.is_grad_enabled() and x.device.type == "cpu":
+        if not torch.is_grad_enabled():
             # Offsets and weights have several times as many channels as anything else.
-            most = self.table // (27 * self.groups * len(x) * x.shape[-1])
+            table = rows.at_a_time(self.table, x)
+            most = table // (27 * self.groups * len(x) * x.shape[-1])
             most = max(_LEAST_ROWS, most) + 2 * self.reach
 
         def part(some: rows.Rows) -> Tensor:
