@@ -1,12 +1,17 @@
 """Layers that several networks are made of."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore.models.backbones.rows import at_once
+from restore.models.backbones.rows import at_once, cut
+
+# Numbers of a convolution's result that are made at a time where they are added to a map, on a
+# CPU, and the rows that are worth those beside them.
+_ADDED, _LEAST_ROWS = 1 << 20, 32
 
 
 def conv(
@@ -30,11 +35,37 @@ def side_by_side(layer: nn.Conv2d, maps: Iterable[Tensor]) -> Tensor:
     total, first = torch.empty(0), 0
     for x in maps:
         weight = layer.weight[:, first : first + x.shape[1]]
-        y = F.conv2d(x, weight, None if first else layer.bias, layer.stride, layer.padding)
-        total = total.add_(y) if first else y
+        bias = None if first else layer.bias
+        convolve = partial(
+            F.conv2d, weight=weight, bias=bias, stride=layer.stride, padding=layer.padding
+        )
+        if first:
+            add_convolved(total, x, convolve, layer.kernel_size[0] // 2)
+        else:
+            total = convolve(x)
         first += x.shape[1]
-        del x, y  # before the next is made
+        del x  # before the next is made
     return total
+
+
+def add_convolved(
+    y: Tensor, x: Tensor, convolve: Callable[[Tensor], Tensor], reach: int = 1
+) -> None:
+    """Adds to y, in its place, what a convolution makes of x, both NCHW.
+
+    On a CPU, where it keeps the size, some rows at a time: only of these the result is held.
+
+    Args:
+        y, x: see above.
+        convolve: the convolution, continued by zeros.
+        reach: how far, in rows, x is felt.
+    """
+    height = x.shape[-2]
+    if x.device.type != "cpu" or y.shape[-2] != height:
+        y.add_(convolve(x))
+        return
+    for some in cut(height, max(_LEAST_ROWS, _ADDED // (y.numel() // height)), reach):
+        y[..., some.top : some.bottom, :].add_(some.wanted(convolve(some.of(x))))
 
 
 def added(x: Tensor, y: Tensor) -> Tensor:

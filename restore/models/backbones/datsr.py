@@ -43,7 +43,7 @@ class DATSR(ReferenceBackbone):
             its files hold them. Here they are kept and not computed. None: there are none.
     """
 
-    largest_map = 11 << 22  # windows are felt far: few rows would mean most of them twice
+    largest_map = 13 << 22  # windows are felt far: few rows would mean most of them twice
 
     def __init__(
         self,

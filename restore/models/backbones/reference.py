@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.attention import Memory, TextureAttention, Transfer
 from restore.models.attention.transfer import Texture, Textures
-from restore.models.backbones.blocks import within
+from restore.models.backbones.blocks import added, within
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.rows import LARGEST_MAP, Rows, at_once, cut
 from restore.models.backbones.transfer import FoldedTransfer
@@ -363,4 +363,4 @@ class Aggregation(nn.Module):
                 score,
             )
         )
-        return y + x, masks
+        return added(y, x), masks

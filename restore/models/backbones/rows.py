@@ -47,8 +47,8 @@ def cut(height: int, most: int, reach: int, step: int = 1) -> list[Rows]:
 
     Args:
         height: of the picture.
-        most: rows that may be computed together. Where they are few, still as many are wanted as
-            are computed beside them.
+        most: rows that may be computed together. Where they are few, there are no more parts than
+            if as many were wanted of each as are computed on either side.
         reach: how far rows beside those that are wanted are felt in them.
         step: rows that are computed begin at multiples of it, and end there or with the picture.
     """
@@ -56,6 +56,8 @@ def cut(height: int, most: int, reach: int, step: int = 1) -> list[Rows]:
         return [Rows(0, height, 0, height)]
     beside = -(-reach // step) * step
     high = max(step, beside, (most - 2 * beside) // step * step)
+    parts = -(-height // high)
+    high = -(-height // (parts * step)) * step  # no more of them, but alike
     return [
         Rows(top, min(top + high, height), max(0, top - beside), min(top + high + beside, height))
         for top in range(0, height, high)

@@ -9,8 +9,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import conv
-from restore.models.backbones.rows import cut
+from restore.models.backbones.blocks import add_convolved, conv
 
 # Numbers of the features that go through a block together where nothing is trained: on a CPU as
 # many as stay in its cache, with what is made of them.
@@ -95,6 +94,7 @@ class SwinTrunk(nn.Module):
             x = F.pad(x, (0, right, 0, below), "replicate")
         in_place = self.in_place and not self.training and not torch.is_grad_enabled()
         y = self.embed_norm(x.permute(0, 2, 3, 1))
+        del x  # what was continued is as large as all else here
         for blocks, convolution in zip(self.groups, self.convs):
             z = y.clone() if in_place else y
             for block in blocks:  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ class SwinTrunk(nn.Module):
                 else:
                     z = block(z)
             if in_place:
-                _add_convolved(y, convolution, z)
+                add_convolved(y.permute(0, 3, 1, 2), z.permute(0, 3, 1, 2), convolution)
             else:
                 y = y + convolution(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             del z
@@ -143,16 +143,6 @@ def _change(x: Tensor, block: SwinTransformerBlock) -> None:
             some += block.mlp(block.norm2(some))
         band = windows.view(N, -1, W // side, side, side, C).transpose(2, 3).reshape(band.shape)
         x.index_copy_(1, at, band.roll(shift, 2) if shift else band)
-
-
-def _add_convolved(y: Tensor, convolution: nn.Module, z: Tensor) -> None:
-    """Adds to y what a 3×3 convolution makes of z, both N, H, W, C."""
-    z = z.permute(0, 3, 1, 2)
-    height = z.shape[-2]
-    most = 8 * _TOGETHER.get(z.device.type, _TOGETHER["cpu"]) // (z.numel() // height)
-    for some in cut(height, max(32, most), 1):
-        more = some.wanted(convolution(some.of(z)))
-        y[:, some.top : some.bottom] += more.permute(0, 2, 3, 1)
 
 
 def _attended(x: Tensor, block: SwinTransformerBlock, bias: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restore.models.backbones import rows
-from restore.models.backbones.blocks import conv, side_by_side
+from restore.models.backbones import blocks, rows
+from restore.models.backbones.blocks import add_convolved, conv, side_by_side
 from restore.models.backbones.fusion import Moments, SpatialAdaptation
 from restore.models.extractors import Extractor
 
@@ -21,14 +21,31 @@ SIDES = st.tuples(st.integers(1, 40), st.integers(1, 9))
     sides=SIDES,
     stride=st.integers(1, 2),
     bias=st.booleans(),
+    rows_added=st.sampled_from([1, 4, 40]),
 )
-def test_maps_are_convolved_as_if_they_lay_side_by_side(channels, sides, stride, bias):
+def test_maps_are_convolved_as_if_they_lay_side_by_side(channels, sides, stride, bias, rows_added):
     layer = conv(sum(channels), 4, stride=stride, bias=bias).double()
     maps = [torch.randn(2, count, *sides, dtype=torch.float64) for count in channels]
     expected = layer(torch.cat(maps, 1))
     torch.testing.assert_close(side_by_side(layer, iter(maps)), expected)
-    with torch.no_grad():
+    with torch.no_grad(), patch.multiple(blocks, _ADDED=1, _LEAST_ROWS=rows_added):
         torch.testing.assert_close(side_by_side(layer, iter(maps)), expected)
+
+
+@torch.no_grad()
+def test_of_what_is_added_few_rows_are_there_at_a_time():
+    layer = conv(2, 3).double()
+    x, y = torch.randn(1, 2, 50, 4).double(), torch.randn(1, 3, 50, 4).double()
+    expected, heights = y + layer(x), []
+
+    def convolve(some: torch.Tensor) -> torch.Tensor:
+        heights.append(some.shape[-2])
+        return layer(some)
+
+    with patch.multiple(blocks, _ADDED=8 * y[..., 0, :].numel(), _LEAST_ROWS=1):
+        add_convolved(y, x, convolve)
+    torch.testing.assert_close(y, expected)
+    assert max(heights) <= 8
 
 
 @settings(max_examples=10, deadline=None)
