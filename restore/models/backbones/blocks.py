@@ -11,7 +11,7 @@ from restore.models.backbones.rows import at_once, cut
 
 # Numbers of a convolution's result that are made at a time where they are added to a map, on a
 # CPU, and the rows that are worth those beside them.
-_ADDED, _LEAST_ROWS = 1 << 20, 32
+_ADDED, _LEAST_ROWS = 1 << 22, 32
 
 
 def conv(
