@@ -57,7 +57,7 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"]
     devices: Positive
     precision: Precision
-    channels_last: bool
+    channels_last: bool | Literal["auto"]
     compile: bool
     threads: Positive | None
 

@@ -20,8 +20,7 @@ from restore.engine.objectives import ModelObjective, ScheduledStage
 from restore.errors import NonFinite, UserError
 from restore.inference.runner import Runner, check_scale
 from restore.losses import Loss
-from restore.models import checkpoint, weights
-from restore.models.precision import convolutions
+from restore.models import checkpoint, precision, weights
 from restore.types import Problem, Restoration, Scheduled, SizeConstrained, Task
 from restore.utils import distributed
 
@@ -99,11 +98,10 @@ class Learner:
 
     def _place(self, module: nn.Module) -> None:
         """To the device and memory layout that it will run with."""
-        layout = (
-            torch.channels_last if self.setting.runtime.channels_last else torch.contiguous_format
-        )
+        runtime = self.setting.runtime
+        form = precision.layout(runtime.precision, self.device.type, runtime.channels_last)
         module.to(self.device)
-        module.to(memory_format=layout)
+        module.to(memory_format=form)
 
     def _start_from(self, path: str) -> str:
         """Loads the weights to begin from; returns what to say of it."""
@@ -292,7 +290,7 @@ class Learner:
             )
         waits = isinstance(self.network, DistributedDataParallel) and not last
         alone = self.network.no_sync() if waits else nullcontext()  # type: ignore[operator]
-        with alone, convolutions(self.setting.runtime.precision):
+        with alone, precision.convolutions(self.setting.runtime.precision):
             self.scaler.scale(loss / parts).backward()
         return {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
 

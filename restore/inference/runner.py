@@ -41,7 +41,7 @@ class Runner:
     def __init__(self, model: nn.Module, runtime: Runtime, device: torch.device):
         self.model, self.device = model, device
         self.precision = runtime.precision
-        self.format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        self.format = precision.layout(runtime.precision, device.type, runtime.channels_last)
 
     @property
     def _network(self) -> nn.Module:

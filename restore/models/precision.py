@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -35,3 +36,17 @@ def convolutions(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def layout(
+    precision: str, device: str, channels_last: bool | Literal["auto"] = "auto"
+) -> torch.memory_format:
+    """The memory layout that networks and their inputs have.
+
+    Args:
+        precision, device: see `autocast`.
+        channels_last: `auto`: yes, but for `fp32` on CUDA, where cuDNN turns every map round first.
+    """
+    if channels_last == "auto":
+        channels_last = device == "cpu" or precision != "fp32"
+    return torch.channels_last if channels_last else torch.contiguous_format

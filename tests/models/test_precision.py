@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from restore.models.precision import autocast, convolutions
+from restore.models.precision import autocast, convolutions, layout
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-# Half a unit in the last place of what the factors are rounded to: 23, 10, 7 and 10 bits.
-ROUNDING = {"fp32": 2**-24, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
+# Half a unit in the last place of what the factors are rounded to: 10, 7 and 10 bits, and of sums
+# of hundreds of products in 23.
+ROUNDING = {"fp32": 2**-22, "tf32": 2**-11, "bf16": 2**-8, "fp16": 2**-11}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -32,3 +33,19 @@ def test_what_was_set_before_holds_after(before: bool, monkeypatch: pytest.Monke
         with convolutions(precision):
             assert torch.backends.cudnn.allow_tf32 == (precision != "fp32")
         assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "asked", "last"),
+    [
+        ("fp32", "cpu", "auto", True),
+        ("fp32", "cuda", "auto", False),
+        ("tf32", "cuda", "auto", True),
+        ("bf16", "cuda", "auto", True),
+        ("fp32", "cuda", True, True),
+        ("fp32", "cpu", False, False),
+    ],
+)
+def test_channels_are_last_where_it_pays_or_is_asked(precision, device, asked, last):
+    found = layout(precision, device, asked)
+    assert found == (torch.channels_last if last else torch.contiguous_format)

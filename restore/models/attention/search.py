@@ -18,7 +18,7 @@ from restore.utils import threads
 
 # Products that are held at a time. On a CPU the block should stay in the caches (measured: from
 # half of this to twice as much is equally fast); on a GPU larger blocks mean fewer launches.
-_BLOCK = {"cpu": 5 << 18, "cuda": 1 << 26}
+_BLOCK = {"cpu": 5 << 18, "cuda": 1 << 25}
 
 # Parts of the query rows for each thread, so that one that is held up leaves work to the others,
 # and the least rows of one: two more at its edges are met by it and by its neighbour.

@@ -13,7 +13,7 @@ from restore.models.backbones.blocks import add_convolved, conv
 
 # Numbers of the features that go through a block together where nothing is trained: on a CPU as
 # many as stay in its cache, with what is made of them.
-_TOGETHER = {"cpu": 1 << 17, "cuda": 1 << 26}
+_TOGETHER = {"cpu": 1 << 17, "cuda": 1 << 23}
 
 
 class SwinTrunk(nn.Module):

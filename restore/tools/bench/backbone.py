@@ -16,7 +16,7 @@ from restore.config import registry
 from restore.config.settings import Precision
 from restore.images.tiling import Window, tiled
 from restore.models.fuse_batch_norm import fuse_batch_norm
-from restore.models.precision import autocast
+from restore.models.precision import autocast, layout
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 
 Size = Annotated[list[Annotated[int, Field(ge=8)]], Field(min_length=2, max_length=2)]
@@ -100,14 +100,14 @@ def _case(
     device: str,
 ) -> None:
     model = _built(name)
-    layout = torch.contiguous_format
+    form = layout(precision, device, "auto" if method == "ours" else False)
     if method == "ours":
-        model, layout = fuse_batch_norm(model), torch.channels_last
-    model = model.to(device, memory_format=layout)
+        model = fuse_batch_norm(model)
+    model = model.to(device, memory_format=form)
 
     def restore(low: torch.Tensor) -> torch.Tensor:
         def part(window: Window) -> torch.Tensor:
-            return model(window.of(low).contiguous(memory_format=layout)).image
+            return model(window.of(low).contiguous(memory_format=form)).image
 
         sides = low.shape[-2], low.shape[-1]
         with torch.inference_mode(), autocast(precision, device):

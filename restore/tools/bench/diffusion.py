@@ -9,7 +9,7 @@ from pydantic import Field
 
 from restore.config.settings import Precision
 from restore.models.diffusion.unet import UNet
-from restore.models.precision import autocast
+from restore.models.precision import autocast, layout
 from restore.tools.bench import plain_unet
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 
@@ -49,12 +49,12 @@ class Diffusion:
 def _case(method: str, size: int, precision: str, batch: int, repeats: int, device: str) -> None:
     torch.manual_seed(0)
     model = UNet().eval().to(device)
-    layout = torch.channels_last if method == "ours" else torch.contiguous_format
-    model.to(memory_format=layout)
+    form = layout(precision, device, "auto" if method == "ours" else False)
+    model.to(memory_format=form)
     state = dict(model.named_parameters())
 
     def step(side: int) -> None:
-        x = torch.randn(batch, 6, side, side, device=device).contiguous(memory_format=layout)
+        x = torch.randn(batch, 6, side, side, device=device).contiguous(memory_format=form)
         gamma = torch.full((batch, 1), 0.5, device=device)
         if method == "ours":
             model(x, gamma)

@@ -16,7 +16,7 @@ from restore.errors import UserError
 from restore.images.tiling import Window, tiled
 from restore.inference.pipeline import automatic_tile
 from restore.models.backbones.ttsr import TTSR
-from restore.models.precision import autocast, convolutions
+from restore.models.precision import autocast, convolutions, layout
 from restore.models.protocol import Backbone
 from restore.tools.bench import plain_family, plain_ttsr
 from restore.tools.bench.measure import (
@@ -99,7 +99,9 @@ class Family:
         )
 
 
-def _network(method: str, name: str, width: int, height: int, device: str) -> Callable[[], object]:
+def _network(
+    method: str, name: str, width: int, height: int, device: str, form: torch.memory_format
+) -> Callable[[], object]:
     network = registry.build("backbone", name, *_RANDOM).to(device).eval()
     inputs = {}
     for what in ("", "reference_"):
@@ -108,7 +110,7 @@ def _network(method: str, name: str, width: int, height: int, device: str) -> Ca
         inputs[f"{what}low_up"] = F.interpolate(small, scale_factor=4.0)
     inputs["reference"] = torch.rand(1, 3, height, width, device=device)
     if method == "ours":
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=form)
         return lambda: _restored(network, **inputs)
     if isinstance(network, TTSR):
         state = plain_ttsr.published(network, [16, 16, 8, 4])
@@ -158,7 +160,8 @@ def _case(
     torch.manual_seed(0)
     if kind == "backbone":
         call, small = (
-            _network(method, name, *size, device) for size in ((width, height), (32, 32))
+            _network(method, name, *size, device, layout(precision, device))
+            for size in ((width, height), (32, 32))
         )
     else:
         call, small = (_matching(method, name, side, device) for side in (width, 32))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from restore.config import check, compose, plain, registry
 from restore.config.settings import Precision, Train
 from restore.losses.two_pictures import as_loss
-from restore.models.precision import autocast, convolutions
+from restore.models.precision import autocast, convolutions, layout
 from restore.tools.bench import plain_ttsr
 from restore.tools.bench.measure import COMPARED, Row, compared, log, report, write_table
 from restore.types import Problem, Restoration
@@ -73,7 +73,6 @@ def _forward(method: str, model: Any) -> Forward:
         # Names are resolved once; the tensors are the model's own.
         state = plain_ttsr.published(model, [16, 16, 8, 4])
         return lambda **inputs: plain_ttsr.whole(state, **inputs)
-    model.to(memory_format=torch.channels_last)
 
     def ours(**inputs: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         restored = model(**inputs)
@@ -105,19 +104,17 @@ def _case(
 ) -> None:
     torch.manual_seed(0)
     model = registry.build("backbone", "ttsr", _RANDOM).to(device)
-    forward = _forward(method, model)
-    layout = torch.contiguous_format if method == "plain" else torch.channels_last
-    problem = _problem(size, batch, layout, device)
-    small = _problem(16, 1, layout, device)
+    form = layout(precision, device, "auto" if method == "ours" else False)
+    forward = _forward(method, model.to(memory_format=form))
+    problem = _problem(size, batch, form, device)
+    small = _problem(16, 1, form, device)
 
     def infer(problem: Problem) -> None:
         with torch.inference_mode(), autocast(precision, device):
             forward(**problem.inputs)
 
     step = (
-        _TrainStep(size, model, forward, precision, layout, device)
-        if work == "train_step"
-        else infer
+        _TrainStep(size, model, forward, precision, form, device) if work == "train_step" else infer
     )
     report(lambda: step(problem), lambda: infer(small), repeats, device)
 
