@@ -60,12 +60,16 @@ class PictureInput:
 
 @dataclass(frozen=True)
 class ExportForm:
-    """How a network is called in a file: its inputs by name, in order, and what is to be known."""
+    """How a network is called in a file: its inputs by name, in order, and what is to be known.
+
+    `least` is the smallest side of a low picture, and of one as small of the reference.
+    """
 
     inputs: dict[str, PictureInput] = field(
         default_factory=lambda: {"low": PictureInput("what is enlarged")}
     )
     note: str = ""
+    least: int = 1
 
 
 @runtime_checkable

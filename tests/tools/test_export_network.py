@@ -101,7 +101,7 @@ def test_a_network_of_any_scale_writes_a_step(form, tmp_path: Path):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-WITHOUT_A_FORM = ("inside", "windows")
+WITHOUT_A_FORM = ("windows",)
 
 
 @pytest.mark.parametrize("name", registry.names("attention"))
@@ -110,11 +110,18 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
     attention = registry.build("attention", name).double().eval()
     query, key = torch.randn(2, 256, 5, 7).double(), torch.randn(2, 256, 6, 4).double()
     values = [torch.randn(2, 256 // s, 6 * s, 4 * s).double() for s in (1, 2, 4)]
-    whole = AllPairsAttention(attention, [1, 2, 4])
     if name in WITHOUT_A_FORM:
         with pytest.raises(UserError, match="cannot be exported"):
-            whole(query, whole.encode_reference(key, values))
+            AllPairsAttention(attention, [1, 2, 4])
         return
+    whole = AllPairsAttention(attention, [1, 2, 4])
+    if attention.matching.chooses_one and attention.embedding.heads == 1:
+        with torch.no_grad():
+            expected = attention.locate(query, attention.remember(key, values))
+            found = whole.locate(query, whole.remember(key, values))
+        torch.testing.assert_close(found.score, expected.score)
+        assert torch.equal(found.flow, expected.flow)
+        torch.testing.assert_close(found.textures, expected.textures)
     with torch.no_grad():
         expected = attention(query, attention.encode_reference(key, values))
         found = whole(query, whole.encode_reference(key, values))
@@ -129,6 +136,7 @@ def test_attention_over_all_pairs_at_once_is_the_same(name):
         torch.testing.assert_close(found.textures, expected.textures)
 
 
+DETAILS = ["backbone.inputs=4", "backbone.details=true"]
 VIEW = [
     "attention=aligned",
     "extractor=matching",
@@ -138,34 +146,59 @@ VIEW = [
 ]
 
 
+C2_MATCHING = ["backbone.blocks=0", "backbone.content_blocks=0", "backbone.features=4"]
+C2_MATCHING += ["extractor=matching", "extractor.matching.weights=random", "transfer.groups=2"]
+MASA = ["backbone.blocks=[0,0,0,0,0,0]", "backbone.features=4"]
+MASA += ["extractor.blocks=[0,0,0]", "extractor.features=4"]
+# Positions of both pictures.
+REFERRED = {
+    "ttsr": [(1, 3, 8, 5, 2), (3, 4, 2, 2, 7)],
+    "c2_matching": [(1, 4, 8, 5, 4), (3, 7, 4, 4, 6)],
+}
+
+
 @pytest.mark.parametrize(
-    ("form", "more"),
+    ("name", "form", "more"),
     [
-        pytest.param("onnx", [], marks=pytest.mark.slow),
-        ("torchscript", ["attention=soft", "backbone.inputs=4", "backbone.details=true"]),
-        ("torchscript", ["trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"]),
-        ("torchscript", VIEW),
-        pytest.param("onnx", VIEW, marks=pytest.mark.slow),
+        pytest.param("ttsr", "onnx", TTSR, marks=pytest.mark.slow),
+        ("ttsr", "torchscript", [*TTSR, "attention=soft", *DETAILS]),
+        (
+            "ttsr",
+            "torchscript",
+            [*TTSR, "trunk=dynamic", "fusion=channel", "backbone.blocks=[1,1,1]"],
+        ),
+        ("ttsr", "torchscript", [*TTSR, *VIEW]),
+        pytest.param("ttsr", "onnx", [*TTSR, *VIEW], marks=pytest.mark.slow),
+        pytest.param("c2_matching", "torchscript", C2_MATCHING, marks=pytest.mark.slow),
+        pytest.param("c2_matching", "onnx", C2_MATCHING, marks=pytest.mark.slow),
     ],
 )
-def test_a_network_with_a_reference_is_written_for_any_two_sizes(form, more, tmp_path: Path):
-    path = checkpoint(tmp_path, "ttsr", *TTSR, *more)
+def test_a_network_with_a_reference_is_written_for_any_two_sizes(name, form, more, tmp_path: Path):
+    path = checkpoint(tmp_path, name, *more)
     assert export(path, form, tmp_path / "out") == 0
     model = weights.load(path).backbone()
     names = json.loads((tmp_path / "out" / "network.json").read_text())["inputs"]
     assert names[:4] == ["low", "low_up", "reference", "reference_low_up"]
-    for count, h, w, high, wide in [(1, 3, 8, 5, 2), (3, 4, 2, 2, 7)]:
+    for count, h, w, high, wide in REFERRED[name]:
         pictures = []
-        for name in names:
-            sides = (high, wide) if name.startswith("reference") else (h, w)
-            s, channels = 1 if name in ("low", "mask") else 4, 1 if "mask" in name else 3
+        for kind in names:
+            sides = (high, wide) if kind.startswith("reference") else (h, w)
+            s, channels = 1 if kind in ("low", "mask") else 4, 1 if "mask" in kind else 3
             pictures.append(torch.rand(count, channels, *(s * side for side in sides)))
         with torch.no_grad():
             expected = model(**dict(zip(names, pictures, strict=True))).image
             found = run(form, tmp_path / "out", *pictures)
+            other = run(
+                form,
+                tmp_path / "out",
+                *pictures[:2],
+                *(1 - x for x in pictures[2:4]),
+                *pictures[4:],
+            )
         assert expected.shape[-2:] == (4 * h, 4 * w)
         assert expected.std() > 0.005
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert (found - other).abs().max() > 1e-4, "the reference is felt"
 
 
 def test_a_file_that_computes_something_else_is_not_left(tmp_path: Path):
@@ -183,6 +216,8 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path: Path):
     ("name", "overrides", "form", "more", "said"),
     [
         ("ttsr", TTSR, "onnx", ["format.ratio=1.5"], "has one scale"),
+        ("masa", MASA, "torchscript", [], "the rule Windows cannot be exported"),
+        ("c2_matching", [*C2_MATCHING, "trunk=swin"], "onnx", [], "trunk=swin has no form"),
         ("edsr", SMALL, "torchscript", ["format.ratio=1.5"], "has one scale"),
         ("asdn", TRUNK, "torchscript", ["format.ratio=2.5"], "beyond the network's last, 2"),
     ],

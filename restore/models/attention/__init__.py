@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from restore.errors import UserError
 from restore.models.attention.embedding import Pixels
 from restore.models.attention.rules import MatchingRule
 from restore.models.attention.transfer import Value, pack, steps
@@ -158,10 +159,16 @@ class AllPairsAttention(nn.Module):
     Args:
         attention: whose embedding and matching rule it takes over.
         scales: of the textures, coarse to fine, relative to the coarsest features.
+
+    Raises:
+        UserError: the rule has no such form.
     """
 
     def __init__(self, attention: TextureAttention, scales: Sequence[int]):
         super().__init__()
+        rule = type(attention.matching)
+        if rule.all_pairs is MatchingRule.all_pairs:
+            raise UserError(f"attention with the rule {rule.__name__} cannot be exported")
         self.embedding, self.matching = attention.embedding, attention.matching
         self.scales = scales
 
@@ -173,7 +180,19 @@ class AllPairsAttention(nn.Module):
 
     def remember(self, key_NCHW: Tensor, values: list[Tensor]) -> Memory:
         """See `TextureAttention.remember`."""
+        values = self.embedding.values(values)
         return replace(self.encode_reference(key_NCHW, []), pictures=[values])
+
+    def locate(self, query_NCHW: Tensor, memory: Memory) -> Transfer:
+        """See `TextureAttention.locate`."""
+        (key,), (pictures,) = memory.keys, memory.pictures
+        if not (self.matching.chooses_one and self.embedding.heads == 1):
+            values: Any = [_as_pictures(value, self.embedding.heads) for value in pictures]
+            return self(query_NCHW, replace(memory, values=values))
+        query = self.embedding.query(query_NCHW)
+        score, index = self.matching.choose_of_all_pairs(query, key, self.embedding.patch)
+        flow = steps(index, (key.shape[-2], key.shape[-1]))
+        return Transfer(score[:, None], pictures, None, flow)
 
     def places(self, query_NCHW: Tensor, memory: Memory) -> list[Transfer]:
         """See `TextureAttention.places`: there is one reference."""

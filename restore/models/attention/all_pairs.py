@@ -26,6 +26,16 @@ def by_key_norm(query_NCHW: Tensor, key_NCHW: Tensor, patch: int) -> Tensor:
     return table / norm(key_NCHW, patch)[:, 0, None, None]
 
 
+def inside(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and position of the best key NHW, by 3×3 patches wholly inside; −1 at the border."""
+    table = products(query, key, 3) / norm(key, 3)[:, 0, None, None, 1:-1, 1:-1]
+    score, index = table.flatten(3).max(-1)
+    score = score / norm(query, 3)[:, 0, 1:-1, 1:-1]
+    line = index.div(key.shape[-1] - 2, rounding_mode="floor")
+    index = index + 2 * line + key.shape[-1] + 1  # two positions of each row are no patch's middle
+    return F.pad(score, (1, 1, 1, 1)), F.pad(index, (1, 1, 1, 1), value=-1)
+
+
 def norm(x: Tensor, patch: int) -> Tensor:
     """Norms N1HW of patches of that side."""
     squares = x.square().sum(1, keepdim=True)

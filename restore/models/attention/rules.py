@@ -29,6 +29,7 @@ class MatchingRule(nn.Module):
             may then look at that place by itself (`TextureAttention.locate`).
         reach: how far, in positions, a query is felt in what is made of it: its 3×3 patch, and the
             neighbours' textures.
+        least: smallest sides, in positions, of pictures that a file of it takes.
 
     A rule of one's own is a class with `forward` and a yaml in `conf/attention`. Operations of its
     own kind tell how much they compute by `torch.utils.flop_counter.register_flop_formula`, as
@@ -37,6 +38,7 @@ class MatchingRule(nn.Module):
 
     chooses_one = False
     reach: int = 2
+    least: int = 1
 
     def forward(
         self, query_NCHW: Tensor, keys: list[Tensor], values: list[Value], patch: int
@@ -67,10 +69,13 @@ class MatchingRule(nn.Module):
             scales: s of each value.
             patch: as above.
 
-        Raises:
-            UserError: the rule has no such form.
+        A rule without it cannot be exported.
         """
-        raise UserError(f"attention with the rule {type(self).__name__} cannot be exported")
+        raise NotImplementedError
+
+    def choose_of_all_pairs(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        """Score and index NHW as `all_pairs` has them, of a rule that `chooses_one`."""
+        raise NotImplementedError
 
 
 class Hard(MatchingRule):
@@ -103,11 +108,14 @@ class Hard(MatchingRule):
         scales: Sequence[int],
         patch: int,
     ) -> tuple[Tensor, list[Tensor]]:
-        table = all_pairs.by_key_norm(query_NCHW, key_NCHW, patch)
-        score, index = table.flatten(3).max(-1)
-        score = score / all_pairs.norm(query_NCHW, patch)[:, 0]
+        score, index = self.choose_of_all_pairs(query_NCHW, key_NCHW, patch)
         grid = key_NCHW.shape[-2], key_NCHW.shape[-1]
         return score[:, None], all_pairs.chosen(index, grid, values, scales)
+
+    def choose_of_all_pairs(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        table = all_pairs.by_key_norm(query, key, patch)
+        score, index = table.flatten(3).max(-1)
+        return score / all_pairs.norm(query, patch)[:, 0], index
 
     def _choose(self, query: Tensor, keys: list[Tensor], patch: int) -> tuple[Tensor, Tensor]:
         known = query.new_full((query.shape[0], *query.shape[2:]), -torch.inf)
@@ -138,6 +146,8 @@ class HardInside(Hard):
     Jiang et al., CVPR 2021). Single positions (`patch` 1) are all inside.
     """
 
+    least = 4
+
     def _nearest(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
         if patch == 1:
             return super()._nearest(query, key, patch)
@@ -156,7 +166,10 @@ class HardInside(Hard):
             score = score.where(index >= 0, 0)
         return score, index
 
-    all_pairs = MatchingRule.all_pairs  # there is no form of it for files
+    def choose_of_all_pairs(self, query: Tensor, key: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        if patch == 1:
+            return super().choose_of_all_pairs(query, key, patch)
+        return all_pairs.inside(query, key)
 
 
 class StraightThrough(MatchingRule):

@@ -109,9 +109,10 @@ def from_neighbours(x_NHW: Tensor) -> Tensor:
 def steps(index_NHW: Tensor, grid: tuple[int, int]) -> Tensor:
     """How far, down and right, each position's match lies from it, N2HW; 0 where it has none."""
     _, H, W = index_NHW.shape
-    down = index_NHW.div(grid[1], rounding_mode="floor")
-    down = down - torch.arange(H, device=index_NHW.device)[:, None]
-    right = index_NHW % grid[1] - torch.arange(W, device=index_NHW.device)
+    line = index_NHW.div(grid[1], rounding_mode="floor")
+    down = line - torch.arange(H, device=index_NHW.device)[:, None]
+    # No remainder, which ONNX's translation lacks.
+    right = index_NHW - line * grid[1] - torch.arange(W, device=index_NHW.device)
     return torch.stack([down, right], 1).where(index_NHW[:, None] >= 0, 0)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import deform_conv2d
 
-from restore.models.backbones.rows import at_a_time
+from restore.models.backbones.rows import at_a_time, written
 
 # Numbers of the samples that are held at a time, see `at_a_time`.
 _TABLE = 1 << 21
@@ -51,9 +51,11 @@ def deformable_conv(
         x, offsets, mask = (_continued(y, sizes) for y in (x, offsets, mask))
         return deform_conv2d(x, offsets, weight, bias, padding=1, mask=mask)[..., :height, :width]
     rows = max(1, table // line)
+    # A file holds no loop whose length is the picture's.
+    tops = range(1) if written() else range(0, height, rows)
     parts = []
-    for top in range(0, height, rows):
-        band = slice(top, min(top + rows, height))
+    for top in tops:
+        band = slice(top, height if len(tops) == 1 else min(top + rows, height))
         inputs = (x, offsets[..., band, :], mask[..., band, :], weight, first + top)
         # What is sampled is nine times as much as what is given, so it is sampled again.
         parts.append(

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.attention import Memory, TextureAttention, Transfer
+from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
 from restore.models.attention.transfer import Texture, Textures
 from restore.models.backbones.blocks import added, within
 from restore.models.backbones.partial_view import PartialView
-from restore.models.backbones.rows import LARGEST_MAP, Rows, at_once, cut
+from restore.models.backbones.rows import LARGEST_MAP, Rows, at_once, cut, written
 from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import downsample, upsample
 from restore.models.backbones.view import MatchedView, mean_view, resized
 from restore.models.extractors import Extractor
-from restore.models.protocol import Backbone, ExportForm
+from restore.models.protocol import Backbone, ExportForm, PictureInput
 from restore.types import Pictures, Restoration
 
 
@@ -119,7 +119,7 @@ class ReferenceBackbone(Backbone):
         """See `find`; the image is N3(4H)(4W)."""
         height, width = low.shape[-2:]
         below, right = -height % self.multiple, -width % self.multiple
-        if below or right:
+        if self.multiple > 1 and (written() or below or right):  # a file has no ifs
             low = F.pad(low, (0, right, 0, below), "replicate")
             low_up = F.pad(low_up, (0, 4 * right, 0, 4 * below), "replicate")
         matched = self.find(low, low_up, reference, reference_low_up, reference_low, memory)
@@ -187,11 +187,33 @@ class ReferenceBackbone(Backbone):
         return features
 
     def export_form(self) -> ExportForm:
-        """A network that has a form for other programs says so itself (TTSR)."""
-        raise UserError(
-            f"{type(self).__name__} has no form that a file for other programs can hold; "
-            "format=package keeps it for restore"
+        """With all pairs of positions compared at once, see `attention.AllPairsAttention`."""
+        inputs = {
+            "low": PictureInput("what is restored"),
+            "low_up": PictureInput("low, enlarged 4 times by bicubic", times=4),
+            "reference": PictureInput(
+                "of any size whose sides divide by 4", sides="reference", times=4
+            ),
+            "reference_low_up": PictureInput(
+                "the reference, made 4 times smaller and as large again by bicubic",
+                sides="reference",
+                times=4,
+            ),
+        }
+        if self.takes_mask:
+            inputs |= {
+                "mask": PictureInput("one channel, 1 = hole of low", channels=1),
+                "mask_up": PictureInput("one channel, 1 = hole of low_up", times=4, channels=1),
+            }
+        note = (
+            "any size of both pictures, one reference; all pairs are compared at once, so memory "
+            "grows with the product of their areas"
         )
+        return ExportForm(inputs, note, least=self.attention.matching.least)
+
+    def prepare_export(self) -> None:
+        """See `PreparesExport`."""
+        self.attention = AllPairsAttention(self.attention, self.textures)  # type: ignore[assignment]
 
     def find(
         self,

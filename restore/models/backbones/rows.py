@@ -13,8 +13,12 @@ _CACHED = 1 << 17  # of a part of one that stays in a CPU's cache
 
 def at_once() -> bool:
     """Whether all is made at once: what is trained, or written down for other programs."""
-    written = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return written or torch.is_grad_enabled()
+    return written() or torch.is_grad_enabled()
+
+
+def written() -> bool:
+    """Whether operations are written down, for other programs or to be compiled."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def at_a_time(numbers: int, x: Tensor) -> int:

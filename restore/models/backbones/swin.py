@@ -78,6 +78,10 @@ class SwinTrunk(nn.Module):
         self.step, self.count, self.depth = window, count, depth
         self.reach = max(self.felt(rows) - rows for rows in range(window))
 
+    def prepare_export(self) -> None:
+        """See `PreparesExport`."""
+        raise UserError("trunk=swin has no form that a file for other programs can hold")
+
     def felt(self, rows: int) -> int:
         """Of so many rows beside a cut (at a multiple of `step`) that differ, how many then do."""
         for _ in range(self.count):

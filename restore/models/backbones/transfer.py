@@ -118,7 +118,7 @@ class DeformableTransfer(FoldedTransfer):
     ) -> Tensor:
         texture = some_rows(texture).to(x.dtype)
         most = height = x.shape[-2]
-        if not torch.is_grad_enabled():
+        if not rows.at_once():
             # Offsets and weights have several times as many channels as anything else.
             table = rows.at_a_time(self.table, x)
             most = table // (27 * self.groups * len(x) * x.shape[-1])

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.attention import AllPairsAttention, Memory, TextureAttention
+from restore.models.attention import Memory, TextureAttention
 from restore.models.backbones import ttsr_layouts
 from restore.models.backbones.base import Base
 from restore.models.backbones.blocks import (
@@ -36,7 +36,7 @@ from restore.models.backbones.transfer import FoldedTransfer
 from restore.models.backbones.upsampling import bilinear, upsample
 from restore.models.backbones.view import MatchedView, unheld
 from restore.models.extractors import Extractor
-from restore.models.protocol import ExportForm, PictureInput, Recognised
+from restore.models.protocol import Recognised
 from restore.types import Pictures, Restoration
 
 Scale = Literal[1, 2, 4]
@@ -427,35 +427,6 @@ class TTSR(ReferenceBackbone):
     def recognise(cls, published: Mapping[str, Tensor], path: Path) -> Recognised | None:
         """See `Backbone.recognise` and `ttsr_layouts`."""
         return ttsr_layouts.recognise(published)
-
-    def export_form(self) -> ExportForm:
-        """With all pairs of positions compared at once, see `attention.AllPairsAttention`."""
-        inputs = {
-            "low": PictureInput("what is restored"),
-            "low_up": PictureInput("low, enlarged 4 times by bicubic", times=4),
-            "reference": PictureInput(
-                "of any size whose sides divide by 4", sides="reference", times=4
-            ),
-            "reference_low_up": PictureInput(
-                "the reference, made 4 times smaller and as large again by bicubic",
-                sides="reference",
-                times=4,
-            ),
-        }
-        if self.takes_mask:
-            inputs |= {
-                "mask": PictureInput("one channel, 1 = hole of low", channels=1),
-                "mask_up": PictureInput("one channel, 1 = hole of low_up", times=4, channels=1),
-            }
-        note = (
-            "any size of both pictures, one reference; all pairs are compared at once, so memory "
-            "grows with the product of their areas"
-        )
-        return ExportForm(inputs, note)
-
-    def prepare_export(self) -> None:
-        """See `PreparesExport`."""
-        self.attention = AllPairsAttention(self.attention, self.textures)  # type: ignore[assignment]
 
 
 def _check(blocks: list[int], scales: list[Scale], textures: list[Scale]) -> None:

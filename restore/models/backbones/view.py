@@ -1,5 +1,6 @@
 """The reference as the camera of the low picture would have seen it: in place, and in its light."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
@@ -280,8 +281,9 @@ def _closer(places: Tensor, small: Tensor, low: Tensor, shown: Tensor, window: f
 
 def _gaussian(deviation: float) -> list[float]:
     half = max(1, round(2.5 * deviation))
-    taps = torch.exp(-((torch.arange(-half, half + 1) / deviation) ** 2) / 2)
-    return [float(tap) for tap in taps / taps.sum()]
+    # Numbers, not tensors, whose values a file for other programs cannot hold.
+    taps = [math.exp(-((at / deviation) ** 2) / 2) for at in range(-half, half + 1)]
+    return [tap / sum(taps) for tap in taps]
 
 
 def _blurred(x: Tensor, deviation: float) -> Tensor:

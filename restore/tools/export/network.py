@@ -54,12 +54,12 @@ class Exported(nn.Module):
         for part in [*self.network.modules()]:
             if isinstance(part, PreparesExport):
                 part.prepare_export()
-        self.inputs, self.note = form.inputs, form.note
+        self.inputs, self.note, self.least = form.inputs, form.note, form.least
         self.traced: tuple[int, ...] = (12, 15)
         self.tried: tuple[tuple[int, ...], ...] = ((12, 15), (33, 9), (7, 40))
         if self.refers:
             self.traced = (6, 5, 4, 7)
-            self.tried = ((6, 5, 4, 7), (9, 4, 11, 3), (5, 12, 6, 6))
+            self.tried = ((6, 5, 4, 7), (9, 4, 11, max(3, form.least)), (5, 12, 6, 6))
 
     @property
     def refers(self) -> bool:
@@ -81,11 +81,12 @@ class Exported(nn.Module):
         """Which sides of the inputs may be any: number, height and width."""
         if len(self.inputs) == 1:
             return ((dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),),)
-        sides = [torch.export.Dim(name) for name in ("n", "h", "w", "reference_h", "reference_w")]
-        count, *low = sides[:3]
+        names = ("h", "w", "reference_h", "reference_w")
+        sides = [torch.export.Dim(name, min=self.least) for name in names]
+        count, low = torch.export.Dim("n"), sides[:2]
         shapes = []
         for about in self.inputs.values():
-            height, width = sides[3:] if about.sides == "reference" else low
+            height, width = sides[2:] if about.sides == "reference" else low
             shapes.append({0: count, 2: about.times * height, 3: about.times * width})
         return (tuple(shapes),)
 

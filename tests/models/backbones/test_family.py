@@ -317,9 +317,3 @@ def test_the_score_has_the_gradient_of_the_chosen_cosine(rule: MatchingRule):
     expected = torch.autograd.grad((cosine * weight.flatten(1)).sum(), [query, key])
     for ours, plain in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, plain)
-
-
-def test_it_says_that_it_has_no_form_for_other_programs():
-    network = registry.build("backbone", "c2_matching", *SMALL["c2_matching"], *LIGHT)
-    with pytest.raises(UserError, match="C2Matching has no form"):
-        network.export_form()
