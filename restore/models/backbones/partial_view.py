@@ -157,7 +157,7 @@ class _Lighting:
                 2
             )
             gain = (ours + _LITTLE / 2 * gain) / (theirs + _LITTLE / 2)
-        gain = gain.clamp(0.25, 4)
+        gain = gain.clamp(0.25, 4.0)
         return seen * bilinear(gain, 4), cut
 
     def likeness(self, small: Tensor) -> Tensor:

@@ -166,7 +166,8 @@ class MatchedView(nn.Module):
         cut = cut_off(seen)
         weight = score * (1 - F.avg_pool2d(cut, 4)) + 1e-3
         there = _blurred(weight * downsample(seen, 4), self.window) + 1e-3
-        gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4)
+        # Both bounds of one kind, else ONNX's translation has no such clamp.
+        gain = ((_blurred(weight * low, self.window) + 1e-3) / there).clamp(0.25, 4.0)
         return seen * bilinear(gain, 4), cut
 
 
@@ -220,7 +221,7 @@ def _as_sharp(view: Tensor, low: Tensor, low_up: Tensor, weight: Tensor) -> tupl
     levels += [_blurred(view, deviation) for deviation in _SOFTENED]
     seen = downsample(torch.cat([level.mean(1, keepdim=True) for level in levels], 1), 4)
     fine, coarse = energies(small + fits * (seen - small))
-    contrast = ((middle + _LEAST_ENERGY) / (coarse + _LEAST_ENERGY)).clamp(0.25, 4)
+    contrast = ((middle + _LEAST_ENERGY) / (coarse + _LEAST_ENERGY)).clamp(0.25, 4.0)
     ratios: list[Tensor] = []  # of the energies; they rise from level to level
     for ratio in ((finest + _LEAST_ENERGY) / (contrast * fine + _LEAST_ENERGY)).split(1, 1):
         ratios.append(torch.maximum(ratio, ratios[-1]) if ratios else ratio)
