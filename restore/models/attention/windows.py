@@ -13,8 +13,9 @@ from restore.models.attention.rules import Hard, MatchingRule
 from restore.models.attention.search import nearest_patch
 from restore.models.attention.transfer import Folded, Value, made_later, neighbours
 
-# Similarities of blocks and positions that are held at a time.
-_TABLE = 1 << 24
+# Similarities of blocks and positions, or numbers of windows, that are held at a time: on a CPU as
+# many as stay in its cache.
+_TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 class Windows(Hard):
@@ -98,13 +99,18 @@ class Windows(Hard):
             wide = min(2 * int(Wk // (2 * columns) * self.window) + 3, Wk)
             top = (best.div(Wk, rounding_mode="floor") - high // 2).clamp(0, Hk - high)
             left = (best % Wk - wide // 2).clamp(0, Wk - wide)
-            at_y = top[..., None] + torch.arange(high, device=key.device)
-            at_x = left[..., None] + torch.arange(wide, device=key.device)
-            at = at_y[..., :, None] * Wk + at_x[..., None, :]  # N, blocks, high, wide
-            line = key.detach().flatten(2).transpose(1, 2).reshape(-1, C)
-            image = torch.arange(N, device=key.device).view(N, 1, 1, 1) * (Hk * Wk)
-            windows = line[(at + image).flatten()].view(-1, high, wide, C).permute(0, 3, 1, 2)
-            score, fine = nearest_patch(blocks.flatten(0, 1), windows.contiguous(), True)
+            image = torch.arange(N, device=key.device)[:, None] * (Hk * Wk)
+            corners = (image + top * Wk + left).flatten()
+            inside = torch.arange(high, device=key.device)[:, None] * Wk
+            inside = inside + torch.arange(wide, device=key.device)
+            line = key.detach().permute(0, 2, 3, 1).reshape(-1, C)
+            parts = []
+            count = max(1, _together(key) // (high * wide * C))
+            for some, corner in zip(blocks.flatten(0, 1).split(count), corners.split(count)):
+                at = corner[:, None, None] + inside
+                windows = line[at.flatten()].view(*at.shape, C).permute(0, 3, 1, 2)
+                parts.append(nearest_patch(some, windows.contiguous(), True))
+            score, fine = (torch.cat(maps) for maps in zip(*parts))
             inner = fine.view(N, -1, side, side)
             row = top[..., None, None] + inner.div(wide - 2, rounding_mode="floor") + 1
             place = row * Wk + left[..., None, None] + inner % (wide - 2) + 1
@@ -129,10 +135,16 @@ class Windows(Hard):
         N, _, C = blocks.shape[:3]
         Hk, Wk = key.shape[-2:]
         middle = self.block // 2 + 1  # counted with the rim
+        squares = key.square().sum(1, keepdim=True)
+        ones = squares.new_ones(1, 1, 3, 3)
+        inverse = [
+            F.conv2d(squares, ones, padding=d, dilation=d).sqrt_().clamp_min_(1e-12).reciprocal_()
+            for d in self.dilations
+        ]
         indices = []
-        for part in blocks.split(max(1, _TABLE // (N * Hk * Wk)), 1):
-            total: Tensor | float = 0.0
-            for d in self.dilations:
+        for part in blocks.split(max(1, _together(key) // (N * Hk * Wk)), 1):
+            total = torch.zeros(())
+            for place, d in enumerate(self.dilations):
                 taps = slice(middle - d, middle + d + 1, d)
                 kernels = F.normalize(part[..., taps, taps].flatten(2), dim=2)
                 table = F.conv2d(
@@ -142,12 +154,14 @@ class Windows(Hard):
                     dilation=d,
                     groups=N,
                 )
-                squares = key.square().sum(1, keepdim=True)
-                norm = F.conv2d(squares, squares.new_ones(1, 1, 3, 3), padding=d, dilation=d)
-                total = total + table.view(N, -1, Hk, Wk) / norm.sqrt().clamp_min(1e-12)
-            assert isinstance(total, Tensor)
+                table = table.view(N, -1, Hk, Wk).mul_(inverse[place])
+                total = total.add_(table) if place else table
             indices.append(total.flatten(2).argmax(2))
         return torch.cat(indices, 1)
+
+
+def _together(x: Tensor) -> int:
+    return _TOGETHER.get(x.device.type, _TOGETHER["cpu"])
 
 
 def _cosine(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

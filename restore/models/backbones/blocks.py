@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restore.models.backbones.rows import at_once, cut
+from restore.models.backbones.rows import Rows, at_once, cut, to_convolve, together
 
 # Numbers of a convolution's result that are made at a time where they are added to a map, on a
 # CPU, and the rows that are worth those beside them.
@@ -21,8 +22,13 @@ def conv(
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
 
-def side_by_side(layer: nn.Conv2d, maps: Iterable[Tensor]) -> Tensor:
+def side_by_side(
+    layer: nn.Conv2d, maps: Iterable[Tensor], ends: tuple[bool, bool] = (True, True)
+) -> Tensor:
     """A convolution of the channels of several maps of one size.
+
+    Of maps that do not begin or end with the picture (`Rows.ends`), only those rows are made whose
+    neighbours are there: one less at that end. Stride and kernel are then 1 and 3.
 
     On a CPU, where nothing is trained, they are convolved one after another and summed up, which
     takes no longer than laying them side by side first, and less memory, in particular where they
@@ -30,22 +36,32 @@ def side_by_side(layer: nn.Conv2d, maps: Iterable[Tensor]) -> Tensor:
     """
     device = layer.weight.device.type
     if at_once() or device != "cpu" or torch.is_autocast_enabled(device):
-        result: Tensor = layer(torch.cat([*maps], 1))
-        return result
+        return _convolved(torch.cat([*maps], 1), layer, layer.weight, layer.bias, ends)
     total, first = torch.empty(0), 0
     for x in maps:
         weight = layer.weight[:, first : first + x.shape[1]]
         bias = None if first else layer.bias
-        convolve = partial(
-            F.conv2d, weight=weight, bias=bias, stride=layer.stride, padding=layer.padding
-        )
-        if first:
+        convolve = partial(_convolved, layer=layer, weight=weight, bias=bias, ends=ends)
+        if not first:
+            total = convolve(x)
+        elif all(ends):
             add_convolved(total, x, convolve, layer.kernel_size[0] // 2)
         else:
-            total = convolve(x)
+            total.add_(convolve(x))
         first += x.shape[1]
         del x  # before the next is made
     return total
+
+
+def _convolved(
+    x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, ends: tuple[bool, bool]
+) -> Tensor:
+    if all(ends):
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+    if not any(ends):
+        return F.conv2d(x, weight, bias, padding=(0, 1))
+    y = F.conv2d(x, weight, bias, padding=1)
+    return y[..., :-1, :] if ends[0] else y[..., 1:, :]
 
 
 def add_convolved(
@@ -114,7 +130,21 @@ class ResidualBlock(nn.Module):
         return y if self.residual_scale == 1 else y * self.residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x).add_(x)  # nothing else holds the branch, backward does not need it
+        return together(partial(self._rows, x), to_convolve(x, 2))
+
+    def replace(self, x: Tensor) -> Tensor:
+        """The same; where nothing is trained in the place of x, which nothing else may need."""
+        return together(partial(self._rows, x), to_convolve(x, 2), place=x)
+
+    def _rows(self, x: Tensor, some: Rows) -> Tensor:
+        """Some rows of the result."""
+        if all(some.ends):  # nothing else holds the branch, backward does not need it
+            return self.branch(x).add_(x)
+        y = self.relu(side_by_side(self.conv1, [some.of(x)], some.ends))
+        y = some.wanted(side_by_side(self.conv2, [y], some.ends), lost=2)
+        if self.residual_scale != 1:
+            y *= self.residual_scale
+        return y.add_(x[..., some.top : some.bottom, :])
 
 
 class ResidualTrunk(nn.ModuleList):
@@ -143,9 +173,24 @@ class ResidualTrunk(nn.ModuleList):
         return rows + self.reach
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self._through(x, own=False)
+
+    def replace(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same; where nothing is trained in the place of x, which nothing else may need."""
+        return self._through(x, own=True)
+
+    def _through(self, x: Tensor, own: bool) -> tuple[Tensor, list[Tensor]]:
+        block: Any
         for block in self:
-            x = block(x)
+            x = block.replace(x) if own else block(x)
+            own = True
         return x, []
+
+
+def through(trunk: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """What a trunk makes of features that nothing else needs, in their place if it can do that."""
+    result: tuple[Tensor, list[Tensor]] = getattr(trunk, "replace", trunk)(x)
+    return result
 
 
 def named(masks: list[Tensor], trunk: str) -> dict[str, Tensor]:

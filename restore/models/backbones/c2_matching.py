@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from restore.models.attention import TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import SubPixel, conv, named
+from restore.models.backbones.blocks import SubPixel, conv, named, through
 from restore.models.backbones.reference import Aggregation, Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
 from restore.models.backbones.transfer import LEAK
@@ -62,7 +62,7 @@ class C2Matching(ReferenceBackbone):
     def restore(
         self, low: Tensor, low_up: Tensor, matched: Found
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        x, trunk_masks = self.content(F.leaky_relu_(self.head(low), LEAK))
+        x, trunk_masks = through(self.content, F.leaky_relu_(self.head(low), LEAK))
         masks = named(trunk_masks, "content")
         for place, (scale, stage) in enumerate(zip(self.transferred, self.stages)):
             assert isinstance(stage, Aggregation)

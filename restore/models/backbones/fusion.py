@@ -1,7 +1,9 @@
 """How a scale takes in its texture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 from typing import Annotated, ClassVar
 
 import torch
@@ -10,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.models.backbones.blocks import added, conv, side_by_side
-from restore.models.backbones.rows import in_cache
-from restore.models.backbones.upsampling import upsample
+from restore.models.backbones.rows import Rows, in_cache, to_convolve, together
+from restore.models.backbones.upsampling import bilinear_rows, upsample
 
 _NORM_EPS = 1e-5
 
@@ -201,31 +203,57 @@ class SpatialAdaptation(nn.Module):
     def forward(
         self, x: Tensor, texture: Tensor, moments: "tuple[Moments, Moments] | None" = None
     ) -> Tensor:
-        """The texture adapted to features of its shape.
+        """The texture adapted to features of its shape, or of half its sides, then enlarged.
 
         `moments` are those of the whole picture's features and texture, of which these are some
         rows.
         """
-        both = self.compared(x, texture)
+        return together(*self._made_of(x, texture, moments))
+
+    def replace(
+        self, x: Tensor, texture: Tensor, moments: "tuple[Moments, Moments] | None" = None
+    ) -> Tensor:
+        """The same; where nothing is trained in the place of what nothing else may need, the
+        texture.
+        """
+        return together(*self._made_of(x, texture, moments), place=texture)
+
+    def _made_of(
+        self, x: Tensor, texture: Tensor, moments: "tuple[Moments, Moments] | None"
+    ) -> tuple[Callable[[Rows], Tensor], list[Rows]]:
+        """What makes some rows of the result, and which ones."""
+        ratio = int(texture.shape[-1] // x.shape[-1])
+        parts = to_convolve(texture, 2, ratio)
+        seen = partial(bilinear_rows, x, ratio)
         if moments is None:
-            moments = Moments.of(x), Moments.of(texture)
-        return self.adapted(both, texture, moments)
+            own = [Moments.of(seen(some.top, some.bottom)) for some in parts]
+            moments = reduce(add, own), Moments.of(texture)
+        return partial(self._rows, seen, texture, moments), parts
 
-    def compared(self, x: Tensor, texture: Tensor) -> Tensor:
-        """What γ and β are made of."""
-        return F.relu_(side_by_side(self.shared, (x, texture.to(x.dtype))))
-
-    def adapted(self, both: Tensor, texture: Tensor, moments: tuple[Moments, Moments]) -> Tensor:
-        """The result, of `compared`, the texture and both maps' moments."""
+    def _rows(
+        self,
+        seen: Callable[[int, int], Tensor],
+        texture: Tensor,
+        moments: tuple[Moments, Moments],
+        some: Rows,
+    ) -> Tensor:
+        """Some rows of the result."""
+        x = seen(some.first, some.last)
+        both = F.relu_(side_by_side(self.shared, (x, some.of(texture).to(x.dtype)), some.ends))
+        del x
         own, their = moments
         deviation = (own.variance * own.count / max(1, own.count - 1)).sqrt()
         scale = (their.variance + _NORM_EPS).rsqrt()
         # What a convolution has made is nobody else's: it is changed in place.
-        factor = self.gamma(both).float().add_(deviation)
-        result = self.beta(both).float().add_(own.mean)
-        for some in in_cache(result):
-            normalised = (some.of(texture) - their.mean) * scale
-            some.of(result).addcmul_(normalised, some.of(factor))
+        factor, result = (
+            some.wanted(side_by_side(layer, [both], some.ends), lost=2).float()
+            for layer in (self.gamma, self.beta)
+        )
+        factor, result = factor.add_(deviation), result.add_(own.mean)
+        texture = texture[..., some.top : some.bottom, :]
+        for part in in_cache(result):
+            normalised = (part.of(texture) - their.mean) * scale
+            part.of(result).addcmul_(normalised, part.of(factor))
         return result
 
 
@@ -267,8 +295,21 @@ class DualAggregation(nn.Module):
         self.merge = conv(2 * features, features)
 
     def forward(self, x: Tensor, texture: Tensor) -> Tensor:
-        """Features of the texture's shape."""
-        return F.relu_(side_by_side(self.merge, self._refined(x, texture)))
+        """Features of the texture's shape.
+
+        Where nothing is trained they may take the place of the texture, which nothing else may
+        need.
+        """
+        make = partial(self._rows, x, texture)
+        return together(make, to_convolve(texture, 4, 2), place=texture)
+
+    def _rows(self, x: Tensor, texture: Tensor, some: Rows) -> Tensor:
+        """Some rows of the result."""
+        around = some.nearer(1)
+        refined = self._refined(x[..., some.first // 2 : some.last // 2, :], some.of(texture))
+        first, last = around.first - some.first, around.last - some.first
+        maps = (y[..., first:last, :] for y in refined)
+        return F.relu_(around.wanted(side_by_side(self.merge, maps, around.ends), lost=1))
 
     def _refined(self, x: Tensor, texture: Tensor) -> Iterator[Tensor]:
         yield added(F.relu_(self.up_a(F.relu_(self.down_a(texture)) - x)), texture)

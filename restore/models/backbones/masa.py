@@ -10,13 +10,14 @@ from operator import add
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from restore.models.attention import TextureAttention
 from restore.models.backbones import family_layouts
-from restore.models.backbones.blocks import conv, named, side_by_side
+from restore.models.backbones.blocks import conv, named, side_by_side, through
 from restore.models.backbones.fusion import DualAggregation, Moments, SpatialAdaptation, as_many
 from restore.models.backbones.reference import Found, ReferenceBackbone
 from restore.models.backbones.rows import Rows, together
@@ -78,23 +79,23 @@ class MASA(ReferenceBackbone):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         masks: dict[str, Tensor] = {}
 
-        def through(place: int, x: Tensor) -> Tensor:
-            y, trunk_masks = self.trunks[place](x)
+        def trunk(place: int, x: Tensor) -> Tensor:
+            y, trunk_masks = through(self.trunks[place], x)
             masks.update(named(trunk_masks, f"trunks.{place}"))
             return y
 
         fine, middle, coarse = self.extractor(low)
-        x = through(0, F.relu_(self.contexts[0](coarse)))
+        x = trunk(0, F.relu_(self.contexts[0](coarse)))
         for place, own in ((1, middle), (2, fine)):
             context: Any = self.contexts[place]
-            x = through(place, F.relu_(side_by_side(context, (bilinear(x, 2), own))))
+            x = trunk(place, F.relu_(side_by_side(context, (bilinear(x, 2), own))))
         for place, scale in enumerate(self.transferred):
             step: int = getattr(self.trunks[3 + place], "step", 1)
             parts = self.in_parts(low, scale, x.shape[1], self._reach(place), step)
             moments = None
             if len(parts) > 1:  # means over the picture, before its rows are made one after another
                 moments = self._moments(place, x, matched, parts)
-            make = partial(self._stage, place, x, matched, moments, through)
+            make = partial(self._stage, place, x, matched, moments, trunk)
             x = together(make, parts, scale)
         return x.float() + upsample(low, 4), masks
 
@@ -109,17 +110,16 @@ class MASA(ReferenceBackbone):
         beside: int = transfer.reach + 2 + 2 + 4 + fusion.score_reach + 1
         return trunk + beside
 
-    def _seen(
-        self, place: int, x: Tensor, matched: Found, some: Rows
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Some rows of the scale before's features, the same at this one, and of its texture."""
-        scale = self.textures[place]
-        before = some.of(x, scale // 2 or 1)
-        seen = bilinear(before, 2) if place else before
-        texture = self.transfers[place](
-            seen, matched.textures[scale], matched.flow, matched.score, some.first * scale
-        )
-        return before, seen, self.projections[place](texture)
+    def _seen(self, place: int, x: Tensor, matched: Found, some: Rows) -> tuple[Tensor, Tensor]:
+        """Some rows of the scale before's features, and of this one's texture, nobody else's."""
+        scale, transfer = self.textures[place], self.transfers[place]
+        before, texture = some.of(x, scale // 2 or 1), matched.textures[scale]
+        seen = before if transfer.looks else before[:, :1]  # else their size alone is asked for
+        seen = bilinear(seen, 2) if place else seen
+        found = transfer(seen, texture, matched.flow, matched.score, some.first * scale)
+        if isinstance(texture, Tensor) and not torch.is_grad_enabled():
+            found = found.clone()  # may be part of the reference's own
+        return before, self.projections[place](found)
 
     def _moments(
         self, place: int, x: Tensor, matched: Found, parts: list[Rows]
@@ -128,8 +128,9 @@ class MASA(ReferenceBackbone):
         scale = self.textures[place]
         of_parts = []
         for some in parts:
-            _, *both = self._seen(place, x, matched, some)
-            of_parts.append([Moments.of(some.wanted(y, scale)) for y in both])
+            before, texture = self._seen(place, x, matched, some)
+            seen = bilinear(before, 2) if place else before
+            of_parts.append([Moments.of(some.wanted(y, scale)) for y in (seen, texture)])
         own, their = (reduce(add, several) for several in zip(*of_parts))
         return own, their
 
@@ -139,24 +140,19 @@ class MASA(ReferenceBackbone):
         x: Tensor,
         matched: Found,
         moments: tuple[Moments, Moments] | None,
-        through: Callable[[int, Tensor], Tensor],
+        trunk: Callable[[int, Tensor], Tensor],
         some: Rows,
     ) -> Tensor:
         """Some rows of a scale's features, of the last one's picture, made of those before."""
         scale = self.textures[place]
-        before, seen, texture = self._seen(place, x, matched, some)
-        if moments is None:
-            moments = Moments.of(seen), Moments.of(texture)
-        both = self.adapt.compared(seen, texture)
-        del seen
-        texture = self.adapt.adapted(both, texture, moments)
-        del both
+        before, texture = self._seen(place, x, matched, some)
+        texture = self.adapt.replace(before, texture, moments)
         if place:
             y = self.aggregations[place - 1](before, texture)
         else:
             y = self.fusion(before, texture, some.of(matched.score))
         del texture
-        y = through(3 + place, y)
+        y = trunk(3 + place, y)
         return some.wanted(self.tail(y) if place == 2 else y, scale)
 
     @classmethod

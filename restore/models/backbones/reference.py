@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from restore.errors import UserError
 from restore.models.attention import AllPairsAttention, Memory, TextureAttention, Transfer
 from restore.models.attention.transfer import Texture, Textures
-from restore.models.backbones.blocks import added, within
+from restore.models.backbones.blocks import added, through, within
 from restore.models.backbones.partial_view import PartialView
 from restore.models.backbones.rows import LARGEST_MAP, Rows, at_once, cut, written
 from restore.models.backbones.transfer import FoldedTransfer
@@ -378,11 +378,10 @@ class Aggregation(nn.Module):
         `top`, a multiple of the scale.
         """
         score = matched.score[..., top // scale : (top + x.shape[-2]) // scale, :]
-        y, masks = self.trunk(
-            self.fusion(
-                x if taking is None else taking(x),
-                self.transfer(x, matched.textures[scale], matched.flow, matched.score, top),
-                score,
-            )
+        y = self.fusion(
+            x if taking is None else taking(x),
+            self.transfer(x, matched.textures[scale], matched.flow, matched.score, top),
+            score,
         )
+        y, masks = through(self.trunk, y)
         return added(y, x), masks

@@ -46,7 +46,8 @@ class FoldedTransfer(nn.Module):
         """The texture in its place, N, `texture`, H, W.
 
         Args:
-            x: features N, `features`, H, W: some rows of a picture's.
+            x: features N, `features`, H, W: some rows of a picture's. Of a transfer that does not
+                look their size and type alone count; it may be given fewer channels.
             texture: N, `texture`, H', W'; with a flow, the reference's own. Of a transfer that does
                 not look it may be one that is made when asked for (`some_rows`).
             flow: N2hw, steps down and right in positions of the coarsest grid; None: the texture is

@@ -26,6 +26,15 @@ def bilinear(x_NCHW: Tensor, ratio: int) -> Tensor:
     return F.interpolate(x_NCHW, scale_factor=ratio, mode="bilinear", align_corners=False)
 
 
+def bilinear_rows(x_NCHW: Tensor, ratio: int, first: int, last: int) -> Tensor:
+    """Rows `first` to before `last` of that, both multiples of the ratio; with 1, of x itself."""
+    if ratio == 1:
+        return x_NCHW[..., first:last, :]
+    top = max(0, first // ratio - 1)
+    y = bilinear(x_NCHW[..., top : last // ratio + 1, :], ratio)
+    return y[..., first - top * ratio : last - top * ratio, :]
+
+
 def kernel(ratio: int, slope: float = TORCH) -> Tensor:
     """Bicubic upsampling as one 5×5 convolution, before a pixel shuffle: (ratio², 5, 5)."""
     taps = torch.tensor(_taps(ratio, slope))

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from restore.errors import UserError
-from restore.models.backbones.blocks import ResidualTrunk, conv
+from restore.models.backbones.blocks import ResidualTrunk, conv, through
 from restore.models.extractors import Extractor
 
 
@@ -46,7 +46,7 @@ class PyramidExtractor(Extractor):
     def forward(self, image: Tensor) -> list[Tensor]:
         x, features = image, []
         for head, trunk in zip(self.heads, self.trunks):
-            x, _ = trunk(F.relu_(head(x)))
+            x, _ = through(trunk, F.relu_(head(x)))
             features.append(x)
         return features
 
@@ -65,5 +65,4 @@ class PyramidExtractor(Extractor):
         return self._finest(reference_low)
 
     def _finest(self, image: Tensor) -> Tensor:
-        finest: Tensor = self.trunks[0](F.relu_(self.heads[0](image)))[0]
-        return finest
+        return through(self.trunks[0], F.relu_(self.heads[0](image)))[0]

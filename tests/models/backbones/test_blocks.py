@@ -1,5 +1,6 @@
 """What is done in parts, where nothing is trained, is what is done at once."""
 
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -8,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restore.models.backbones import blocks, rows
-from restore.models.backbones.blocks import add_convolved, conv, side_by_side
-from restore.models.backbones.fusion import Moments, SpatialAdaptation
+from restore.models.backbones.blocks import (
+    ResidualTrunk,
+    add_convolved,
+    conv,
+    side_by_side,
+    through,
+)
+from restore.models.backbones.fusion import DualAggregation, Moments, SpatialAdaptation
+from restore.models.backbones.upsampling import bilinear
 from restore.models.extractors import Extractor
 
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 9))
@@ -66,6 +74,39 @@ def test_textures_are_adapted_in_parts_as_at_once(sides, cached, last):
     with torch.no_grad(), patch.object(rows, "_CACHED", cached):
         torch.testing.assert_close(adapt(x, texture), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(Moments.of(texture).variance, variance)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    half=st.tuples(st.integers(1, 30), st.integers(1, 4)),
+    least=st.sampled_from([4, 7, 20]),
+    seed=st.integers(0, 2**31),
+)
+def test_rows_go_through_convolutions_some_at_a_time_as_all_at_once(half, least, seed):
+    torch.manual_seed(seed)
+    sides = 2 * half[0], 2 * half[1]
+    x = torch.randn(2, 3, *half, dtype=torch.float64).to(memory_format=torch.channels_last)
+    texture = torch.randn(2, 3, *sides, dtype=torch.float64).to(memory_format=torch.channels_last)
+    trunk, adapt = ResidualTrunk(3, 2, 0.5).double(), SpatialAdaptation(3).double()
+    aggregate = DualAggregation(3).double()
+    expected = [
+        trunk(texture)[0],
+        adapt(bilinear(x, 2), texture).float(),
+        aggregate(x, texture),
+    ]
+    with torch.no_grad(), patch.multiple(rows, _CONVOLVED=1, _LEAST=least):
+        before = texture.clone()
+        torch.testing.assert_close(trunk(texture)[0], expected[0])
+        torch.testing.assert_close(adapt(x, texture).float(), expected[1])
+        assert torch.equal(texture, before), "what may be needed is as it was"
+        in_place = [
+            lambda y: through(trunk, y)[0],
+            lambda y: adapt.replace(x, y).float(),
+            partial(aggregate, x),
+        ]
+        for make, result in zip(in_place, expected):
+            y = texture.clone()
+            torch.testing.assert_close(make(y), result)
 
 
 class _Blurred(Extractor):

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restore.models.backbones.rows import cut, together
+from restore.models.backbones.rows import Rows, cut, together
 
 
 @given(
@@ -28,8 +28,12 @@ def test_a_sum_over_neighbours_is_that_of_the_whole(height, most, reach, step, t
     def summed(y: torch.Tensor) -> torch.Tensor:
         return F.conv2d(y, kernel, padding=(reach * times, 0))
 
-    found = together(lambda some: some.wanted(summed(some.of(x, times)), times), parts, times)
-    torch.testing.assert_close(found, summed(x))
+    def some_summed(some: Rows) -> torch.Tensor:
+        return some.wanted(summed(some.of(x, times)), times)
+
+    expected = summed(x)
+    torch.testing.assert_close(together(some_summed, parts, times), expected)
+    torch.testing.assert_close(together(some_summed, parts, times, place=x), expected)
 
 
 def test_no_more_rows_are_computed_than_may_be():
