@@ -16,6 +16,7 @@ from restore.models.attention.transfer import Folded, Value, made_later, neighbo
 # Similarities of blocks and positions, or numbers of windows, that are held at a time: on a CPU as
 # many as stay in its cache.
 _TOGETHER = {"cpu": 1 << 20, "cuda": 1 << 24}
+_LEAST = 64  # blocks whose similarities are: a convolution with few outputs is slow
 
 
 class Windows(Hard):
@@ -142,7 +143,7 @@ class Windows(Hard):
             for d in self.dilations
         ]
         indices = []
-        for part in blocks.split(max(1, _together(key) // (N * Hk * Wk)), 1):
+        for part in blocks.split(max(_LEAST, _together(key) // (N * Hk * Wk)), 1):
             total = torch.zeros(())
             for place, d in enumerate(self.dilations):
                 taps = slice(middle - d, middle + d + 1, d)
