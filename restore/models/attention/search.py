@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from restore.models.backbones.rows import at_a_time
 from restore.utils import threads
 
 # Products that are held at a time. On a CPU the block should stay in the caches (measured: from
@@ -63,7 +64,7 @@ def nearest_patch(
     device = query_NCHW.device.type
     many = torch.get_num_threads() if device == "cpu" else 1
     table = (H + 2) * (W + 2) * (inverse[0].numel() + 2)
-    together = min(max(1, _block(device) // table), math.ceil(N / many))
+    together = min(max(1, at_a_time(_BLOCK, query) // table), math.ceil(N / many))
     high = H if many <= N else max(_LEAST, math.ceil(H / (_PARTS * many)))
     score = query_NCHW.new_empty(N, H, W)
     index = torch.empty(N, H, W, dtype=torch.int64, device=query_NCHW.device)
@@ -94,7 +95,7 @@ def nearest_pixel(query_NCHW: Tensor, key_NCHW: Tensor) -> tuple[Tensor, Tensor]
     N, _, H, W = query_NCHW.shape
     query = F.normalize(query_NCHW, dim=1).flatten(2).transpose(1, 2)
     key = F.normalize(key_NCHW, dim=1).flatten(2)
-    step = max(1, _block(query.device.type) // (N * key.shape[-1]))
+    step = max(1, at_a_time(_BLOCK, query) // (N * key.shape[-1]))
     best = [(lines @ key).max(-1) for lines in query.split(step, 1)]
     score, index = (torch.cat(parts, 1).view(N, H, W) for parts in zip(*best))
     return score, index
@@ -116,7 +117,7 @@ def _nearest(padded_NCHW: Tensor, key: Tensor, inverse: Tensor) -> tuple[Tensor,
     N, C, H, W = padded_NCHW.shape
     H, W = H - 2, W - 2
     Hk, Wk = key.shape[-2] - 2, key.shape[-1] - 2
-    rows_q, rows_k = _blocks(N, H, W, Hk, Wk, padded_NCHW.device.type)
+    rows_q, rows_k = _blocks(N, H, W, Hk, Wk, at_a_time(_BLOCK, key))
     wide_q, wide_k = W + 2, Wk + 2
     query = F.pad(padded_NCHW, (0, 0, 0, rows_q)).permute(0, 2, 3, 1).contiguous()
     best = query.new_full((N, H + rows_q, W), -torch.inf)
@@ -193,12 +194,11 @@ def _flops(query: torch.Size, key: torch.Size, *_: Any, out_shape: Any = None, *
     return 2 * N * C * H * W * key[-2] * key[-1]
 
 
-def _blocks(N: int, H: int, W: int, Hk: int, Wk: int, device: str) -> tuple[int, int]:
+def _blocks(N: int, H: int, W: int, Hk: int, Wk: int, budget: int) -> tuple[int, int]:
     """Query rows and key rows of a block: as many of one as of the other where they fit.
 
     Each block of key rows needs two more at its edges, so it has eight at least.
     """
-    budget = _block(device)
     line = N * (W + 2) * (Wk + 2)
     rows_k = _even(Hk, max(8, math.isqrt(budget // line)))
     rows_q = _even(H, max(1, budget // (line * (rows_k + 2))))
@@ -208,7 +208,3 @@ def _blocks(N: int, H: int, W: int, Hk: int, Wk: int, device: str) -> tuple[int,
 def _even(whole: int, most: int) -> int:
     """The size of equal parts of `whole`, none larger than `most`."""
     return math.ceil(whole / math.ceil(whole / most))
-
-
-def _block(device: str) -> int:
-    return _BLOCK.get(device, _BLOCK["cpu"])

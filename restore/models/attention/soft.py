@@ -25,6 +25,7 @@ from restore.models.attention.all_pairs import diagonal_sum, products
 from restore.models.attention.rules import MatchingRule
 from restore.models.attention.search import patch_norm
 from restore.models.attention.transfer import Value, unpack
+from restore.models.backbones.rows import at_a_time
 
 # Pairs of a tile that are held at a time.
 _TILE = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -167,7 +168,7 @@ class Soft(MatchingRule):
         """Height and width of the tiles: whole rows where they fit, else squares."""
         N, _, H, W = query.shape
         pairs = sum((key.shape[-2] + 2) * (key.shape[-1] + 2) for key in keys)
-        most = _TILE.get(query.device.type, _TILE["cpu"]) // (N * pairs)
+        most = at_a_time(_TILE, query) // (N * pairs)
         rows = most // (W + 4) - 4
         if rows >= min(H, 8):
             return min(H, rows), W

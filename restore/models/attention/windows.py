@@ -12,6 +12,7 @@ from restore.errors import UserError
 from restore.models.attention.rules import Hard, MatchingRule
 from restore.models.attention.search import nearest_patch
 from restore.models.attention.transfer import Folded, Value, made_later, neighbours
+from restore.models.backbones.rows import at_a_time
 
 # Similarities of blocks and positions, or numbers of windows, that are held at a time: on a CPU as
 # many as stay in its cache.
@@ -106,7 +107,7 @@ class Windows(Hard):
             inside = inside + torch.arange(wide, device=key.device)
             line = key.detach().permute(0, 2, 3, 1).reshape(-1, C)
             parts = []
-            count = max(1, _together(key) // (high * wide * C))
+            count = max(1, at_a_time(_TOGETHER, key) // (high * wide * C))
             for some, corner in zip(blocks.flatten(0, 1).split(count), corners.split(count)):
                 at = corner[:, None, None] + inside
                 windows = line[at.flatten()].view(*at.shape, C).permute(0, 3, 1, 2)
@@ -143,7 +144,7 @@ class Windows(Hard):
             for d in self.dilations
         ]
         indices = []
-        for part in blocks.split(max(_LEAST, _together(key) // (N * Hk * Wk)), 1):
+        for part in blocks.split(max(_LEAST, at_a_time(_TOGETHER, key) // (N * Hk * Wk)), 1):
             total = torch.zeros(())
             for place, d in enumerate(self.dilations):
                 taps = slice(middle - d, middle + d + 1, d)
@@ -159,10 +160,6 @@ class Windows(Hard):
                 total = total.add_(table) if place else table
             indices.append(total.flatten(2).argmax(2))
         return torch.cat(indices, 1)
-
-
-def _together(x: Tensor) -> int:
-    return _TOGETHER.get(x.device.type, _TOGETHER["cpu"])
 
 
 def _cosine(query: Tensor, key: Tensor, index: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ from torchvision.ops import deform_conv2d
 
 from restore.models.backbones.rows import at_a_time, written
 
-# Numbers of the samples that are held at a time, see `at_a_time`.
-_TABLE = 1 << 21
+_TABLE = {"cpu": 1 << 21, "cuda": 1 << 25}  # of the samples, see `at_a_time`
 
 
 def deformable_conv(

@@ -1,6 +1,6 @@
 """Working through the rows of large feature maps, with the result of working on them whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -23,12 +23,14 @@ def written() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def at_a_time(numbers: int, x: Tensor) -> int:
-    """Numbers that are worked on at a time where x lies.
+def at_a_time(numbers: Mapping[str, int], x: Tensor) -> int:
+    """How many numbers are worked on at a time where x lies.
 
-    On a CPU as many as stay in its cache; a GPU is busy with many times as many only.
+    Args:
+        numbers: by type of device: of `cpu`, which holds for those that are not named, too, as many
+            as stay in its cache; of `cuda` more, as a GPU has little to do with few.
     """
-    return numbers if x.device.type == "cpu" else numbers << 4
+    return numbers.get(x.device.type, numbers["cpu"])
 
 
 class Rows(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from restore.errors import UserError
 from restore.models.backbones.blocks import add_convolved, conv
+from restore.models.backbones.rows import at_a_time
 
 # Numbers of the features that go through a block together where nothing is trained: on a CPU as
 # many as stay in its cache, with what is made of them.
@@ -118,7 +119,7 @@ def _change(x: Tensor, block: SwinTransformerBlock) -> None:
     """The block's result in the place of its input N, H, W, C, whose sides are whole windows."""
     N, H, W, C = x.shape
     side, shift = block.window_size[0], block.shift_size[0]
-    count = max(1, _TOGETHER.get(x.device.type, _TOGETHER["cpu"]) // (side * side * C))
+    count = max(1, at_a_time(_TOGETHER, x) // (side * side * C))
     rows = side * max(1, count // (W // side))
     bias = block.attn._get_rel_pos_bias()
     across = torch.arange(W, device=x.device) >= W - shift

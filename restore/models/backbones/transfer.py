@@ -85,11 +85,12 @@ class DeformableTransfer(FoldedTransfer):
 
     looks = True
     reach = 3  # of three convolutions
-    table = 1 << 21  # numbers of offsets and weights that are held at a time where none is trained
 
     def __init__(self, features: int, texture: int, groups: Annotated[int, Field(ge=1)] = 8):
         super().__init__(features, texture)
         self.groups = max(n for n in range(1, groups + 1) if texture % n == 0)
+        # Of offsets and weights where none is trained, see `at_a_time`.
+        self.table = {"cpu": 1 << 21, "cuda": 1 << 25}
         self.offset1 = conv(self.seen_channels(features, texture), texture)
         self.offset2 = conv(texture, texture)
         self.offset_mask = conv(texture, 27 * self.groups)

@@ -167,7 +167,7 @@ def published(network: ReferenceBackbone, matching: str) -> ReferenceBackbone:
         if isinstance(part, SwinTrunk):
             part.in_place = False
         if isinstance(part, DeformableTransfer):
-            part.table = sys.maxsize  # all rows at once
+            part.table = {"cpu": sys.maxsize}  # all rows at once
             part.aggregated = _aggregated.__get__(part)  # type: ignore[method-assign]
     unused = network.unused if isinstance(network, DATSR) and hasattr(network, "unused") else None
     if unused is not None:

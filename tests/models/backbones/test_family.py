@@ -175,7 +175,7 @@ def test_they_are_the_plain_formulation(
             part.weight.mul_(gain)
         if isinstance(part, DeformableTransfer):  # which begin without offsets
             torch.nn.init.normal_(part.offset_mask.weight, std=0.05)
-            part.table = table  # how many rows at a time changes nothing
+            part.table = {"cpu": table}  # how many rows at a time changes nothing
     network.largest_map = largest_map
     inputs = {}
     for of, (high, wide) in (("", sides), ("reference_", reference_sides)):

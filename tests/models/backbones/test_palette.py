@@ -187,7 +187,7 @@ class TestChance:
         model = palette.tiny(steps=3)
         both = problem(2, 16, 16)
         one = {name: value[1:] for name, value in both.items()}
-        torch.testing.assert_close(drawn(model, both)[1:], drawn(model, one), atol=1e-4, rtol=0)
+        torch.testing.assert_close(drawn(model, both)[1:], drawn(model, one), atol=1e-5, rtol=0)
         torch.manual_seed(4)  # nothing else has a part in it
         assert torch.equal(drawn(model, one), drawn(model, one))
         turned = {
