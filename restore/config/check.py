@@ -228,7 +228,7 @@ def _sentence(error: ValidationError, prefix: str = "") -> str:
 
 
 _OF_TYPES = re.compile(
-    r"(function|literal|constrained|nullable|is-instance|int$|float$|str$|(list|tuple|union)\[)"
+    r"(function|literal|constrained|nullable|is-instance|bool$|int$|float$|str$|(list|tuple|union)\[)"
 )
 
 

@@ -74,6 +74,7 @@ BAD = [
     ("train trainer.batch_size=true", ["trainer.batch_size=true", "number", "not true or false"]),
     ("train trainer.batch_size='3'", ["trainer.batch_size='3'", "text"]),
     ("train trainer.batch_size=most", ["trainer.batch_size=most", "integer", "or", "'auto'"]),
+    ("train runtime.channels_last=most", ["runtime.channels_last=most", "boolean", "or", "'auto'"]),
     ("train trainer.ema=true", ["trainer.ema=true", "number", "not true or false"]),
     ("train trainer.lr_scaling=sqrt", ["trainer.base_batch_size is missing"]),
     ("train runtime.compile=1", ["runtime.compile=1", "true or false"]),
